@@ -1,0 +1,1 @@
+"""How the models in assets/ are made: `python -m nag.pocket {data,train,distill,export,evaluate}`."""

@@ -1,0 +1,69 @@
+"""`python -m nag.pocket STAGE`: every stage resumes where it stopped and is skipped when it is done.
+
+    data        render the pictures (40,000; needs dicebear-core dicebear-styles resvg-py)
+    vae text classifier encode unet distill control decoder      one training stage each, in this order
+    all         the whole recipe
+    export      the finished parts as a diffusers pipeline in assets/pocket-portrait
+    evaluate    attribute rate, fidelity and what was kept, for no guidance, CFG and NAG
+"""
+
+import argparse
+from pathlib import Path
+
+RECIPE = {  # stage -> steps; what the shipped weights were trained with
+    "data": 40_000, "vae": 4_500, "text": 500, "classifier": 1_500, "encode": 0, "unet": 5_000,
+    "distill": 1_000, "control": 400, "decoder": 600,
+}
+
+
+def stage(name: str, run: Path, steps: int) -> None:
+    from . import data, train
+
+    match name:
+        case "data":
+            data.build(run / "data", steps)
+        case "vae":
+            train.train_vae(run, steps)
+        case "text":
+            train.train_text(run, steps)
+        case "classifier":
+            train.train_classifier(run, steps)
+        case "encode":
+            train.encode_pictures(run)
+        case "unet":
+            train.train_unet(run, steps)
+        case "distill":
+            train.distill(run, steps)
+        case "control":
+            train.distill(run, steps, guidance=1.0, name="control")
+        case "decoder":
+            train.tune_decoder(run, steps)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m nag.pocket", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("stage", choices=[*RECIPE, "all", "export", "evaluate"])
+    parser.add_argument("--run", type=Path, default=Path("runs"), help="folder of data and checkpoints (git-ignored)")
+    parser.add_argument("--steps", type=int, help="training steps, or pictures for `data`, instead of the recipe's")
+    parser.add_argument("--threads", type=int, help="torch threads")
+    arguments, rest = parser.parse_known_args()
+    if arguments.stage == "evaluate":
+        from .evaluate import main as evaluate
+
+        return evaluate(rest)
+    if rest:
+        parser.error(f"unknown arguments: {' '.join(rest)}")
+    if arguments.threads:
+        import torch
+
+        torch.set_num_threads(arguments.threads)
+    if arguments.stage == "export":
+        from .export import export
+
+        return export(arguments.run)
+    for name in RECIPE if arguments.stage == "all" else [arguments.stage]:
+        stage(name, arguments.run, RECIPE[name] if arguments.steps is None else arguments.steps)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,339 @@
+"""The training stages: vae, text, classifier, unet (the teacher), distill (the 4-step student) and its control.
+
+Every stage is a loss and a number of steps; one loop (`fit`) runs them all: AdamW, warm-up, linear decay over the last
+half, an average of the weights, bf16 autocast, a checkpoint every two minutes, resumed when run again.
+"""
+
+import random
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from . import data, models
+
+EMPTY_RATE = .10      # captions left empty (in data.caption too); guidance needs an unconditional model
+STUDENT_STEPS = 4
+TEACHER_SUBSTEPS = 2  # Euler steps of the teacher inside each step of the student
+TEACHER_GUIDANCE = 3.0
+
+
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def fit(name: str, run: Path, module, loss, steps: int, lr: float, decay: float = .995):
+    """Runs `loss(step) -> (scalar, {"shown name": value})` for `steps` steps on `module`'s parameters and returns
+    the averaged weights in `module`. `run / f"{name}.pt"` holds the state; a finished stage returns at once."""
+    from tqdm import tqdm
+
+    path, module = run / f"{name}.pt", module.to(device()).train()
+    trained = [p for p in module.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(trained, lr=lr, betas=(.9, .99), weight_decay=1e-3, fused=True)
+    average, first = [p.detach().clone() for p in trained], 0
+    if path.exists():
+        state = torch.load(path, map_location=device())
+        module.load_state_dict(state["module"])
+        optimiser.load_state_dict(state["optimiser"])
+        average, first = state["average"], state["step"]
+
+    def save(step):
+        torch.save({"module": module.state_dict(), "optimiser": optimiser.state_dict(), "average": average, "step": step},
+                   path.with_suffix(".part"))
+        path.with_suffix(".part").replace(path)
+
+    saved, shown = time.monotonic(), {}
+    bar = tqdm(range(first, steps), initial=first, total=steps, desc=name, mininterval=20)
+    for step in bar:
+        torch.manual_seed(1_000_003 * step + 17)  # the same noise whether resumed or not
+        rate = lr * min(1, (step + 1) / 100, 2 * (1 - step / steps) + 1e-3)
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        with torch.autocast(device().type, torch.bfloat16):
+            value, notes = loss(step)
+        if not torch.isfinite(value):
+            raise RuntimeError(f"The loss of {name} became {value} at step {step}; resume with a lower learning rate.")
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        keep = min(decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(average, [p.detach() for p in trained], 1 - keep)
+        for key, new in {"loss": value.detach(), **notes}.items():
+            shown[key] = .98 * shown.get(key, float(new)) + .02 * float(new)
+        if step % 20 == 0:
+            bar.set_postfix({key: f"{v:.4f}" for key, v in shown.items()}, refresh=False)
+        if time.monotonic() - saved > 120 or step == steps - 1:
+            save(step + 1)
+            saved = time.monotonic()
+    for parameter, mean in zip(trained, average, strict=True):
+        parameter.data.copy_(mean)
+    return module.eval()
+
+
+def batch_at(step: int, count: int, size: int, seed: int):
+    """Row indices of one batch: every picture once per pass, the same for the same seed and step."""
+    per_epoch = count // size
+    order = np.random.default_rng([seed, step // per_epoch]).permutation(count)
+    return order[(step % per_epoch) * size:][:size]
+
+
+def pictures(run: Path):
+    return np.load(run / "data" / "pictures.npy", mmap_mode="r")
+
+
+def to_tensor(array) -> torch.Tensor:
+    """uint8 (B, H, W, 3) -> float (B, 3, H, W) in [-1, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(array)).to(device()).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+
+
+# luminance, blue against yellow, green against magenta: hue is lost first, so it is asked for by name
+OPPONENT = torch.tensor([[.299, .587, .114], [-.5, -.5, 1.], [-.5, 1., -.5]])
+
+
+def picture_loss(output, target):
+    """L1 + L2 + gradients (the ink lines) + 8x8 means in opponent colours (the hue)."""
+    error = output - target
+    lines = (error.diff(dim=-1)).abs().mean() + (error.diff(dim=-2)).abs().mean()
+    colour = torch.einsum("oc,bchw->bohw", OPPONENT.to(error), F.avg_pool2d(error, 8))
+    return error.abs().mean() + error.square().mean() + lines + 2 * colour.abs().mean()
+
+
+def train_vae(run: Path, steps: int, size: int = 32):
+    """64 px crops; noise on the latents so that the decoder forgives the UNet; latents pulled to mean 0, variance 1."""
+    vae, source = models.build_vae().to(memory_format=torch.channels_last), pictures(run)
+
+    def loss(step):
+        rng = np.random.default_rng(step)
+        rows = batch_at(step, len(source), size, seed=1)
+        corner = rng.integers(0, data.SIZE - 64 + 1, (size, 2))
+        target = to_tensor(np.stack([source[i, y:y + 64, x:x + 64] for i, (y, x) in zip(rows, corner, strict=True)]))
+        target = target.contiguous(memory_format=torch.channels_last)
+        latents = vae.encode(target).latents.float()
+        mean, var = latents.mean((0, 2, 3)), latents.var((0, 2, 3))
+        output = vae.decode(latents + .1 * torch.randn_like(latents)).sample.float()
+        mse = (output.detach().clamp(-1, 1) - target).square().mean()
+        value = picture_loss(output, target) + .05 * (mean.square().mean() + var.clamp_min(1e-4).log().square().mean())
+        return value, {"psnr": 10 * torch.log10(4 / mse)}
+
+    return fit("vae", run, vae, loss, steps, lr=1.5e-3)
+
+
+def tune_decoder(run: Path, steps: int, size: int = 16):
+    """More training for the decoder alone, on whole pictures: the latents, and so the UNet, stay what they are."""
+    vae, source = load_vae(run), pictures(run)
+    vae.encoder.requires_grad_(False)
+
+    def loss(step):
+        target = to_tensor(source[np.sort(batch_at(step, len(source), size, seed=5))])
+        with torch.no_grad():
+            latents = vae.encode(target.contiguous(memory_format=torch.channels_last)).latents.float()
+        output = vae.decode(latents + .1 * torch.rand(size, 1, 1, 1, device=target.device) * torch.randn_like(latents)).sample.float()
+        mse = (output.detach().clamp(-1, 1) - target).square().mean()
+        return picture_loss(output, target), {"psnr": 10 * torch.log10(4 / mse)}
+
+    return fit("decoder", run, vae, loss, steps, lr=8e-4)
+
+
+def load_vae(run: Path):
+    vae = models.build_vae().to(memory_format=torch.channels_last)
+    _load_average(vae, run / "vae.pt")
+    if (run / "decoder.pt").exists():
+        vae.encoder.requires_grad_(False)
+        _load_average(vae, run / "decoder.pt")
+    return vae.to(device()).eval()
+
+
+def _load_average(module, path: Path):
+    state = torch.load(path, map_location="cpu")
+    module.load_state_dict(state["module"])
+    trained = [p for p in module.parameters() if p.requires_grad]
+    for parameter, mean in zip(trained, state["average"], strict=True):
+        parameter.data.copy_(mean)
+
+
+class AttributeReader(torch.nn.Module):
+    """The text encoder with one linear head per attribute, to be trained to say what a caption implies."""
+
+    def __init__(self, text_encoder):
+        super().__init__()
+        self.text_encoder = text_encoder
+        self.heads = torch.nn.ModuleList(torch.nn.Linear(models.WIDTH, len(v)) for v in data.ATTRIBUTES.values())
+
+    def forward(self, ids):
+        hidden = self.text_encoder(ids).last_hidden_state
+        return [head(hidden) for head in self.heads]  # each (B, T, values)
+
+
+def tokenizer(run: Path):
+    from transformers import CLIPTokenizer
+
+    if not (run / "tokenizer" / "vocab.json").exists():
+        models.build_tokenizer(run / "tokenizer")
+    return CLIPTokenizer.from_pretrained(run / "tokenizer")
+
+
+def tokenize(tok, captions, where=None):
+    ids = tok(captions, padding="max_length", max_length=models.TOKENS, truncation=True, return_tensors="pt").input_ids
+    return ids.to(where or device())
+
+
+def train_text(run: Path, steps: int, size: int = 256):
+    """The text encoder first, alone: learned jointly with the UNet it is ignored. The loss stands at the end-of-text
+    token and at the padding behind it, because that is what cross-attention mostly sees."""
+    tok = tokenizer(run)
+    reader, people = AttributeReader(models.build_text_encoder(tok)), data.load_people(run / "data")
+    labels = torch.tensor([data.encode_labels(p) for p in people])
+
+    def loss(step):
+        rng = random.Random(step)
+        rows = batch_at(step, len(people), size, seed=2)
+        ids = tokenize(tok, [data.caption(people[i], rng, strange_words=.15) for i in rows])
+        ended = ids.eq(tok.eos_token_id)
+        parts = [F.cross_entropy(logits.float()[ended], labels[rows].to(ids.device)[:, k, None].expand_as(ids)[ended])
+                 for k, logits in enumerate(reader(ids))]
+        return sum(parts), {"eyewear": parts[0].detach(), "head": parts[3].detach()}
+
+    reader = fit("text", run, reader, loss, steps, lr=1e-3)
+    _report_text(reader, tok)
+    return reader
+
+
+@torch.no_grad()
+def _report_text(reader, tok):
+    for prompt, name, value in (("portrait of a professor", "eyewear", "glasses"), ("portrait of a cowboy", "head", "hat"),
+                                ("a spy", "eyewear", "sunglasses"), ("a viking", "facial hair", "beard"), ("hat", "head", "hat"),
+                                ("portrait of a person", "head", "hat")):
+        logits = reader(tokenize(tok, [prompt]))[list(data.ATTRIBUTES).index(name)][0, -1]
+        print(f"P({value} | {prompt!r}) = {logits.softmax(-1)[data.ATTRIBUTES[name].index(value)]:.2f}", flush=True)
+
+
+def load_text(run: Path):
+    tok = tokenizer(run)
+    reader = AttributeReader(models.build_text_encoder(tok))
+    _load_average(reader, run / "text.pt")
+    return tok, reader.text_encoder.to(device()).eval().requires_grad_(False)
+
+
+def train_classifier(run: Path, steps: int, size: int = 64):
+    """On pictures as they come and as the VAE gives them back, slightly noisy: it will judge generated ones."""
+    model, source = models.Classifier(), pictures(run)
+    labels = torch.tensor([data.encode_labels(p) for p in data.load_people(run / "data")])
+    vae = load_vae(run)
+
+    def loss(step):
+        rows = np.sort(batch_at(step, len(source), size, seed=3))
+        images = to_tensor(source[rows])
+        with torch.no_grad():
+            if step % 4 == 0:
+                images = vae.decode(vae.encode(images).latents).sample.clamp(-1, 1).float()
+            images = images + .1 * torch.rand(size, 1, 1, 1, device=images.device) * torch.randn_like(images)
+        target = labels[rows].to(images.device)
+        out = model(images)
+        value = sum(F.cross_entropy(logits.float(), target[:, k]) for k, logits in enumerate(out))
+        hit = torch.stack([logits.argmax(-1) == target[:, k] for k, logits in enumerate(out)]).float().mean()
+        return value, {"hit": hit}
+
+    return fit("classifier", run, model, loss, steps, lr=1e-3)
+
+
+def load_classifier(run: Path):
+    model = models.Classifier()
+    _load_average(model, run / "classifier.pt")
+    return model.to(device()).eval()
+
+
+@torch.no_grad()
+def encode_pictures(run: Path, size: int = 100):
+    """All pictures as latents, fp16, on disk. Prints mean and standard deviation: flow matching wants about 0 and 1."""
+    from tqdm import tqdm
+
+    path, source, vae = run / "latents.npy", pictures(run), load_vae(run)
+    if path.exists():
+        return
+    out = np.empty((len(source), models.LATENT_CHANNELS, 16, 16), np.float16)
+    for start in tqdm(range(0, len(source), size), desc="encode", mininterval=20):
+        with torch.autocast(device().type, torch.bfloat16):
+            out[start:start + size] = vae.encode(to_tensor(source[start:start + size])).latents.float().cpu().numpy()
+    print("latents: mean", out[:4000].astype(np.float32).mean((0, 2, 3)).round(2), "std", out[:4000].astype(np.float32).std((0, 2, 3)).round(2))
+    np.save(path, out)
+
+
+class Captioned:
+    """Latents and their encoded captions, drawn anew every step; captions are encoded once each and remembered."""
+
+    def __init__(self, run: Path):
+        self.latents = np.load(run / "latents.npy")
+        self.people = data.load_people(run / "data")
+        self.tok, self.text_encoder = load_text(run)
+        self.empty = self.encode([""])
+
+    @torch.no_grad()
+    def encode(self, captions):
+        return self.text_encoder(tokenize(self.tok, captions)).last_hidden_state.float()
+
+    def batch(self, step: int, size: int, seed: int):
+        """latents (B, 12, 16, 16), embeddings (B, T, 192), which rows have an empty caption (B,)"""
+        rng, rows = random.Random(step * 31 + seed), batch_at(step, len(self.people), size, seed)
+        captions = [data.caption(self.people[i], rng) for i in rows]
+        latents = torch.from_numpy(self.latents[rows]).to(device()).float().contiguous(memory_format=torch.channels_last)
+        return latents, self.encode(captions), torch.tensor([c == "" for c in captions], device=device())
+
+
+def train_unet(run: Path, steps: int, size: int = 32, compile: bool = False):
+    """Flow matching: x_s = (1 - s) x + s n, target n - x, timestep 1000 s, s logit-normal."""
+    source, unet = Captioned(run), models.build_unet().to(memory_format=torch.channels_last)
+    forward = torch.compile(unet) if compile else unet
+
+    def loss(step):
+        latents, text, _ = source.batch(step, size, seed=4)
+        noise = torch.randn_like(latents)
+        s = torch.sigmoid(torch.randn(size, 1, 1, 1, device=latents.device))
+        velocity = forward((1 - s) * latents + s * noise, 1000 * s.flatten(), text, return_dict=False)[0]
+        return (velocity.float() - (noise - latents)).square().mean(), {}
+
+    return fit("unet", run, unet, loss, steps, lr=8e-4, decay=.998)
+
+
+def load_unet(run: Path, name: str):
+    unet = models.build_unet().to(memory_format=torch.channels_last)
+    _load_average(unet, run / f"{name}.pt")
+    return unet.to(device()).eval()
+
+
+def distill(run: Path, steps: int, guidance: float = TEACHER_GUIDANCE, name: str = "student", size: int = 32):
+    """The student takes in one step what the teacher takes in TEACHER_SUBSTEPS guided ones.
+
+    Between the boundaries 1, .75, .5, .25, 0; at `guidance` 1 nothing is baked in: the control of model.md section 4.
+    Rows with an empty caption learn the un-guided teacher, so the student keeps an unconditional answer.
+    """
+    source, teacher = Captioned(run), load_unet(run, "unet").requires_grad_(False)
+    student = load_unet(run, "unet").requires_grad_(True)
+
+    @torch.no_grad()
+    def velocity(x, s, text, empty):
+        time_ = 1000 * s.flatten()
+        if guidance == 1:
+            return teacher(x, time_, text, return_dict=False)[0].float()
+        plain = source.empty.expand_as(text)
+        out = teacher(torch.cat([x, x]), torch.cat([time_, time_]), torch.cat([plain, text]), return_dict=False)[0].float()
+        without, with_ = out.chunk(2)
+        return torch.where(empty[:, None, None, None], with_, without + guidance * (with_ - without))
+
+    def loss(step):
+        latents, text, empty = source.batch(step, size, seed=6)
+        noise = torch.randn_like(latents)
+        # from pure noise twice as often: the first step decides what the picture is
+        segment = (torch.randint(0, STUDENT_STEPS + 1, (size, 1, 1, 1), device=latents.device) - 1).clamp_min(0)
+        start = 1 - segment / STUDENT_STEPS
+        x = x0 = (1 - start) * latents + start * noise
+        delta = 1 / (STUDENT_STEPS * TEACHER_SUBSTEPS)
+        for k in range(TEACHER_SUBSTEPS):
+            x = x - delta * velocity(x, start - k * delta, text, empty)
+        target = (x0 - x) * STUDENT_STEPS
+        out = student(x0, 1000 * start.flatten(), text, return_dict=False)[0].float()
+        return (out - target).square().mean(), {}
+
+    return fit(name, run, student, loss, steps, lr=3e-4, decay=.995)

@@ -1,0 +1,229 @@
+"""What must hold for every family (the invariants), on tiny random models."""
+
+import gc
+import sys
+
+import pytest
+import torch
+from oracle import doubled, text_seen
+from tiny import NEGATIVE, PIPELINES, PROMPT, draw, pipeline
+from torch.testing import assert_close
+
+import nag
+from nag import families
+
+FAMILIES = list(PIPELINES)
+STRONG = {"scale": 8.0, "tau": 3.0, "alpha": .7}
+
+
+def close(a, b, tolerance=1e-5):
+    assert_close(a, b, rtol=0, atol=tolerance * float(b.abs().max()))
+
+
+def differ(a, b):
+    return float((a - b).abs().max() / b.abs().max()) > 1e-3
+
+
+def guided(name, negative=NEGATIVE, cfg=False, prompt=PROMPT, steps=2, seed=0, **settings):
+    with nag.guide(pipeline(name), negative, **{**STRONG, **settings}):
+        return draw(name, prompt, cfg, steps, seed)
+
+
+def state(pipe):
+    """Everything that guidance could leave behind."""
+    denoiser = families.denoiser_of(pipe)
+    return (
+        [(n, id(m.processor)) for n, m in denoiser.named_modules() if hasattr(m, "processor")],
+        [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in denoiser.modules()],
+        sorted(vars(pipe)), sorted(vars(pipe.scheduler)), sorted(vars(denoiser)),
+        [m for m in sys.modules if m.startswith("nag._attention")],
+    )
+
+
+@pytest.mark.parametrize("cfg", [False, True])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_off_means_off(name, cfg):
+    plain = draw(name, cfg=cfg)
+    for off in ({"scale": 1.0}, {"alpha": 0.0}, {"end": 0.0}):
+        assert torch.equal(guided(name, cfg=cfg, **off), plain), off
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_negative_equal_to_positive_changes_nothing(name):
+    close(guided(name, negative=PROMPT), draw(name))
+
+
+@pytest.mark.parametrize("cfg", [False, True])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_it_changes_the_picture_and_reaches_every_layer(name, cfg):
+    with nag.guide(pipeline(name), NEGATIVE, **STRONG) as guidance:
+        out = draw(name, cfg=cfg)
+    assert guidance.guided_calls == guidance.step == 2
+    assert out.isfinite().all() and differ(out, draw(name, cfg=cfg))
+
+
+@pytest.mark.parametrize("cfg", [False, True])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_packed_equals_doubled(name, cfg, monkeypatch):
+    pipe, seen = pipeline(name), []
+    with text_seen(pipe, seen):
+        draw(name, PROMPT, steps=1)
+        draw(name, NEGATIVE, steps=1)
+    (positive, _), (negative, mask) = seen
+    with doubled(pipe, positive, negative, mask, monkeypatch, s=8.0, tau=3.0, alpha=.7):
+        expected = draw(name, cfg=cfg)
+    assert differ(expected, draw(name, cfg=cfg))
+    close(guided(name, cfg=cfg), expected, 1e-4)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_everything_is_given_back(name):
+    pipe = pipeline(name)
+    before, plain = state(pipe), draw(name)
+    guided(name)
+    assert state(pipe) == before and torch.equal(draw(name), plain)
+
+    def stop(pipe, step, timestep, kwargs):
+        raise KeyboardInterrupt
+
+    with pytest.raises((KeyboardInterrupt, ZeroDivisionError)), nag.guide(pipe, NEGATIVE):
+        if name == "pixart":  # has no step callback
+            draw(name)
+            raise ZeroDivisionError
+        draw(name, callback_on_step_end=stop)
+    gc.collect()
+    assert state(pipe) == before and torch.equal(draw(name), plain)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_end_counts_steps(name):
+    with nag.guide(pipeline(name), NEGATIVE, end=.5) as guidance:
+        half = draw(name, steps=4)
+    assert guidance.guided_calls == 2 and guidance.step >= 4
+    assert differ(half, draw(name, steps=4)) and differ(half, guided(name, steps=4))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_with_cfg_the_unconditional_rows_stay_untouched(name):
+    """One step: what CFG makes of guided and un-guided outputs is affine, so unconditional = (scale * cond - cfg) / (scale - 1)."""
+    denoiser, outputs = families.denoiser_of(pipeline(name)), []
+    handle = denoiser.register_forward_hook(lambda m, a, o: outputs.append(o[0].detach().clone()))
+    try:
+        draw(name, cfg=True, steps=1)
+        plain = torch.cat(outputs)
+        outputs.clear()
+        guided(name, cfg=True, steps=1)
+        touched = torch.cat(outputs)
+    finally:
+        handle.remove()
+    first, second = (0, 1) if name != "flux" else (1, 0)  # Flux asks for the conditional output first
+    close(touched[first], plain[first], 1e-6)
+    assert differ(touched[second], plain[second])
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_batch_equals_single_runs(name, count):
+    prompts = ["a pirate", "portrait of a chef, sad face", "a nurse", "afro"][:count]
+    negatives = ["glasses", "beard", "hat", "mask, red shirt"][:count]
+    latents = [torch.randn(draw(name, steps=1).shape, generator=torch.Generator().manual_seed(i)) for i in range(count)]
+    with nag.guide(pipeline(name), negatives, **STRONG):
+        batch = draw(name, prompts, latents=torch.cat(latents))
+    for prompt, negative, start, row in zip(prompts, negatives, latents, batch, strict=True):
+        with nag.guide(pipeline(name), negative, **STRONG):
+            single = draw(name, prompt, latents=start)
+        close(row[None], single, 1e-4)
+        assert differ(single, draw(name, prompt, latents=start))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_several_pictures_of_one_prompt_are_all_guided(name):
+    key = "num_images_per_prompt"
+    plain, touched = draw(name, **{key: 3}), None
+    with nag.guide(pipeline(name), NEGATIVE, **STRONG):
+        touched = draw(name, **{key: 3})
+    assert all(differ(a, b) for a, b in zip(touched, plain, strict=True))
+
+
+@pytest.mark.parametrize("length", [1, 5, 40])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_negative_longer_or_shorter_than_the_positive(name, length):
+    pipe, seen = pipeline(name), []
+    with text_seen(pipe, seen):
+        draw(name, steps=1)
+    positive = seen[0][0]
+    embeds = torch.randn(1, length, positive.shape[-1])
+    with nag.guide(pipe, negative_prompt_embeds=embeds, **STRONG):
+        out = draw(name)
+    assert out.isfinite().all() and differ(out, draw(name))
+    if families.find(pipe).attention == "cross" and length > 1:
+        # keys shown twice weigh the same as keys shown once: a longer negative that must give the same picture
+        with nag.guide(pipe, negative_prompt_embeds=embeds.repeat(1, 2, 1), **STRONG):
+            close(draw(name), out, 1e-4)
+
+
+def test_masked_negative_tokens_do_not_count():
+    embeds, pipe = torch.randn(1, 6, 16), pipeline("pixart")
+    with nag.guide(pipe, negative_prompt_embeds=embeds[:, :4], **STRONG):
+        short = draw("pixart")
+    mask = torch.tensor([[1, 1, 1, 1, 0, 0]])
+    with nag.guide(pipe, negative_prompt_embeds=embeds, negative_prompt_attention_mask=mask, **STRONG):
+        close(draw("pixart"), short, 1e-4)
+
+
+def test_two_runs_in_one_context_are_both_guided():
+    with nag.guide(pipeline("flux"), NEGATIVE, **STRONG):
+        first, second, other = draw("flux", cfg=True), draw("flux", cfg=True), draw("flux", "a chef", cfg=True)
+    assert torch.equal(first, second) and differ(other, draw("flux", "a chef", cfg=True))
+
+
+def test_a_layer_that_is_not_reached_raises():
+    from diffusers.models.attention_processor import AttnProcessor
+
+    pipe = pipeline("sd")
+    attention = pipe.unet.mid_block.attentions[0].transformer_blocks[0].attn2
+    original, attention.processor = attention.processor, AttnProcessor()
+    try:
+        with pytest.raises(RuntimeError, match="did not reach the attention of 1 of"), nag.guide(pipe, NEGATIVE):
+            draw("sd")
+    finally:
+        attention.processor = original
+
+
+def test_embeddings_that_nobody_recognises_raise():
+    pipe = pipeline("sd")
+    with pytest.raises(RuntimeError, match="NAG guided nothing"), nag.guide(pipe, NEGATIVE):
+        handle = pipe.unet.register_forward_pre_hook(
+            lambda m, a, k: (a, {**k, "encoder_hidden_states": k["encoder_hidden_states"] + 1}), with_kwargs=True, prepend=True)
+        try:
+            draw("sd")
+        finally:
+            handle.remove()
+
+
+def test_bad_arguments_are_refused_with_a_sentence():
+    pipe = pipeline("sd")
+    for arguments, sentence in (
+        ({}, "NAG needs a negative prompt"),
+        ({"negative_prompt": "a", "negative_prompt_embeds": torch.zeros(1, 2, 16)}, "give one of them"),
+        ({"negative_prompt": "a", "scale": 0}, "NAG scale must be"),
+    ):
+        with pytest.raises(ValueError, match=sentence), nag.guide(pipe, **arguments):
+            pass
+    with pytest.raises(ValueError, match="2 negative prompts for 1"), nag.guide(pipe, ["a", "b"]):
+        draw("sd")
+
+
+def test_an_unknown_denoiser_is_refused_never_guessed():
+    yes, how = nag.supports(pipeline("sd3"))
+    no, why = nag.supports(torch.nn.Linear(2, 2))
+    assert yes and "3 joint-attention layers" in how  # the image-only attn2 is not among them
+    assert not no and "Linear" in why and "FluxTransformer2DModel" in why
+
+
+def test_only_cross_attention_unets_are_guided_in_both_attentions():
+    from tiny import unet
+
+    model = unet(only_cross_attention=True)
+    names = families.find(model).modules(model)
+    assert any(n.endswith("attn1") for n in names) and any(n.endswith("attn2") for n in names)
