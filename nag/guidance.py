@@ -23,6 +23,8 @@ class Guidance:
     settings: NAGSettings
     step: int = 0                      # scheduler steps done in the running pipeline call
     guided_calls: int = 0              # denoiser calls with at least one guided row
+    guided_steps: int = 0              # scheduler steps with such a call
+    fresh: bool = False                # a guided call since the last scheduler step
     layout: Layout | None = None       # of the running denoiser call
     encoded: tuple | None = None       # positive and negative of the running pipeline call: ({argument: tensor}, {argument: tensor})
     verdicts: dict = field(default_factory=dict)  # id of a text tensor -> (the tensor, rows, packed tensors)
@@ -99,6 +101,8 @@ def replaced(owner, name: str, wrapper):
 
 def _counted(guidance, step, *args, **kwargs):
     guidance.step += 1
+    guidance.guided_steps += guidance.fresh
+    guidance.fresh = False
     return step(*args, **kwargs)
 
 
@@ -178,6 +182,7 @@ def _pack(pipe, guidance, family, denoiser, args, kwargs):
         return None
     guidance.layout = layout
     guidance.guided_calls += 1
+    guidance.fresh = True
     names = list(inspect.signature(denoiser.forward).parameters)
     args = tuple(packed.get(name, value) for name, value in zip(names, args, strict=False))
     return args, {**kwargs, **{name: value for name, value in packed.items() if name not in names[:len(args)]}}

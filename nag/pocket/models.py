@@ -96,6 +96,7 @@ def build_scheduler():
 
     return DPMSolverMultistepScheduler(
         solver_order=1, prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=1.0, algorithm_type="dpmsolver++",
+        steps_offset=1,  # unused with flow sigmas; StableDiffusionPipeline warns at any other value
     )
 
 

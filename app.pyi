@@ -1,0 +1,344 @@
+"""NAG side by side: no guidance, CFG and Normalized Attention Guidance on one seed. `python app.py`, then open the page."""
+
+import argparse
+import json
+import os
+import random
+import tempfile
+import threading
+import time
+import uuid
+from pathlib import Path
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+try:  # on a ZeroGPU Space, and before torch touches CUDA
+    import spaces
+except ImportError:
+    spaces = None
+
+import gradio as gr
+from gradio.data_classes import FileData
+
+from nag import bench, compare, presets, web
+from nag.pipelines import Shelf
+
+PRESETS = presets.load_all()
+CHIPS = 8
+INPUTS = ("preset", "prompt", "negative_prompt", "seed", "num_inference_steps", "nag_scale", "nag_tau", "nag_alpha", "nag_end",
+          "guidance_scale", "width", "height", "guidance")
+SLIDERS = INPUTS[4:12]
+OUTPUTS = Path(tempfile.mkdtemp(prefix="nag-side-by-side-"))
+KEEP = 3600  # seconds that finished pictures stay on disk
+
+HELP = """
+**What you see.** The same model draws the same seed three times. *No guidance* is the model as it is. *CFG* asks it twice per step,
+once with the negative prompt, and extrapolates between the two answers: twice the work, and models distilled to a few steps tend to burn.
+*NAG* extrapolates inside the attention layers, bounds the result and blends it, for little more than the price of the un-guided picture.
+
+| slider | what it does to the picture |
+|---|---|
+| **NAG scale** | How hard it pushes away from the negative prompt. At 1 nothing happens; too far, and shapes dissolve. The paper counts from 0: φ = scale − 1. |
+| **Tau** | The ceiling. However hard the scale pushes, attention at no point of the picture may grow beyond tau times its size. Low: calm and close to the original. High: bold, and stains or burnt patches where the push was strongest. |
+| **Alpha** | How much of the pushed result is mixed in. 0 is the un-guided picture, 1 the full push. If the unwanted thing is still half there, raise alpha; if the rest of the picture changes too much, lower it. |
+| **NAG until** | The share of the steps that are guided. What is in a picture is decided early: half the steps often do all the work. |
+| **CFG scale** | The strength of the middle picture. At 1 it is off. |
+
+Keys: 1 to 4 choose the view, arrows move the wipe, 0 resets the zoom; the wheel zooms, a double click zooms to 400 %.
+"""
+CSS = """
+.gradio-container { max-width: 1500px !important; padding-top: 12px !important; }
+#head h1 { font-size: 21px; margin: 0; } #head p { margin: 2px 0 0; color: var(--body-text-color-subdued); }
+#go { position: sticky; top: 0; z-index: 20; background: var(--body-background-fill); padding: 8px 0; }
+#chips { gap: 6px; flex-wrap: wrap; } #chips button { flex: 0 1 auto; min-width: 0; font-weight: 400; padding: 4px 10px; }
+#phi { font-size: 12px; color: var(--body-text-color-subdued); margin-top: -8px; }
+#seedrow { align-items: end; } #seedrow button { min-width: 44px; max-width: 52px; }
+@media (min-width: 900px) { #left { max-width: 340px; } }
+@media (max-width: 899px) { #page { flex-direction: column; } #left, #right { display: contents; } #page > * { width: 100%; }
+  #words, #go { order: 1; } #right { order: 2; } #bench { order: 2; } #sliders { order: 3; } #help { order: 4; } }
+footer { margin-top: 18px !important; }
+"""
+
+from gradio.events import Dependency
+
+class Bench(gr.HTML):
+    """The comparison bench; its value is what `nag.bench.value` returns."""
+
+    def __init__(self, **kwargs):
+        folder = bench.ASSETS / "bench"
+        super().__init__(
+            html_template=(folder / "bench.html").read_text(), css_template=(folder / "bench.css").read_text(),
+            js_on_load=(folder / "bench.js").read_text(), apply_default_css=False, **kwargs)
+
+    def api_info(self):
+        return {"type": "object"}
+    from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
+    from gradio.blocks import Block
+    if TYPE_CHECKING:
+        from gradio.components import Timer
+        from gradio.components.base import Component
+
+
+class Ticket:
+    """What one click asked for: frozen settings, and the way to stop it."""
+
+    def __init__(self, preset, request):
+        self.id, self.preset, self.request, self.stop = uuid.uuid4().hex[:12], preset, request, threading.Event()
+
+
+def on_gpu(function):
+    """`spaces.GPU` where there is one: a ZeroGPU Space runs the generator in a process that holds a GPU for that long."""
+    return spaces.GPU(duration=120)(function) if spaces else function
+
+
+def build(engine: compare.Engine, first: str = presets.DEFAULT) -> gr.Blocks:
+    """The page. `engine` needs only `run(preset, request, stop, run_id)`: a test may bring its own."""
+    tickets: dict[str, Ticket] = {}
+
+    def prepare(*values, request: gr.Request):
+        *settings, lock = values
+        raw = dict(zip(INPUTS, settings, strict=True))
+        if not lock:
+            raw["seed"] = random.randrange(2**32)
+        try:
+            ticket = Ticket(*presets.resolve(raw, PRESETS))
+        except presets.Refused as error:
+            raise gr.Error(str(error), print_exception=False) from None
+        older = tickets.pop(request.session_hash, None)
+        if older:
+            older.stop.set()
+        tickets[request.session_hash] = ticket
+        waiting = compare.Run(ticket.id, ticket.preset, ticket.request, [
+            compare.Column(key, ticket.request.num_inference_steps) for key in ticket.request.guidance])
+        hint = "Waiting for another comparison to end." if engine.busy else ""
+        return bench.value(waiting, {}, {}, hint), gr.update(interactive=False), gr.update(interactive=True), raw["seed"]
+
+    @on_gpu
+    def paint(ticket):
+        """Bench values, as the run goes on."""
+        previews, images, sent = {}, {}, 0.0
+        try:
+            for run, column, preview in engine.run(ticket.preset, ticket.request, ticket.stop, ticket.id):
+                if preview is not None:
+                    previews[column.key] = bench.data_uri(preview)
+                for done in run.columns:
+                    if done.state == "done" and done.key not in images:
+                        images[done.key] = save(run, done)
+                changed = preview is not None or run.over or column.state != "step" or time.monotonic() - sent > .12
+                if changed:
+                    sent = time.monotonic()
+                    yield bench.value(run, previews, images, None if run.over else "")
+        except presets.Refused as error:
+            yield failed(ticket, str(error))
+        except compare.Stopped:
+            yield failed(ticket, "")
+
+    def go(request: gr.Request):
+        ticket = tickets.get(request.session_hash)
+        if ticket is None or ticket.stop.is_set():
+            return
+        yield from paint(ticket)
+
+    def back(request: gr.Request):
+        tickets.pop(request.session_hash, None)
+        return gr.update(interactive=True), gr.update(interactive=False)
+
+    def halt(request: gr.Request):
+        ticket = tickets.get(request.session_hash)
+        if ticket:
+            ticket.stop.set()
+
+    def api(settings: dict):
+        """Any subset of the settings as one JSON object -> (the run, its PNG files in the order of `guidance`)."""
+        try:
+            preset, request = presets.resolve(settings, PRESETS)
+        except presets.Refused as error:
+            raise gr.Error(str(error), print_exception=False) from None
+        run = None
+        try:
+            for run, _, _ in engine.run(preset, request, threading.Event(), uuid.uuid4().hex[:12]):
+                pass
+        except presets.Refused as error:
+            raise gr.Error(str(error), print_exception=False) from None
+        return run.json(), [save(run, c)["path"] for c in run.columns if c.state == "done"]
+
+    with gr.Blocks(title="NAG side by side", analytics_enabled=False, delete_cache=(600, KEEP), fill_width=True) as demo:
+        with gr.Row(elem_id="head"):
+            gr.HTML("<h1>NAG side by side</h1><p>One seed, three ways to say <em>not that</em>: no guidance, classifier-free guidance, "
+                    "<a href='https://arxiv.org/abs/2505.21179' target='_blank' rel='noopener'>Normalized Attention Guidance</a>.</p>")
+        one = PRESETS[first]
+        s = one.settings
+        with gr.Row(elem_id="page", equal_height=False):
+            with gr.Column(elem_id="left", scale=1, min_width=280):
+                with gr.Group(elem_id="words"):
+                    prompt = gr.Textbox(s["prompt"], label="Prompt", lines=2, max_length=presets.PROMPT_LENGTH)
+                    negative = gr.Textbox(s["negative_prompt"], label="Negative prompt", lines=2, max_length=presets.PROMPT_LENGTH,
+                                          info="What the picture must not show")
+                with gr.Row(elem_id="go"):
+                    start = gr.Button("Compare", variant="primary", elem_id="compare")
+                    stop = gr.Button("Stop", variant="stop", interactive=False, elem_id="stop")
+                with gr.Column(elem_id="sliders"):
+                    preset = gr.Dropdown([(p.title, name) for name, p in PRESETS.items()], value=first, label="Preset", filterable=False)
+                    with gr.Row(elem_id="chips"):
+                        chips = [gr.Button(chip(one, i), size="sm", visible=i < len(one.prompts)) for i in range(CHIPS)]
+                    with gr.Row(elem_id="seedrow"):
+                        seed = gr.Number(s["seed"], label="Seed", precision=0, minimum=0, maximum=2**32 - 1, min_width=90, scale=3)
+                        dice = gr.Button("🎲", min_width=44, elem_id="dice", scale=0)
+                        lock = gr.Checkbox(True, label="lock", min_width=70, scale=1, container=False)
+                    sliders = {name: slider(one, name) for name in ("num_inference_steps", "nag_scale")}
+                    phi = gr.HTML(phi_text(s["nag_scale"]), elem_id="phi")
+                    sliders |= {name: slider(one, name) for name in ("nag_tau", "nag_alpha")}
+                    with gr.Accordion("More: NAG until, CFG scale, size, columns", open=False):
+                        sliders |= {name: slider(one, name) for name in SLIDERS[4:]}
+                        columns = gr.CheckboxGroup([(compare.LABELS[key], key) for key in presets.GUIDANCE], label="Columns",
+                                                   value=list(s.get("guidance", presets.Request.model_fields["guidance"].default)))
+            with gr.Column(elem_id="right", scale=4, min_width=320):
+                pictures = Bench(value=bench.shipped(first), elem_id="bench", container=False)
+                look = gr.Markdown(look_for(one), elem_id="look")
+                with gr.Accordion("What am I looking at, and what do tau and alpha do?", open=False, elem_id="help"):
+                    gr.Markdown(HELP)
+
+        inputs = [preset, prompt, negative, seed, *(sliders[name] for name in SLIDERS), columns]
+        private = {"api_visibility": "private"}
+        start.click(prepare, [*inputs, lock], [pictures, start, stop, seed], concurrency_limit=None, show_progress="hidden", **private).success(
+            go, None, pictures, concurrency_id="engine", concurrency_limit=1, show_progress="hidden", **private).then(
+            back, None, [start, stop], queue=False, show_progress="hidden", **private)
+        stop.click(halt, None, None, queue=False, show_progress="hidden", **private)
+        demo.unload(halt)
+        dice.click(None, None, seed, js="() => Math.floor(Math.random() * 4294967296)", **private)
+        sliders["nag_scale"].change(None, sliders["nag_scale"], phi, js="scale => 'the paper\\'s φ = ' + (scale - 1).toFixed(1)", **private)
+
+        def choose(name):
+            chosen = PRESETS[name] if name in PRESETS else one
+            values = chosen.settings
+            return [
+                values["prompt"], values["negative_prompt"], *(slider(chosen, n, update=True) for n in SLIDERS),
+                list(values.get("guidance", presets.Request.model_fields["guidance"].default)), look_for(chosen),
+                *(gr.update(value=chip(chosen, i), visible=i < len(chosen.prompts)) for i in range(CHIPS)),
+                bench.shipped(name)]
+
+        fields = [prompt, negative, *(sliders[name] for name in SLIDERS), columns, look, *chips, pictures]
+        preset.input(choose, preset, fields, queue=False, show_progress="hidden", **private)
+
+        def pick(index):
+            def words(name):
+                pairs = PRESETS[name].prompts if name in PRESETS else ()
+                pair = pairs[index] if index < len(pairs) else None
+                return (pair.prompt, pair.negative_prompt) if pair else (gr.skip(), gr.skip())
+            return words
+
+        for index, button in enumerate(chips):
+            button.click(pick(index), preset, [prompt, negative], queue=False, show_progress="hidden", **private)
+
+        def from_link(request: gr.Request):
+            """?prompt=...&negative_prompt=...&seed=...: each value checked like any other input, the link ignored if it is not valid."""
+            given = dict(request.query_params)
+            raw = {key: number(value) if key not in ("preset", "prompt", "negative_prompt") else value
+                   for key, value in given.items() if key in INPUTS and key != "guidance"}
+            try:
+                chosen, asked = presets.resolve(raw, PRESETS) if raw else (None, None)
+            except presets.Refused:
+                chosen = None
+            if chosen is None:
+                return [gr.skip()] * (len(fields) + 2)
+            out = choose(chosen.name)
+            out[:2] = asked.prompt, asked.negative_prompt
+            out[2:2 + len(SLIDERS)] = [gr.update(value=getattr(asked, n), minimum=chosen.range(n)[0], maximum=chosen.range(n)[1]) for n in SLIDERS]
+            return [*out, chosen.name, asked.seed]
+
+        demo.load(from_link, None, [*fields, preset, seed], queue=False, show_progress="hidden", **private)
+
+        with gr.Row(visible=False):
+            settings, result, files = gr.JSON(), gr.JSON(), gr.Files()
+            gr.Button().click(api, settings, [result, files], api_name="compare", concurrency_id="engine", concurrency_limit=1)
+    return demo
+
+
+def slider(preset: presets.Preset, name: str, update: bool = False):
+    """A slider for one setting, with the preset's range and value."""
+    low, high = preset.range(name)
+    fallback = presets.Request.model_fields[name].default
+    value = preset.settings.get(name, fallback)
+    if update:
+        return gr.update(value=value, minimum=low, maximum=high)
+    label, info, step = {
+        "num_inference_steps": ("Steps", "Denoiser passes per picture", 1),
+        "nag_scale": ("NAG scale", "How hard to push away; 1 is off", .1),
+        "nag_tau": ("Tau", "Ceiling: low is calm, high may burn", .1),
+        "nag_alpha": ("Alpha", "Mix: 0 un-guided, 1 the full push", .01),
+        "nag_end": ("NAG until", "Share of the steps that are guided", .05),
+        "guidance_scale": ("CFG scale", "Strength of the CFG picture; 1 is off", .1),
+        "width": ("Width", "px", preset.multiple),
+        "height": ("Height", "px", preset.multiple),
+    }[name]
+    return gr.Slider(low, high, value, step=step, label=label, info=info, elem_id=name)
+
+
+def number(text: str):
+    """A number out of a link, or the text itself: the validator says no to that."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def chip(preset: presets.Preset, index: int) -> str:
+    if index >= len(preset.prompts):
+        return ""
+    pair = preset.prompts[index]
+    words = pair.prompt.rstrip(".").removeprefix("portrait of ").removeprefix("Portrait of ")
+    return f"{short(words)} − {short(pair.negative_prompt.rstrip('.').lower())}"
+
+
+def short(text: str, length: int = 22) -> str:
+    return text if len(text) <= length else text[:length - 1].rstrip(" ,") + "…"
+
+
+def phi_text(scale: float) -> str:
+    return f"the paper's φ = {scale - 1:.1f}"
+
+
+def look_for(preset: presets.Preset) -> str:
+    return f"**{preset.title}.** {preset.look_for}"
+
+
+def save(run: compare.Run, column: compare.Column) -> dict:
+    """Writes a finished picture as PNG (level 1: four times faster, a tenth larger) and returns it as Gradio's FileData."""
+    for old in OUTPUTS.glob("*.png"):
+        if time.time() - old.stat().st_mtime > KEEP:
+            old.unlink(missing_ok=True)
+    path = OUTPUTS / f"{run.id}-{column.key}.png"
+    column.image.save(path, compress_level=1)
+    return FileData(path=str(path), mime_type="image/png", orig_name=f"{column.key}.png").model_dump()
+
+
+def failed(ticket: Ticket, reason: str) -> dict:
+    """The bench after a run that ended as a whole: the reason once, under it."""
+    run = compare.Run(ticket.id, ticket.preset, ticket.request, [
+        compare.Column(key, ticket.request.num_inference_steps, state="failed" if reason else "stopped") for key in ticket.request.guidance])
+    return bench.value(run, {}, {}, reason)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--host", default=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"))
+    parser.add_argument("--port", type=int, default=int(os.environ.get("GRADIO_SERVER_PORT", "7860")))
+    parser.add_argument("--preset", default=presets.DEFAULT, choices=list(PRESETS))
+    parser.add_argument("--model", help="a local folder or a repository on the hub, loaded in place of the preset's own model")
+    arguments = parser.parse_args()
+    demo = build(compare.Engine(Shelf(arguments.model)), arguments.preset)
+    launch(demo, arguments.host, arguments.port)
+
+
+def launch(demo: gr.Blocks, host: str, port: int, **options):
+    from starlette.middleware import Middleware
+
+    return demo.queue(max_size=20).launch(
+        server_name=host, server_port=port, css=CSS, theme=gr.themes.Soft(primary_hue="indigo", neutral_hue="slate"), show_error=False,
+        allowed_paths=[], app_kwargs={"middleware": [Middleware(web.Gate)]}, run_history=False, enable_monitoring=False,
+        footer_links=["api"], share=False, **options)
+
+
+if __name__ == "__main__":
+    main()

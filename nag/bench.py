@@ -1,0 +1,68 @@
+"""What the bench in the browser is told: a run as plain values, previews as data URIs, finished pictures as files."""
+
+import base64
+import io
+import json
+from pathlib import Path
+
+from .compare import LABELS, Column, Run
+
+ASSETS = Path(__file__).resolve().parent.parent / "assets"
+PREVIEW_PIXELS = 256
+
+
+def data_uri(image, side: int = PREVIEW_PIXELS) -> str:
+    """A small WebP of a PIL image, for the page only; finished pictures travel as PNG files."""
+    image = image.convert("RGB")
+    image.thumbnail((side, side))
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=70)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def label(run: Run, key: str) -> str:
+    request = run.request
+    strength = {"cfg": f" {request.guidance_scale:g}", "nag": f" {request.nag_scale:g}"}
+    return LABELS[key] + strength.get(key, "")
+
+
+def cell(run: Run, column: Column, preview: str = "", image: dict | None = None) -> dict:
+    """One column as the bench draws it. `image` is a Gradio FileData, `preview` a data URI."""
+    relative = run.relative(column)
+    speed = ""
+    if column.seconds and column.state == "done":
+        rate = column.step / column.seconds
+        speed = f"{column.seconds:.2f} s, {rate:.1f} it/s" if rate >= 1 else f"{column.seconds:.1f} s, {1 / rate:.1f} s/it"
+    plain = next((c for c in run.columns if c.key == "none"), None)
+    meters = []
+    for name, share in column.readings.items():
+        before = plain.readings.get(name) if plain is not None and plain is not column else None
+        text = f"{share:.0%}" if before is None else f"{before:.0%} → {share:.0%}"
+        meters.append({"name": name, "share": share, "text": text.replace("%", " %")})
+    cost = "" if relative is None else f"{relative:.2f}× time"
+    if column.state == "done" and "nag" in column.key and column.guided_steps < column.step:
+        cost += f", active in {column.guided_steps} of {column.step} steps"
+    return {
+        "key": column.key, "label": label(run, column.key), "state": column.state, "step": column.step, "total": max(column.total, column.step),
+        "speed": speed, "cost": cost, "preview": preview, "image": image, "reason": column.reason, "meters": meters,
+    }
+
+
+def value(run: Run, previews: dict[str, str], images: dict[str, dict], hint: str | None = None) -> dict:
+    """The bench's whole value. previews and images by column."""
+    return {
+        "cells": [cell(run, c, "" if c.key in images else previews.get(c.key, ""), images.get(c.key)) for c in run.columns],
+        "hint": run.hint if hint is None else hint, "aspect": run.request.width / run.request.height,
+    }
+
+
+def shipped(name: str) -> dict:
+    """The result shown before anything was run: made by the shipped weights, kept in assets/results."""
+    folder = ASSETS / "results" / name
+    if not (folder / "bench.json").exists():
+        return {"cells": [], "hint": "Press Compare."}
+    shown = json.loads((folder / "bench.json").read_text())
+    for one in shown["cells"]:
+        png = base64.b64encode((folder / f"{one['key']}.png").read_bytes()).decode()
+        one["preview"], one["image"] = f"data:image/png;base64,{png}", None
+    return shown

@@ -1,0 +1,378 @@
+"""One request -> its columns, one by one, from the same starting noise, with progress. Knows no page and loads no model itself.
+
+    engine = Engine()
+    for event in engine.run(preset, request, stop):       # dictionaries, see `Engine.run`
+        ...
+
+Sampling runs in a thread of its own; the generator only reads a queue. Closing the generator (a closed tab) or setting
+`stop` ends the sampling within one step.
+"""
+
+import contextlib
+import hashlib
+import inspect
+import logging
+import queue
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from . import families
+from .guidance import guide, replaced
+from .pipelines import Loaded, Shelf, explain, free_memory, versions
+from .presets import Preset, Refused, Request
+
+log = logging.getLogger("nag")
+LABELS = {"none": "No guidance", "cfg": "CFG", "nag": "NAG", "cfg+nag": "CFG + NAG"}
+PREVIEW_EVERY = 1 / 8  # seconds
+DEADLINE = 30 * 60     # seconds that one run may take
+
+
+class Stopped(Exception):
+    """Raised inside a pipeline to end it."""
+
+
+@dataclass
+class Column:
+    """One way of guiding and what came of it. States: queued, loading, step, decoding, done, stopped, failed."""
+
+    key: str
+    total: int
+    state: str = "queued"
+    step: int = 0
+    seconds: float = 0.0           # of the denoising steps alone: text, decoding and previews are the same for all
+    image: Any = None              # PIL image, when done
+    reason: str = ""               # when failed
+    latents_sha256: str = ""       # of the starting noise
+    guided_steps: int = 0          # steps in which NAG was active
+    readings: dict = field(default_factory=dict)   # {"hat": .93}: what the meter sees of the negative prompt's words
+    spread: float = 0.0            # standard deviation of the final latents: a burnt picture has a large one
+
+
+@dataclass
+class Run:
+    """A comparison, running or over."""
+
+    id: str
+    preset: Preset
+    request: Request
+    columns: list[Column]
+    device: str = ""
+    dtype: str = ""
+    hint: str = ""
+    over: bool = False
+
+    def relative(self, column: Column) -> float | None:
+        """Seconds against the un-guided column of the same run."""
+        plain = next((c for c in self.columns if c.key == "none"), None)
+        if plain is None or plain.state != "done" or column.state != "done" or not plain.seconds:
+            return None
+        return column.seconds / plain.seconds
+
+    def json(self) -> dict:
+        """What can be said about a run: no paths, no host, no user."""
+        return {
+            "schema": 1, "run": self.id, "preset": self.preset.name, "model": self.preset.model, "revision": self.preset.revision,
+            "settings": self.request.model_dump(mode="json"), "device": self.device, "dtype": self.dtype,
+            "columns": {c.key: {
+                "state": c.state, "steps": c.step, "seconds": round(c.seconds, 4), "relative_time": _rounded(self.relative(c)),
+                "guided_steps": c.guided_steps, "latents_sha256": c.latents_sha256, "latents_std": round(c.spread, 4),
+                **_asked(self.request, c.key), **({"reason": c.reason} if c.reason else {}),
+                **({"shows": {k: round(v, 4) for k, v in c.readings.items()}} if c.readings else {}),
+            } for c in self.columns},
+            "hint": self.hint, "versions": versions(),
+        }
+
+
+def _rounded(value):
+    return None if value is None else round(value, 3)
+
+
+def _asked(request: Request, key: str) -> dict:
+    """The settings that a column really used."""
+    used = {"guidance_scale": request.guidance_scale} if "cfg" in key else {}
+    if "nag" in key:
+        used |= {"nag_scale": request.nag_scale, "nag_tau": request.nag_tau, "nag_alpha": request.nag_alpha, "nag_end": request.nag_end}
+    return used
+
+
+class Engine:
+    """One pipeline at a time, one run at a time."""
+
+    def __init__(self, shelf: Shelf | None = None):
+        self.shelf, self.lock = shelf or Shelf(), threading.Lock()
+
+    @property
+    def busy(self) -> bool:
+        return self.lock.locked()
+
+    def run(self, preset: Preset, request: Request, stop: threading.Event | None = None, run_id: str = "run"):
+        """Yields `(run, column or None, preview or None)` whenever something changed; the last one has `run.over`.
+
+        `preview` is a small PIL image. Settings are what they were when called. Raises `Refused` when the model does not load.
+        """
+        stop, events = stop or threading.Event(), queue.Queue()
+        run = Run(run_id, preset, request, [Column(key, request.num_inference_steps) for key in request.guidance])
+
+        def work():
+            try:
+                with self._held(stop):
+                    self._sample(run, stop, lambda column, latents=None: events.put((column, latents)))
+            except Exception as error:
+                events.put(error)
+            finally:
+                events.put(None)
+
+        worker = threading.Thread(target=work, name=f"sample {run_id}", daemon=True)
+        worker.start()
+        previews = _Previews(self.shelf)
+        try:
+            while (event := events.get()) is not None:
+                while event is not None and not isinstance(event, Exception) and events.qsize() > 2:
+                    event = events.get()  # a slow reader sees the newest, not everything
+                if event is None:
+                    break
+                if isinstance(event, Exception):
+                    raise event
+                column, latents = event
+                yield run, column, previews.make(run, latents)
+            run.over = True
+            yield run, None, None
+        finally:
+            stop.set()
+            worker.join()
+
+    @contextlib.contextmanager
+    def _held(self, stop):
+        while not self.lock.acquire(timeout=.1):
+            if stop.is_set():
+                raise Stopped
+        try:
+            yield
+        finally:
+            self.lock.release()
+
+    def _sample(self, run: Run, stop: threading.Event, tell) -> None:
+        """Everything that needs the lock: load, warm up, the columns, the verdict."""
+        until = time.monotonic() + DEADLINE
+        for column in run.columns:
+            column.state = "loading"
+        tell(run.columns[0])
+        loaded = self.shelf.get(run.preset)
+        run.device, run.dtype = loaded.device, loaded.dtype
+        for column in run.columns:
+            column.state = "queued"
+        try:
+            for column in run.columns:
+                if stop.is_set():
+                    column.state = "stopped"
+                    continue
+                self._one(loaded, run, column, stop, until, tell)
+                tell(column)
+        finally:
+            loaded.pipe.maybe_free_model_hooks()
+            if loaded.device == "cuda":
+                free_memory()
+        _judge(loaded, run)
+
+    def _one(self, loaded: Loaded, run: Run, column: Column, stop, until, tell) -> None:
+        request = run.request
+        try:
+            warm = (request.width, request.height, request.num_frames, "cfg" in column.key)
+            column.state = "step"
+            tell(column)
+            if warm not in loaded.warm:  # the first call of a size pays for caches that are nobody's guidance
+                with contextlib.suppress(Stopped):
+                    _call(loaded, request, column.key, lambda *_: _raise(Stopped))
+                loaded.warm.add(warm)
+
+            def on_step(step, latents):
+                column.step = step
+                column.state = "step" if step < column.total else "decoding"
+                tell(column, latents)
+                if stop.is_set():
+                    raise Stopped
+                if time.monotonic() > until:
+                    raise TimeoutError(f"The run took more than {DEADLINE // 60} minutes and was ended.")
+
+            image, watch = _call(loaded, request, column.key, on_step)
+            column.seconds, column.latents_sha256 = watch.seconds, watch.sha256
+            column.guided_steps, column.spread, column.step = watch.guided, watch.spread, watch.step
+            column.image, column.state = image, "done"
+        except Stopped:
+            column.state = "stopped"
+        except Exception as error:
+            log.exception("run %s, column %s", run.id, column.key)
+            column.state, column.reason = "failed", _why(error, loaded, request)
+            free_memory()
+
+
+def _raise(error):
+    raise error
+
+
+class _Watch:
+    """Sees every scheduler step of a pipeline call: counts, times, keeps the first noise and the last latents."""
+
+    def __init__(self, pipe, device: str, on_step):
+        self.pipe, self.device, self.on_step = pipe, device, on_step
+        self.step, self.seconds, self.guided, self.sha256, self.latents = 0, 0.0, 0, "", None
+        self.begun = None
+
+    def begin(self, *_):
+        if self.begun is None:
+            self._wait()
+            self.begun = time.perf_counter()
+
+    def _wait(self):
+        if self.device == "cuda":
+            import torch
+
+            torch.cuda.synchronize()
+
+    def stepped(self, step, model_output, timestep, sample, *args, **kwargs):
+        if not self.sha256:
+            self.sha256 = hashlib.sha256(sample.detach().float().cpu().contiguous().numpy().tobytes()).hexdigest()
+        result = step(model_output, timestep, sample, *args, **kwargs)
+        self.latents = result[0] if isinstance(result, tuple) else result.prev_sample
+        self.step += 1
+        if self.step == len(self.pipe.scheduler.timesteps):
+            self._wait()
+        self.seconds = time.perf_counter() - self.begun
+        self.on_step(self.step, self._estimate(timestep, sample, model_output))
+        return result
+
+    def _estimate(self, timestep, sample, model_output):
+        """The picture as it would be if it were finished now, where the noise level says how: clearer than the noisy latents."""
+        scheduler = self.pipe.scheduler
+        kept = getattr(scheduler, "model_outputs", None)  # DPM-Solver keeps its own estimate
+        if kept and kept[-1] is not None and getattr(scheduler.config, "algorithm_type", "") == "dpmsolver++":
+            return kept[-1].detach()
+        if type(scheduler).__name__ == "FlowMatchEulerDiscreteScheduler":
+            return (sample - scheduler.sigmas[self.step - 1].to(sample) * model_output).detach()
+        return self.latents.detach()
+
+    @property
+    def spread(self) -> float:
+        return float(self.latents.float().std())
+
+
+def _call(loaded: Loaded, request: Request, key: str, on_step):
+    """Runs the pipeline for one column, from a fresh CPU generator -> (PIL image, what was watched)."""
+    import torch
+
+    pipe, preset = loaded.pipe, loaded.preset
+    known = inspect.signature(pipe.__call__).parameters
+    arguments = {
+        "prompt": request.prompt, "num_inference_steps": request.num_inference_steps, "width": request.width, "height": request.height,
+        "generator": torch.Generator("cpu").manual_seed(request.seed), **preset.arguments,
+    }
+    # Flux and its kin have an embedded guidance_scale, which stays as the preset sets it; their CFG has a name of its own.
+    cfg_argument = "true_cfg_scale" if "true_cfg_scale" in known else "guidance_scale"
+    arguments[cfg_argument] = request.guidance_scale if "cfg" in key else 1.0
+    if "cfg" in key:
+        arguments["negative_prompt"] = request.negative_prompt
+    if "num_frames" in known:
+        arguments["num_frames"] = request.num_frames
+    watch = _Watch(pipe, loaded.device, on_step)
+    denoiser = families.denoiser_of(pipe)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.inference_mode())
+        stack.callback(denoiser.register_forward_pre_hook(watch.begin).remove)
+        guidance = None
+        if "nag" in key:
+            nag = request.nag
+            guidance = stack.enter_context(
+                guide(pipe, request.negative_prompt, scale=nag.scale, tau=nag.tau, alpha=nag.alpha, end=nag.end))
+        stack.enter_context(replaced(pipe.scheduler, "step", watch.stepped))
+        result = pipe(**arguments)
+    if not torch.isfinite(watch.latents).all():
+        raise ArithmeticError("not a number")
+    if guidance is not None:
+        watch.guided = guidance.guided_steps
+    return result.images[0], watch
+
+
+def _why(error: Exception, loaded: Loaded, request: Request) -> str:
+    """What went wrong in a column and what to do, without paths or traces."""
+    if isinstance(error, ArithmeticError):
+        return f"The numbers left the range of {loaded.dtype}. A lower CFG or NAG scale helps, or a wider dtype in the preset."
+    if type(error).__name__ in ("OutOfMemoryError", "MemoryError") or "out of memory" in str(error).lower():
+        return f"Out of memory at {request.width} x {request.height}. A smaller size helps; with CFG the batch is twice as large."
+    if isinstance(error, (RuntimeError, TimeoutError, Refused)) and str(error).startswith(("NAG ", "The run ")):
+        return str(error)
+    return f"This column failed ({type(error).__name__}); the log has the details under this run's number."
+
+
+class _Previews:
+    """Small pictures of unfinished latents, made where the events are read, not where the sampling runs."""
+
+    LATENT_SIDE = 24  # decoding is done at most this large: a preview costs a fraction of a step on any model
+
+    def __init__(self, shelf):
+        self.shelf, self.last = shelf, 0.0
+
+    def make(self, run: Run, latents):
+        now = time.monotonic()
+        if latents is None or now - self.last < PREVIEW_EVERY:
+            return None
+        self.last = now
+        try:
+            return self._decode(self.shelf.loaded[run.preset.name].pipe, latents[:1], run.request)
+        except Exception:
+            log.debug("no preview", exc_info=True)  # a model whose latents we cannot show is still a model
+            return None
+
+    def _decode(self, pipe, latents, request: Request):
+        import torch
+        from PIL import Image
+
+        with torch.inference_mode():
+            if latents.ndim == 3 and hasattr(pipe, "_unpack_latents"):
+                latents = pipe._unpack_latents(latents, request.height, request.width, pipe.vae_scale_factor)
+            if latents.ndim != 4:
+                return None
+            side = max(latents.shape[-2:])
+            if side > self.LATENT_SIDE:
+                latents = torch.nn.functional.interpolate(latents.float(), scale_factor=self.LATENT_SIDE / side, mode="area")
+            vae = pipe.vae
+            latents = latents.to(next(vae.parameters())) / vae.config.scaling_factor + (getattr(vae.config, "shift_factor", None) or 0)
+            pixels = vae.decode(latents, return_dict=False)[0][0]
+            pixels = ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()  # (H, W, 3)
+        return Image.fromarray(pixels)
+
+
+def mean_difference(a, b) -> float:
+    """Mean absolute difference of two pictures, 0 to 255."""
+    import numpy as np
+
+    return float(np.abs(np.asarray(a.convert("RGB"), np.float32) - np.asarray(b.convert("RGB"), np.float32)).mean())
+
+
+NOTHING, TOO_MUCH = 1.5, 1.6  # of 255; times the spread of the un-guided latents
+
+
+def _judge(loaded: Loaded, run: Run) -> None:
+    """Fills in what the meter reads, and one sentence when NAG changed nothing, or too much."""
+    done = {c.key: c for c in run.columns if c.state == "done"}
+    if loaded.meter and done:
+        named = loaded.meter.named_in(run.request.negative_prompt)
+        for column, reading in zip(done.values(), loaded.meter.read([c.image for c in done.values()]), strict=True):
+            column.readings = {value: reading[attribute][value] for attribute, value in named}
+    if "none" not in done or "nag" not in done:
+        return
+    request, changed = run.request, mean_difference(done["none"].image, done["nag"].image)
+    if request.nag.off:
+        run.hint = "NAG is off: scale 1, alpha 0 or end 0 means that nothing is touched."
+    elif changed < NOTHING:
+        run.hint = f"NAG changed {changed:.1f} of 255 on average, hardly anything: raise alpha first, then the scale."
+    elif done["nag"].spread > TOO_MUCH * done["none"].spread:
+        run.hint = "NAG pushed hard enough to distort the picture: lower the scale, alpha or tau."
+    else:
+        run.hint = f"NAG changed {changed:.0f} of 255 on average."
+
+
+def failure(error: Exception, preset: Preset) -> str:
+    """A sentence for an error that ended a whole run."""
+    return str(error) if isinstance(error, Refused) else explain(error, preset, preset.model)

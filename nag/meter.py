@@ -1,0 +1,53 @@
+"""Reads what a picture of the pocket models shows: "hat 93 %". The classifier's own accuracy stands in its model card."""
+
+import json
+import re
+from pathlib import Path
+
+import torch
+
+
+class Meter:
+    """`attributes`: {name: (value, ...)}; pictures are read at `size` px."""
+
+    def __init__(self, model, attributes: dict, size: int):
+        self.model, self.attributes, self.size = model, attributes, size
+
+    @classmethod
+    def load(cls, folder: Path) -> "Meter":
+        from safetensors.torch import load_file
+
+        from .pocket.models import Classifier
+
+        config = json.loads((folder / "config.json").read_text())
+        model = Classifier()
+        model.load_state_dict({name: tensor.float() for name, tensor in load_file(folder / "model.safetensors").items()})
+        return cls(model.eval(), {name: tuple(values) for name, values in config["attributes"].items()}, config["size"])
+
+    def named_in(self, text: str) -> list[tuple[str, str]]:
+        """(attribute, value) pairs that a prompt names: "no glasses, red shirt" -> [("eyewear", "glasses"), ("shirt", "red")]"""
+        text, found = f" {' '.join(re.findall(r'[a-z]+', text.lower()))} ", []
+        for name, values in self.attributes.items():
+            for value in values:
+                phrase = f" {value} {name} " if name in ("shirt", "background") else f" {value} "
+                if value != "none" and phrase in text:
+                    found.append((name, value))
+        return found
+
+    @torch.inference_mode()
+    def read(self, images) -> list[dict]:
+        """PIL images -> {attribute: {value: probability}} for each."""
+        logits = self.model(torch.stack([self._tensor(image) for image in images]))
+        shares = {name: part.softmax(-1).tolist() for name, part in zip(self.attributes, logits, strict=True)}
+        return [
+            {name: dict(zip(values, shares[name][row], strict=True)) for name, values in self.attributes.items()}
+            for row in range(len(images))
+        ]
+
+    def _tensor(self, image):
+        import numpy as np
+        from PIL import Image
+
+        if image.size != (self.size, self.size):
+            image = image.resize((self.size, self.size), Image.Resampling.BICUBIC)
+        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).float() / 127.5 - 1  # (3, size, size)

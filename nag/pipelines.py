@@ -1,0 +1,172 @@
+"""A preset becomes a loaded pipeline: device, dtype, scheduler, LoRA, offload; what goes wrong becomes a sentence."""
+
+import functools
+import gc
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .presets import FOLDER, Preset, Refused
+
+PROJECT = FOLDER.parent
+
+
+@dataclass
+class Loaded:
+    """A pipeline that is ready to be called, and what was found out about it on the way."""
+
+    preset: Preset
+    pipe: Any
+    device: str
+    dtype: str
+    meter: Any = None
+    warm: set = field(default_factory=set)  # (width, height, column) that ran once
+
+
+def load(preset: Preset, model: str | None = None) -> Loaded:
+    """Loads a preset's pipeline, from `model` (folder or repository) instead of its own when the owner says so. Raises `Refused`."""
+    import torch
+    from diffusers.utils import logging
+
+    from transformers.utils import logging as transformers_logging
+
+    for log in (logging, transformers_logging):
+        log.set_verbosity_error()
+        log.disable_progress_bar()
+    folder = PROJECT / preset.model
+    source, local = (model, Path(model).is_dir()) if model else (str(folder) if folder.is_dir() else preset.model, folder.is_dir())
+    device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    _enough_memory(preset, device, local)
+    dtype = _dtype(preset.dtype, device)
+    try:
+        pipe = _from_pretrained(preset, source, None if model else preset.revision, getattr(torch, dtype), local)
+        _prepare(preset, pipe)
+        if device == "cuda" and preset.size_gb * 1.2 > torch.cuda.mem_get_info()[0] / 1e9:
+            pipe.enable_model_cpu_offload()
+        else:
+            pipe.to(device)
+    except Refused:
+        raise
+    except Exception as error:
+        raise Refused(explain(error, preset, source)) from error
+    pipe.set_progress_bar_config(disable=True)
+    meter = None
+    if preset.meter:
+        from .meter import Meter
+
+        meter = Meter.load(PROJECT / preset.meter)
+    return Loaded(preset, pipe, device, dtype, meter)
+
+
+def _from_pretrained(preset: Preset, source: str, revision: str | None, dtype, local: bool):
+    import diffusers
+
+    cls = getattr(diffusers, preset.pipeline)
+    # never code that came with a model, never pickles
+    return cls.from_pretrained(
+        source, revision=revision, dtype=dtype, use_safetensors=True, local_files_only=local, trust_remote_code=False)
+
+
+def _prepare(preset: Preset, pipe) -> None:
+    import diffusers
+
+    if preset.scheduler:
+        configuration = dict(preset.scheduler)
+        pipe.scheduler = getattr(diffusers, configuration.pop("class")).from_config(pipe.scheduler.config, **configuration)
+    if preset.lora:
+        try:
+            import peft  # noqa: F401
+        except ImportError:
+            raise Refused(f"{preset.title} is a LoRA, and loading one needs one more package: pip install peft.") from None
+        lora = dict(preset.lora)
+        pipe.load_lora_weights(lora.pop("model"), **lora)
+        pipe.fuse_lora()
+
+
+def _dtype(wanted: str, device: str) -> str:
+    """`auto` is what is fastest and the same on every start: bf16 where the processor has matrix units for it, else fp32."""
+    import torch
+
+    if device == "cpu":
+        amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
+        return "bfloat16" if amx else "float32"
+    return "bfloat16" if wanted == "auto" else wanted
+
+
+def _enough_memory(preset: Preset, device: str, local: bool) -> None:
+    """Before a download of tens of gigabytes, not after it."""
+    if local or not preset.size_gb or device != "cpu":
+        return
+    try:
+        free = next(int(line.split()[1]) for line in open("/proc/meminfo") if line.startswith("MemAvailable")) / 1e6
+    except (OSError, StopIteration):
+        return
+    need = preset.size_gb * 2.4  # half-precision weights run in float32 on a processor
+    if need > free:
+        raise Refused(
+            f"{preset.title} needs a GPU, or about {need:.0f} GB of free memory on a processor; here are {free:.0f} GB and no GPU. "
+            "The pocket presets run everywhere."
+        )
+
+
+def explain(error: Exception, preset: Preset, source: str) -> str:
+    """What to do when a model does not load."""
+    import errno
+
+    from huggingface_hub import errors
+
+    seen, chain = error, []
+    while seen is not None and len(chain) < 8:
+        chain.append(seen)
+        seen = seen.__cause__ or seen.__context__
+    kinds = tuple(type(e).__name__ for e in chain)
+    page = f"https://huggingface.co/{preset.model}"
+    if any(isinstance(e, errors.GatedRepoError) for e in chain) or "401" in str(error) or "403" in str(error):
+        return f"{preset.title} asks for a licence: accept it at {page}, then set the environment variable HF_TOKEN to your token and start again."
+    if any(isinstance(e, errors.RevisionNotFoundError) for e in chain):
+        return f"{preset.title}: revision {preset.revision} is no longer on the hub; take another one into presets/{preset.name}.json."
+    if any(isinstance(e, errors.RepositoryNotFoundError) for e in chain):
+        return f"{source} is neither a folder here nor a repository on the hub."
+    if any(isinstance(e, OSError) and e.errno == errno.ENOSPC for e in chain):
+        return f"The disk is full: {preset.title} needs about {preset.size_gb:.0f} GB. Free some, or set HF_HOME to a larger disk."
+    if "OutOfMemoryError" in kinds or "MemoryError" in kinds:
+        return f"Not enough memory for {preset.title} (about {preset.size_gb:.0f} GB)."
+    offline = ("LocalEntryNotFoundError", "OfflineModeIsEnabled", "ConnectionError", "ConnectError", "ConnectTimeout", "ProxyError", "NetworkError")
+    if any(name in offline for name in kinds) or "couldn't connect" in str(error) or "Cannot load model" in str(error) or "offline" in str(error):
+        return (f"{preset.title} is not on this machine and the hub cannot be reached. Connect once (about {preset.size_gb:.0f} GB are fetched), "
+                "or choose a pocket preset: those are here.")
+    if "model_index.json" in str(error) or isinstance(error, (EnvironmentError, ValueError)):
+        return f"{source} does not load as a diffusers pipeline: {str(error).splitlines()[0][:200]}"
+    return f"{preset.title} failed to load ({type(error).__name__}); the log has the details."
+
+
+class Shelf:
+    """Keeps the last loaded pipeline, and the pocket models beside it. Not thread-safe: the engine's lock guards it."""
+
+    def __init__(self, model: str | None = None, loader=load):
+        self.model, self.loader, self.loaded = model, loader, {}
+
+    def get(self, preset: Preset) -> Loaded:
+        if preset.name not in self.loaded:
+            if not preset.local:
+                for name in [n for n, other in self.loaded.items() if not other.preset.local]:
+                    del self.loaded[name]
+                free_memory()
+            self.loaded[preset.name] = self.loader(preset, self.model)
+        return self.loaded[preset.name]
+
+
+def free_memory() -> None:
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Of the packages that decide what a picture looks like."""
+    from importlib import metadata
+
+    return {name: metadata.version(name) for name in ("torch", "diffusers", "transformers", "gradio")}

@@ -1,0 +1,230 @@
+"""One schema for the page, the API and the command line: what may be asked of a comparison, and what a preset says.
+
+Everything that arrives is checked here, before a model is touched, and refused in a sentence that names the field, the
+value and the range. Nothing here knows of diffusers.
+"""
+
+import functools
+import json
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from .formula import NAGSettings
+
+FOLDER = Path(__file__).resolve().parent.parent / "presets"
+DEFAULT = "pocket-portrait"
+PROMPT_LENGTH = 2000  # characters; the longest text encoder here reads 512 tokens
+GUIDANCE = ("none", "cfg", "nag", "cfg+nag")
+NAG = NAGSettings()
+
+
+class Refused(ValueError):
+    """A request that cannot be run, with the sentence that says why."""
+
+
+def _real(value):
+    try:
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+            return float(value)
+    except OverflowError:  # a whole number beyond every float
+        pass
+    raise ValueError("must be a finite number")
+
+
+def _whole(value):
+    if _real(value) != int(value):
+        raise ValueError("must be a whole number")
+    return int(value)
+
+
+def _text(value):
+    if not isinstance(value, str):
+        raise ValueError("must be text")
+    if len(value) > PROMPT_LENGTH:
+        raise ValueError(f"must have at most {PROMPT_LENGTH} characters, not {len(value)}")
+    if "\x00" in value:
+        raise ValueError("must not contain zero bytes")
+    return value
+
+
+def _columns(value):
+    if not isinstance(value, (list, tuple)) or not value or any(not isinstance(v, str) or v not in GUIDANCE for v in value):
+        raise ValueError(f"must be a list out of {', '.join(GUIDANCE)}")
+    if len(set(value)) != len(value):
+        raise ValueError("must name every column once")
+    return tuple(value)
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+Real = Annotated[float, BeforeValidator(_real)]
+Text = Annotated[str, BeforeValidator(_text)]
+Columns = Annotated[tuple[str, ...], BeforeValidator(_columns)]
+
+
+class Request(BaseModel):
+    """One comparison, complete and frozen: diffusers' names, pixels, and NAG's settings as `NAGSettings` explains them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    preset: str = DEFAULT
+    prompt: Text
+    negative_prompt: Text
+    seed: Annotated[Whole, Field(ge=0, le=2**32 - 1)] = 42
+    num_inference_steps: Annotated[Whole, Field(ge=1, le=200)]
+    guidance_scale: Annotated[Real, Field(ge=1, le=30)]
+    nag_scale: Annotated[Real, Field(ge=1, le=50)] = NAG.scale
+    nag_tau: Annotated[Real, Field(ge=1, le=20)] = NAG.tau
+    nag_alpha: Annotated[Real, Field(ge=0, le=1)] = NAG.alpha
+    nag_end: Annotated[Real, Field(ge=0, le=1)] = NAG.end
+    width: Annotated[Whole, Field(ge=16, le=4096)]
+    height: Annotated[Whole, Field(ge=16, le=4096)]
+    num_frames: Annotated[Whole, Field(ge=1, le=400)] = 1
+    guidance: Columns = ("none", "cfg", "nag")
+
+    @property
+    def nag(self) -> NAGSettings:
+        return NAGSettings(self.nag_scale, self.nag_tau, self.nag_alpha, self.nag_end)
+
+
+SETTINGS = tuple(name for name in Request.model_fields if name != "preset")
+
+
+class PromptPair(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    prompt: Text
+    negative_prompt: Text
+
+
+class Preset(BaseModel):
+    """A file of presets/: a model, how to load and call it, settings known to work, and why.
+
+    Adding a model is adding a file. Beyond the settings of `Request` (its defaults for this model):
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    version: Annotated[Literal[1], Field(alias="schema")]
+    title: str
+    model: str                                    # repository on the hub, or a folder relative to this project
+    revision: str | None = None                   # a commit of the repository
+    pipeline: str = "DiffusionPipeline"           # diffusers class; the default reads model_index.json
+    dtype: Literal["float32", "float16", "bfloat16", "auto"] = "auto"
+    size_gb: float = 0                            # weights in memory at that dtype
+    gated: bool = False                           # a licence must be accepted on the model's page
+    scheduler: dict[str, Any] | None = None       # {"class": name, **configuration overrides}
+    lora: dict[str, str] | None = None            # {"model", "revision", "weight_name"}, needs peft
+    arguments: dict[str, Any] = {}                # further constant arguments of the pipeline call
+    multiple: int = 8                             # width and height are multiples of this many pixels
+    ranges: dict[str, tuple[float, float]] = {}   # narrower than Request's, for the sliders and the validator
+    cap: float = 0                                # largest width * height * num_frames * steps * columns; 0: four times the defaults
+    meter: str | None = None                      # folder of a classifier that reads the pictures
+    prompts: tuple[PromptPair, ...] = ()
+    settings: dict[str, Any]                      # defaults for Request; stands flat in the file
+    look_for: str = ""
+    source: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.settings["preset"]
+
+    @property
+    def local(self) -> bool:
+        """Whether the weights ship with this project."""
+        return (FOLDER.parent / self.model).is_dir()
+
+    def range(self, field: str) -> tuple[float, float]:
+        """Lowest and highest value of a setting for this model."""
+        if field in self.ranges:
+            return self.ranges[field]
+        if field == "num_frames":  # an image model, unless its file says otherwise
+            return 1, 1
+        limits = {type(m).__name__: m for m in Request.model_fields[field].metadata}
+        return limits["Ge"].ge, limits["Le"].le
+
+
+def parse(name: str, text: str) -> Preset:
+    """A preset file's text, checked: the settings stand flat in it, and must be valid for it."""
+    try:
+        content = json.loads(text)
+        settings = {"preset": name} | {key: content.pop(key) for key in SETTINGS if key in content}
+        preset = Preset(**content, settings=settings)
+    except ValidationError as error:
+        raise Refused(f"presets/{name}.json: {_sentence(error)}") from None
+    except (ValueError, TypeError) as error:
+        raise Refused(f"presets/{name}.json is not a preset: {error}") from None
+    _check({}, preset)
+    return preset
+
+
+@functools.cache
+def load_all() -> dict[str, Preset]:
+    """All presets by name, the default first, those that ship with weights before the others."""
+    presets = {path.stem: parse(path.stem, path.read_text()) for path in FOLDER.glob("*.json")}
+    return dict(sorted(presets.items(), key=lambda item: (item[0] != DEFAULT, not item[1].local, item[0])))
+
+
+def resolve(raw: Any, presets: dict[str, Preset] | None = None) -> tuple[Preset, Request]:
+    """Any subset of the schema -> (its preset, the complete request). Raises `Refused`."""
+    presets = presets or load_all()
+    if not isinstance(raw, dict):
+        raise Refused(f"Settings must be one JSON object, got {_short(raw)}.")
+    name = raw.get("preset", next(iter(presets)))
+    if not isinstance(name, str) or name not in presets:
+        raise Refused(f"preset must be one of {', '.join(presets)}; got {_short(name)}.")
+    return presets[name], _check(raw, presets[name])
+
+
+def _check(raw: dict, preset: Preset) -> Request:
+    try:
+        request = Request(**{**preset.settings, **{str(k): v for k, v in raw.items()}})
+    except ValidationError as error:
+        raise Refused(_sentence(error)) from None
+    for field in {*preset.ranges, "num_frames"}:
+        low, high = preset.range(field)
+        if not low <= getattr(request, field) <= high:
+            raise Refused(f"{field} must be between {low:g} and {high:g} for {preset.title}, got {getattr(request, field):g}.")
+    for field in ("width", "height"):
+        if getattr(request, field) % preset.multiple:
+            raise Refused(f"{field} must be a multiple of {preset.multiple} for {preset.title}, got {getattr(request, field)}.")
+    if raw:
+        cost, cap = _cost(request), preset.cap or 4 * _cost(_check({}, preset))
+        if cost > cap:
+            raise Refused(
+                f"This asks for {cost / cap:.1f} times the most work that {preset.title} allows: lower width x height "
+                f"({request.width} x {request.height}), num_inference_steps ({request.num_inference_steps}) or the number of columns."
+            )
+    return request
+
+
+def _cost(request: Request) -> float:
+    """Pixels to be denoised: size x frames x steps x denoiser calls."""
+    calls = sum(2 if "cfg" in column else 1 for column in request.guidance)
+    return request.width * request.height * request.num_frames * request.num_inference_steps * calls
+
+
+def _short(value) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # Python refuses to write whole numbers of more than 4300 digits
+        text = "a number with thousands of digits"
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _sentence(error: ValidationError) -> str:
+    """The first thing that is wrong: the field, what is asked of it, the value."""
+    first = error.errors(include_url=False)[0]
+    field = str(first["loc"][0]) if first["loc"] else "settings"
+    match first["type"]:
+        case "extra_forbidden":
+            return f"{_short(field)} is not a setting; known are {', '.join(Request.model_fields)}."
+        case "missing":
+            return f"{field} is missing."
+        case "greater_than_equal" | "less_than_equal" if field in Request.model_fields:
+            limits = {type(m).__name__: m for m in Request.model_fields[field].metadata}
+            asked = f"must be between {limits['Ge'].ge:g} and {limits['Le'].le:g}" if field != "seed" else f"must be between 0 and {2**32 - 1}"
+        case _:
+            asked = first["msg"].removeprefix("Value error, ")
+    return f"{field} {asked}, got {_short(first['input'])}."
