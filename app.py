@@ -35,21 +35,7 @@ KEEP = 3600  # seconds that finished pictures stay on disk
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")  # nothing to fetch
 THEME = gr.themes.Default(primary_hue="indigo", neutral_hue="slate", font=FONTS, font_mono=("ui-monospace", "Consolas", "monospace"))
 
-HELP = """
-**What you see.** The same model draws the same seed three times. *No guidance* is the model as it is. *CFG* asks it twice per step,
-once with the negative prompt, and extrapolates between the two answers: twice the work, and models distilled to a few steps tend to burn.
-*NAG* extrapolates inside the attention layers, bounds the result and blends it, for little more than the price of the un-guided picture.
-
-| slider | what it does to the picture |
-|---|---|
-| **NAG scale** | How hard it pushes away from the negative prompt. At 1 nothing happens; too far, and shapes dissolve. The paper counts from 0: φ = scale − 1. |
-| **Tau** | The ceiling. However hard the scale pushes, attention at no point of the picture may grow beyond tau times its size. Low: calm and close to the original. High: bold, and stains or burnt patches where the push was strongest. |
-| **Alpha** | How much of the pushed result is mixed in. 0 is the un-guided picture, 1 the full push. If the unwanted thing is still half there, raise alpha; if the rest of the picture changes too much, lower it. |
-| **NAG until** | The share of the steps that are guided. What is in a picture is decided early: half the steps often do all the work. |
-| **CFG scale** | The strength of the middle picture. At 1 it is off. |
-
-Keys: 1 to 4 choose the view, arrows move the wipe, 0 resets the zoom; the wheel zooms, a double click zooms to 400 %.
-"""
+HELP = (bench.ASSETS / "bench" / "help.md").read_text()
 CSS = """
 .gradio-container { max-width: 1500px !important; padding-top: 12px !important; }
 #head h1 { font-size: 21px; margin: 0; } #head p { margin: 2px 0 0; color: var(--body-text-color-subdued); }
@@ -64,17 +50,12 @@ footer { margin-top: 18px !important; }
 """
 
 
-class Bench(gr.HTML):
+def bench_of(value: dict) -> gr.HTML:
     """The comparison bench; its value is what `nag.bench.value` returns."""
-
-    def __init__(self, **kwargs):
-        folder = bench.ASSETS / "bench"
-        super().__init__(
-            html_template=(folder / "bench.html").read_text(), css_template=(folder / "bench.css").read_text(),
-            js_on_load=(folder / "bench.js").read_text(), apply_default_css=False, **kwargs)
-
-    def api_info(self):
-        return {"type": "object"}
+    folder = bench.ASSETS / "bench"
+    return gr.HTML(
+        value=value, elem_id="bench", container=False, apply_default_css=False, html_template=(folder / "bench.html").read_text(),
+        css_template=(folder / "bench.css").read_text(), js_on_load=(folder / "bench.js").read_text())
 
 
 class Ticket:
@@ -152,10 +133,8 @@ def build(engine: compare.Engine, first: str = presets.DEFAULT) -> gr.Blocks:
             preset, request = presets.resolve(settings, PRESETS)
         except presets.Refused as error:
             raise gr.Error(str(error), print_exception=False) from None
-        run = None
         try:
-            for run, _, _ in engine.run(preset, request, threading.Event(), uuid.uuid4().hex[:12]):
-                pass
+            *_, (run, _, _) = engine.run(preset, request, threading.Event(), uuid.uuid4().hex[:12])
         except presets.Refused as error:
             raise gr.Error(str(error), print_exception=False) from None
         return run.json(), [save(run, c)["path"] for c in run.columns if c.state == "done"]
@@ -191,7 +170,7 @@ def build(engine: compare.Engine, first: str = presets.DEFAULT) -> gr.Blocks:
                         columns = gr.CheckboxGroup([(compare.LABELS[key], key) for key in presets.GUIDANCE], label="Columns",
                                                    value=list(s.get("guidance", presets.Request.model_fields["guidance"].default)))
             with gr.Column(elem_id="right", scale=4, min_width=320):
-                pictures = Bench(value=bench.shipped(first), elem_id="bench", container=False)
+                pictures = bench_of(bench.shipped(first))
                 look = gr.Markdown(look_for(one), elem_id="look")
                 with gr.Accordion("What am I looking at, and what do tau and alpha do?", open=False, elem_id="help"):
                     gr.Markdown(HELP)
@@ -207,7 +186,7 @@ def build(engine: compare.Engine, first: str = presets.DEFAULT) -> gr.Blocks:
         sliders["nag_scale"].change(None, sliders["nag_scale"], phi, js="scale => 'the paper\\'s φ = ' + (scale - 1).toFixed(1)", **private)
 
         def choose(name):
-            chosen = PRESETS[name] if name in PRESETS else one
+            chosen = PRESETS.get(name, one)
             values = chosen.settings
             return [
                 values["prompt"], values["negative_prompt"], *(slider(chosen, n, update=True) for n in SLIDERS),

@@ -27,7 +27,6 @@ def load(preset: Preset, model: str | None = None) -> Loaded:
     """Loads a preset's pipeline, from `model` (folder or repository) instead of its own when the owner says so. Raises `Refused`."""
     import torch
     from diffusers.utils import logging
-
     from transformers.utils import logging as transformers_logging
 
     for log in (logging, transformers_logging):
@@ -98,7 +97,8 @@ def _enough_memory(preset: Preset, device: str, local: bool) -> None:
     if local or not preset.size_gb or device != "cpu":
         return
     try:
-        free = next(int(line.split()[1]) for line in open("/proc/meminfo") if line.startswith("MemAvailable")) / 1e6
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) / 1e6
     except (OSError, StopIteration):
         return
     need = preset.size_gb * 2.4  # half-precision weights run in float32 on a processor

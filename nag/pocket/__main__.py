@@ -8,6 +8,7 @@
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 RECIPE = {  # stage -> steps; what the shipped weights were trained with
@@ -46,13 +47,11 @@ def main() -> None:
     parser.add_argument("--run", type=Path, default=Path("runs"), help="folder of data and checkpoints (git-ignored)")
     parser.add_argument("--steps", type=int, help="training steps, or pictures for `data`, instead of the recipe's")
     parser.add_argument("--threads", type=int, help="torch threads")
-    arguments, rest = parser.parse_known_args()
-    if arguments.stage == "evaluate":
+    if sys.argv[1:2] == ["evaluate"]:  # has options of its own
         from .evaluate import main as evaluate
 
-        return evaluate(rest)
-    if rest:
-        parser.error(f"unknown arguments: {' '.join(rest)}")
+        return evaluate(sys.argv[2:])
+    arguments = parser.parse_args()
     if arguments.threads:
         import torch
 

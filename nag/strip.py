@@ -1,0 +1,44 @@
+"""A run as one picture: the columns side by side, each with its name, its cost and what the meter read."""
+
+from PIL import Image, ImageDraw, ImageFont
+
+from .bench import cell
+from .compare import Run
+
+MARGIN, INK, PAPER, PALE = 16, "#1e293b", "#ffffff", "#64748b"
+
+
+def strip(run: Run, side: int = 384) -> Image.Image:
+    """Finished columns at least `side` px wide (small pictures are enlarged by a whole factor, so that pixels stay pixels)."""
+    done = [c for c in run.columns if c.state == "done"]
+    factor = max(1, side // max(done[0].image.width, 1))
+    width, height = done[0].image.width * factor, done[0].image.height * factor
+    lines = [[(text["label"], 20, INK), (text["cost"] or " ", 15, PALE), *((f"{m['name']} {m['text']}", 15, PALE) for m in text["meters"])]
+             for text in (cell(run, c) for c in done)]
+    foot = 10 + max(sum(size + 8 for _, size, _ in column) for column in lines)
+    head = 34
+    sheet = Image.new("RGB", (MARGIN + len(done) * (width + MARGIN), head + height + foot + MARGIN), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    request = run.request
+    title = f"{run.preset.title}, seed {request.seed}: “{request.prompt}” not “{request.negative_prompt}”"
+    draw.text((MARGIN, 10), fit(title, sheet.width - 2 * MARGIN, 14), INK, font(14))
+    for i, (column, texts) in enumerate(zip(done, lines, strict=True)):
+        x, y = MARGIN + i * (width + MARGIN), head
+        resampling = Image.Resampling.BICUBIC if factor > 1 else Image.Resampling.NEAREST
+        sheet.paste(column.image.convert("RGB").resize((width, height), resampling), (x, y))
+        y += height + 8
+        for text, size, colour in texts:
+            draw.text((x, y), text, colour, font(size))
+            y += size + 8
+    return sheet
+
+
+def font(size: int):
+    return ImageFont.load_default(size)
+
+
+def fit(text: str, width: int, size: int) -> str:
+    """`text`, cut to `width` px."""
+    while font(size).getlength(text) > width and len(text) > 4:
+        text = text[:-2].rstrip() + "…"
+    return text
