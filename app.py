@@ -155,7 +155,8 @@ def build(engine: compare.Engine, first: str = presets.DEFAULT) -> gr.Blocks:
                     start = gr.Button("Compare", variant="primary", elem_id="compare", min_width=120)
                     stop = gr.Button("Stop", variant="stop", interactive=False, elem_id="stop", min_width=80)
                 with gr.Column(elem_id="sliders"):
-                    preset = gr.Dropdown([(p.title, name) for name, p in PRESETS.items()], value=first, label="Preset", filterable=False)
+                    preset = gr.Dropdown([(p.title, name) for name, p in PRESETS.items()], value=first, label="Preset", filterable=False,
+                                         elem_id="preset")
                     with gr.Row(elem_id="chips"):
                         chips = [gr.Button(chip(one, i), size="sm", visible=i < len(one.prompts)) for i in range(CHIPS)]
                     with gr.Row(elem_id="seedrow"):

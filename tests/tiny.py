@@ -47,7 +47,7 @@ def kl_vae(channels: int = 4):
 
     return AutoencoderKL(
         latent_channels=channels, block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=4, sample_size=32,
+        up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=4, sample_size=32, shift_factor=0.0,
     ).eval()
 
 

@@ -1,9 +1,10 @@
 """`python -m nag.pocket STAGE`: every stage resumes where it stopped and is skipped when it is done.
 
     data        render the pictures (40,000; needs dicebear-core dicebear-styles resvg-py)
-    vae text classifier encode unet distill control decoder      one training stage each, in this order
+    vae text classifier encode unet distill control      one training stage each, in this order
     all         the whole recipe
     export      the finished parts as a diffusers pipeline in assets/pocket-portrait
+    results     the pictures that the page shows at load, drawn by the exported pipeline
     evaluate    attribute rate, fidelity and what was kept, for no guidance, CFG and NAG
 """
 
@@ -12,8 +13,8 @@ import sys
 from pathlib import Path
 
 RECIPE = {  # stage -> steps; what the shipped weights were trained with
-    "data": 40_000, "vae": 4_500, "text": 500, "classifier": 1_500, "encode": 0, "unet": 5_000,
-    "distill": 1_000, "control": 400, "decoder": 600,
+    "data": 40_000, "vae": 4_500, "text": 500, "classifier": 800, "encode": 0, "unet": 4_400,
+    "distill": 500, "control": 250,
 }
 
 
@@ -37,13 +38,11 @@ def stage(name: str, run: Path, steps: int) -> None:
             train.distill(run, steps)
         case "control":
             train.distill(run, steps, guidance=1.0, name="control")
-        case "decoder":
-            train.tune_decoder(run, steps)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m nag.pocket", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("stage", choices=[*RECIPE, "all", "export", "evaluate"])
+    parser.add_argument("stage", choices=[*RECIPE, "all", "export", "results", "evaluate"])
     parser.add_argument("--run", type=Path, default=Path("runs"), help="folder of data and checkpoints (git-ignored)")
     parser.add_argument("--steps", type=int, help="training steps, or pictures for `data`, instead of the recipe's")
     parser.add_argument("--threads", type=int, help="torch threads")
@@ -60,6 +59,10 @@ def main() -> None:
         from .export import export
 
         return export(arguments.run)
+    if arguments.stage == "results":
+        from .export import results
+
+        return results()
     for name in RECIPE if arguments.stage == "all" else [arguments.stage]:
         stage(name, arguments.run, RECIPE[name] if arguments.steps is None else arguments.steps)
 

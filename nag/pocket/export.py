@@ -47,3 +47,19 @@ def save_classifier(classifier, folder: Path, save_file) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     save_file({name: tensor.half().contiguous() for name, tensor in classifier.state_dict().items()}, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps({"size": data.SIZE, "attributes": data.ATTRIBUTES}, indent=2) + "\n")
+
+
+def results(preset: str = "pocket-portrait") -> None:
+    """What the page shows before anything was run, drawn by the shipped weights: assets/results/<preset>."""
+    from nag import bench, compare, presets
+
+    engine = compare.Engine()
+    for _ in range(2):  # the second run is timed warm, as a user's are
+        *_, (run, _, _) = engine.run(*presets.resolve({"preset": preset}))
+    folder = bench.ASSETS / "results" / preset
+    folder.mkdir(parents=True, exist_ok=True)
+    for column in run.columns:
+        column.image.save(folder / f"{column.key}.png", optimize=True)
+    shown = bench.value(run, {}, {})
+    (folder / "bench.json").write_text(json.dumps(shown, indent=1, ensure_ascii=False) + "\n")
+    print(shown["hint"])

@@ -86,7 +86,7 @@ def pictures(run: Path):
 
 def to_tensor(array) -> torch.Tensor:
     """uint8 (B, H, W, 3) -> float (B, 3, H, W) in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(array)).to(device()).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+    return torch.from_numpy(np.array(array)).to(device()).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
 
 # luminance, blue against yellow, green against magenta: hue is lost first, so it is asked for by name
@@ -121,28 +121,9 @@ def train_vae(run: Path, steps: int, size: int = 32):
     return fit("vae", run, vae, loss, steps, lr=1.5e-3)
 
 
-def tune_decoder(run: Path, steps: int, size: int = 16):
-    """More training for the decoder alone, on whole pictures: the latents, and so the UNet, stay what they are."""
-    vae, source = load_vae(run), pictures(run)
-    vae.encoder.requires_grad_(False)
-
-    def loss(step):
-        target = to_tensor(source[np.sort(batch_at(step, len(source), size, seed=5))])
-        with torch.no_grad():
-            latents = vae.encode(target.contiguous(memory_format=torch.channels_last)).latents.float()
-        output = vae.decode(latents + .1 * torch.rand(size, 1, 1, 1, device=target.device) * torch.randn_like(latents)).sample.float()
-        mse = (output.detach().clamp(-1, 1) - target).square().mean()
-        return picture_loss(output, target), {"psnr": 10 * torch.log10(4 / mse)}
-
-    return fit("decoder", run, vae, loss, steps, lr=8e-4)
-
-
 def load_vae(run: Path):
     vae = models.build_vae().to(memory_format=torch.channels_last)
     _load_average(vae, run / "vae.pt")
-    if (run / "decoder.pt").exists():
-        vae.encoder.requires_grad_(False)
-        _load_average(vae, run / "decoder.pt")
     return vae.to(device()).eval()
 
 
@@ -218,7 +199,7 @@ def load_text(run: Path):
 
 
 def train_classifier(run: Path, steps: int, size: int = 64):
-    """On pictures as they come and as the VAE gives them back, slightly noisy: it will judge generated ones."""
+    """On pictures as they come, a few of them as the VAE gives them back, slightly noisy: it will judge generated ones."""
     model, source = models.Classifier(), pictures(run)
     labels = torch.tensor([data.encode_labels(p) for p in data.load_people(run / "data")])
     vae = load_vae(run)
@@ -227,8 +208,8 @@ def train_classifier(run: Path, steps: int, size: int = 64):
         rows = np.sort(batch_at(step, len(source), size, seed=3))
         images = to_tensor(source[rows])
         with torch.no_grad():
-            if step % 4 == 0:
-                images = vae.decode(vae.encode(images).latents).sample.clamp(-1, 1).float()
+            if step % 2 == 0:
+                images[:12] = vae.decode(vae.encode(images[:12]).latents).sample.clamp(-1, 1).float()
             images = images + .1 * torch.rand(size, 1, 1, 1, device=images.device) * torch.randn_like(images)
         target = labels[rows].to(images.device)
         out = model(images)

@@ -1,0 +1,135 @@
+"""The engine on tiny pipelines: same noise, honest order, stopping, and columns that fail alone."""
+
+import threading
+import time
+
+import pytest
+import torch
+from tiny import pipeline
+
+from nag import compare, presets
+from nag.compare import Engine
+from nag.pipelines import Loaded, Shelf
+
+ALL = ["none", "cfg", "nag", "cfg+nag"]
+
+
+def preset(name):
+    more = {"pixart": {"clean_caption": False, "use_resolution_binning": False}}.get(name, {})
+    return presets.Preset(schema=1, title=name, model="tiny", cap=1e9, arguments=more, settings={
+        "preset": name, "prompt": "a pirate", "negative_prompt": "glasses", "num_inference_steps": 3, "guidance_scale": 4.0,
+        "nag_alpha": 1.0, "width": 32, "height": 32})
+
+
+def engine():
+    return Engine(Shelf(loader=lambda chosen, model: Loaded(chosen, pipeline(chosen.name), "cpu", "float32")))
+
+
+def ask(name, **settings):
+    return presets.resolve({"preset": name, **settings}, {name: preset(name)})
+
+
+def finish(bench, name, **settings):
+    *_, (run, _, _) = bench.run(*ask(name, **settings))
+    return run
+
+
+@pytest.mark.parametrize("name", ["sd", "sdxl", "pixart", "sd3", "flux"])
+def test_all_columns_start_from_the_same_noise_whatever_the_order(name):
+    run, turned = finish(engine(), name, guidance=ALL), finish(engine(), name, guidance=ALL[::-1])
+    assert [c.state for c in run.columns] == ["done"] * 4
+    assert len({c.latents_sha256 for c in run.columns + turned.columns}) == 1
+    for a, b in zip(run.columns, turned.columns[::-1], strict=True):
+        assert a.key == b.key and a.image.tobytes() == b.image.tobytes()
+    assert len({c.image.tobytes() for c in run.columns}) == 4
+    assert finish(engine(), name, seed=43).columns[0].latents_sha256 != run.columns[0].latents_sha256
+
+
+def test_scale_one_gives_the_bytes_of_no_guidance():
+    run = finish(engine(), "sd", nag_scale=1)
+    none, _, nag = run.columns
+    assert none.image.tobytes() == nag.image.tobytes() and "NAG is off" in run.hint
+
+
+def test_the_run_says_what_was_done():
+    run = finish(engine(), "sd", guidance=ALL, nag_end=.5).json()
+    assert list(run["columns"]) == ALL and run["columns"]["none"]["relative_time"] == 1.0
+    assert run["columns"]["nag"]["guided_steps"] == 2 and run["columns"]["nag"]["nag_scale"] == 5.0
+    assert "nag_scale" not in run["columns"]["cfg"] and run["versions"]["torch"] and run["settings"]["seed"] == 42
+
+
+def test_previews_come_before_the_picture_and_are_small(monkeypatch):
+    monkeypatch.setattr(compare, "PREVIEW_EVERY", 0)
+    events = [(c.key, c.state, p) for _, c, p in engine().run(*ask("flux", num_inference_steps=6)) if c]
+    previews = [p for _, _, p in events if p is not None]
+    assert previews and all(max(p.size) <= 256 for p in previews)
+
+
+def test_stop_ends_within_a_step_and_keeps_what_is_done():
+    bench, stop, states = engine(), threading.Event(), None
+    for run, column, _ in bench.run(*ask("sd", num_inference_steps=50), stop):
+        states = {c.key: c.state for c in run.columns}
+        if column and column.key == "cfg" and column.step >= 2:
+            stop.set()
+    assert states == {"none": "done", "cfg": "stopped", "nag": "stopped"} and run.columns[1].step < 50
+    assert not bench.busy and finish(bench, "sd").columns[2].state == "done"
+
+
+def test_a_closed_generator_frees_the_engine_within_a_step():
+    bench = engine()
+    running = bench.run(*ask("sd", num_inference_steps=200))
+    for _, column, _ in running:
+        if column.step > 1:
+            break
+    assert bench.busy
+    begun = time.monotonic()
+    running.close()
+    assert not bench.busy and time.monotonic() - begun < 2
+    assert [c.state for c in finish(bench, "sd").columns] == ["done"] * 3
+
+
+def test_four_users_at_once_each_get_what_they_get_alone():
+    bench, results = engine(), {}
+    seeds = [1, 2, 3, 4]
+    threads = [threading.Thread(target=lambda s=s: results.update({s: finish(bench, "sd", seed=s)})) for s in seeds]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for s in seeds:
+        alone = finish(engine(), "sd", seed=s)
+        assert [c.image.tobytes() for c in results[s].columns] == [c.image.tobytes() for c in alone.columns]
+
+
+def test_a_column_that_fails_fails_alone_with_a_sentence(monkeypatch):
+    def explode(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(compare, "guide", explode)
+        run = finish(engine(), "sd")
+    assert [c.state for c in run.columns] == ["done", "done", "failed"]
+    assert "Out of memory at 32 x 32" in run.columns[2].reason
+    assert finish(engine(), "sd").columns[2].state == "done"
+
+
+def test_a_picture_of_nan_is_a_failure_not_a_black_square():
+    pipe = pipeline("sd")
+    handle = pipe.unet.register_forward_hook(lambda m, a, o: (o[0] * float("nan"),))
+    try:
+        run = finish(engine(), "sd")
+    finally:
+        handle.remove()
+    assert [c.state for c in run.columns] == ["failed"] * 3 and "left the range" in run.columns[0].reason
+
+
+def test_a_model_that_does_not_load_is_a_sentence_and_the_next_run_works():
+    def refuse(chosen, model):
+        if chosen.name == "sd3":
+            raise presets.Refused("Accept the licence first.")
+        return Loaded(chosen, pipeline(chosen.name), "cpu", "float32")
+
+    bench = Engine(Shelf(loader=refuse))
+    with pytest.raises(presets.Refused, match="licence"):
+        finish(bench, "sd3")
+    assert not bench.busy and finish(bench, "sd").columns[0].state == "done"

@@ -1,0 +1,272 @@
+"""The page as people use it: the real server, the shipped model, headless Chromium; and the API as programs use it."""
+
+import json
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+from test_presets import HOSTILE
+
+ROOT = Path(__file__).resolve().parent.parent
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync"]
+DONE = "[...document.querySelectorAll('#bench .cell')].filter(c => c.classList.contains('done')).length"
+
+
+@pytest.fixture(scope="module")
+def server():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen([sys.executable, "app.py", "--port", str(port)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(240):
+            try:
+                urllib.request.urlopen(url, timeout=1).close()
+                break
+            except OSError:
+                assert process.poll() is None, process.stdout.read()
+                time.sleep(.25)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -r tests/requirements.txt")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if not chromium:
+        pytest.skip("no Chromium on this machine (Debian: apt install chromium): the page was not tested in a browser")
+    with playwright.sync_playwright() as p:
+        running = p.chromium.launch(executable_path=chromium, headless=True, args=FLAGS)
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def page(server, browser):
+    """A page that fails its test if anything leaves the machine or the console shows an error."""
+    context = browser.new_context(viewport={"width": 1360, "height": 900})
+    opened, outside, errors = context.new_page(), [], []
+    opened.on("request", lambda r: outside.append(r.url) if not r.url.startswith((server, "data:", "blob:")) else None)
+    opened.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
+    opened.on("pageerror", lambda e: errors.append(str(e)))
+    opened.goto(server)
+    opened.wait_for_selector("#bench .hint", state="attached")
+    yield opened
+    context.close()
+    assert not outside, outside
+    assert not errors, errors
+
+
+def compare(page, columns=3, timeout=120_000):
+    page.click("#compare")
+    page.wait_for_function("document.querySelector('#compare').disabled")
+    page.wait_for_function(f"!document.querySelector('#compare').disabled && {DONE} == {columns}", timeout=timeout)
+
+
+def pictures(page, server):
+    """The finished PNG files, by column."""
+    links = page.eval_on_selector_all("#bench a.save", "all => all.map(a => [a.download, a.href])")
+    return {name.removesuffix(".png"): urllib.request.urlopen(href).read() for name, href in links}
+
+
+def put(page, setting, value):
+    box = page.locator(f"#{setting} input[type=number]")
+    box.fill(str(value))
+    box.press("Tab")
+
+
+pytestmark = pytest.mark.browser
+
+
+def test_results_are_shown_before_anything_was_run(page):
+    page.wait_for_function(f"{DONE} == 3")
+    assert page.eval_on_selector_all("#bench .cell img", "all => all.every(i => i.complete && i.naturalWidth == 128)")
+
+
+def test_compare_gives_three_pictures_and_the_same_seed_the_same_bytes(page, server):
+    compare(page)
+    first = pictures(page, server)
+    assert set(first) == {"none", "cfg", "nag"} and len(set(first.values())) == 3
+    assert all(data.startswith(b"\x89PNG") for data in first.values())
+    compare(page)
+    assert pictures(page, server) == first
+    text = page.inner_text("#bench")
+    assert "done 4/4" in text and "1.00× time" in text and "it/s" in text and re.search(r"hat\s+\d+ % → \d+ %", text)
+
+
+def test_nag_at_scale_one_gives_the_bytes_of_no_guidance(page, server):
+    page.wait_for_timeout(300)
+    put(page, "nag_scale", 1)
+    assert "φ = 0.0" in page.inner_text("#phi")
+    compare(page)
+    drawn = pictures(page, server)
+    assert drawn["nag"] == drawn["none"] != drawn["cfg"]
+    assert "NAG is off" in page.inner_text("#bench .hint")
+
+
+def long_run(page):
+    """Sets up a comparison of many seconds and waits until its first column is being drawn."""
+    page.click("text=More: NAG until")
+    put(page, "num_inference_steps", 30)
+    for side in ("width", "height"):
+        put(page, side, 192)
+    page.click("#compare")
+    page.wait_for_function("/step [1-9]/.test(document.querySelector('#bench').innerText)", timeout=60_000)
+
+
+def test_stop_ends_within_a_step_and_the_next_run_works(page):
+    long_run(page)
+    page.click("#stop")
+    begun = time.monotonic()
+    page.wait_for_function("!document.querySelector('#compare').disabled", timeout=20_000)
+    assert time.monotonic() - begun < 5 and "stopped" in page.inner_text("#bench")
+    put(page, "num_inference_steps", 4)
+    compare(page)
+
+
+def test_a_closed_tab_frees_the_engine(server, browser, page):
+    other = browser.new_page()
+    other.goto(server)
+    other.wait_for_selector("#bench .hint", state="attached")
+    long_run(other)
+    other.close()
+    begun = time.monotonic()
+    compare(page)
+    assert time.monotonic() - begun < 15
+
+
+def test_words_stay_words(page):
+    page.fill("textarea >> nth=0", "<img src=x onerror=document.title='hacked'> a pirate")
+    page.fill("textarea >> nth=1", "<script>document.title='hacked'</script> eyepatch")
+    compare(page)
+    assert page.title() == "NAG side by side"
+
+
+def test_a_refused_setting_is_a_sentence_on_the_page(page):
+    page.evaluate("document.querySelectorAll('textarea')[0].removeAttribute('maxlength')")
+    page.fill("textarea >> nth=0", "x" * 2500)
+    page.click("#compare")
+    page.wait_for_selector("text=prompt must have at most 2000 characters")
+    page.fill("textarea >> nth=0", "portrait of a cowboy")
+    compare(page)
+
+
+def test_views_by_key_and_by_hand(page):
+    page.wait_for_function(f"{DONE} == 3")
+    page.locator("#bench .hint").click()
+    page.keyboard.press("2")
+    assert page.is_visible("#bench .stage.wipe .handle") and page.is_hidden("#bench .cells")
+    before = page.get_attribute("#bench .stage .frame", "aria-valuenow")
+    page.keyboard.press("ArrowRight")
+    assert int(page.get_attribute("#bench .stage .frame", "aria-valuenow")) == int(before) + 2
+    page.keyboard.press("4")
+    assert page.is_visible("#bench .stage.difference .over") and page.is_visible("#bench .gain")
+    page.keyboard.press("1")
+    assert page.is_visible("#bench .cells")
+    page.locator("#bench .cell .frame").first.dblclick()
+    assert page.inner_text("#bench .zoom") == "400 %"
+    page.keyboard.press("0")
+    assert page.inner_text("#bench .zoom") == "100 %"
+
+
+def test_a_link_carries_settings_and_a_hostile_one_is_ignored(page, server):
+    page.goto(f"{server}/?prompt=portrait%20of%20a%20spy&negative_prompt=sunglasses&seed=7&nag_scale=9")
+    page.wait_for_function("document.querySelectorAll('textarea')[0]?.value == 'portrait of a spy'")
+    assert page.input_value("#nag_scale input[type=number]") == "9"
+    page.goto(f"{server}/?prompt=portrait%20of%20a%20spy&nag_scale=NaN&seed=1e999")
+    page.wait_for_timeout(1500)
+    assert page.input_value("textarea >> nth=0") == "portrait of a cowboy"
+
+
+def test_a_preset_that_is_not_here_says_what_to_do_and_the_page_stays_up(page):
+    page.click("#preset input")
+    page.click("text=SDXL Turbo")
+    page.wait_for_function("/SDXL Turbo/.test(document.querySelector('#look').innerText)")
+    page.click("#compare")
+    page.wait_for_function("/hub cannot be reached|needs a GPU|accept it at/.test(document.querySelector('#bench .hint').innerText)", timeout=60_000)
+    page.wait_for_function("!document.querySelector('#compare').disabled")
+
+
+def test_a_phone_has_no_sideways_scrolling_and_buttons_before_pictures(server, browser):
+    phone = browser.new_page(viewport={"width": 390, "height": 844})
+    phone.goto(server)
+    phone.wait_for_selector("#bench .hint", state="attached")
+    phone.wait_for_timeout(500)
+    assert phone.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    top = {name: phone.locator(name).bounding_box()["y"] for name in ("#compare", "#bench", "#num_inference_steps")}
+    assert top["#compare"] < top["#bench"] < top["#num_inference_steps"]
+    phone.close()
+
+
+# The API, without a browser
+
+
+def call(server, settings):
+    """POSTs to the public endpoint and reads the event stream -> ("complete" or "error", data)"""
+    body = json.dumps({"data": [settings]}, allow_nan=True).encode()
+    request = urllib.request.Request(f"{server}/gradio_api/call/compare", body, {"Content-Type": "application/json"})
+    ticket = json.loads(urllib.request.urlopen(request, timeout=60).read())["event_id"]
+    with urllib.request.urlopen(f"{server}/gradio_api/call/compare/{ticket}", timeout=120) as stream:
+        event = None
+        for line in stream.read().decode().splitlines():
+            if line.startswith("event:"):
+                event = line.split(":", 1)[1].strip()
+            elif line.startswith("data:") and event in ("complete", "error"):
+                return event, json.loads(line.split(":", 1)[1])
+    raise AssertionError("the stream ended without an answer")
+
+
+def test_the_api_takes_one_object_and_returns_the_run_and_its_pictures(server):
+    event, (run, files) = call(server, {"seed": 3, "guidance": ["nag", "none"], "num_inference_steps": 2})
+    assert event == "complete" and list(run["columns"]) == ["nag", "none"] and run["settings"]["seed"] == 3
+    assert len({c["latents_sha256"] for c in run["columns"].values()}) == 1 and run["columns"]["nag"]["steps"] == 2
+    drawn = [urllib.request.urlopen(file["url"]).read() for file in files]
+    assert len(drawn) == 2 and all(d.startswith(b"\x89PNG") for d in drawn)
+    assert [Path(f["path"]).name.split("-")[-1] for f in files] == ["nag.png", "none.png"]
+
+
+def test_hostile_settings_are_refused_and_the_next_good_run_works(server):
+    said = 0
+    for settings, sentence in HOSTILE:
+        try:
+            event, data = call(server, settings)
+        except urllib.error.HTTPError as error:  # refused before the queue: numbers that JSON does not have
+            assert error.code in (400, 413, 422), error
+            continue
+        assert event == "error" and sentence in json.dumps(data), (settings, data)
+        said += 1
+    assert said >= 24
+    event, (_, files) = call(server, {})
+    assert event == "complete" and len(files) == 3
+
+
+def test_only_compare_is_public(server):
+    info = json.loads(urllib.request.urlopen(f"{server}/gradio_api/info").read())
+    assert list(info["named_endpoints"]) == ["/compare"] and not info["unnamed_endpoints"]
+
+
+@pytest.mark.parametrize("path", ["/gradio_api/file=/etc/passwd", "/gradio_api/file=app.py", "/gradio_api/file=../../etc/passwd", "/monitoring"])
+def test_no_file_of_the_machine_is_served(server, path):
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(server + path)
+    assert caught.value.code in (403, 404)
+
+
+def test_large_bodies_and_foreign_pages_are_turned_away(server):
+    for headers, body, code in (({"Origin": "https://evil.example"}, b"{}", 403), ({}, b"x" * 400_000, 413)):
+        request = urllib.request.Request(f"{server}/gradio_api/call/compare", body, {"Content-Type": "application/json", **headers})
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(request)
+        assert caught.value.code == code
