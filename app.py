@@ -42,10 +42,11 @@ CSS = """
 #go { position: sticky; top: 0; z-index: 20; background: var(--body-background-fill); padding: 8px 0; }
 #chips { gap: 6px; flex-wrap: wrap; } #chips button { flex: 0 1 auto; min-width: 0; font-weight: 400; padding: 4px 10px; }
 #phi { font-size: 12px; color: var(--body-text-color-subdued); margin-top: -8px; }
-#seedrow { align-items: end; } #seedrow button { min-width: 44px; max-width: 52px; }
+#seedrow { align-items: end; gap: 10px; } #dice { height: 42px; font-size: 20px; padding: 0; margin-bottom: 10px; }
+#lock { margin-bottom: 20px; }
 @media (min-width: 900px) { #left { max-width: 340px; } }
 @media (max-width: 899px) { #page { flex-direction: column; } #left, #right { display: contents; } #page > * { width: 100%; }
-  #words, #go { order: 1; } #right { order: 2; } #bench { order: 2; } #sliders { order: 3; } #help { order: 4; } }
+  #words, #go { order: 1; } #right { order: 2; } #bench { order: 2; } #look { order: 2; } #sliders { order: 3; } #help { order: 4; } }
 footer { margin-top: 18px !important; }
 """
 
@@ -93,11 +94,12 @@ def build(engine: compare.Engine, first: str = presets.DEFAULT) -> gr.Blocks:
         return bench.value(waiting, {}, {}, hint), gr.update(interactive=False), gr.update(interactive=True), raw["seed"]
 
     @on_gpu
-    def paint(ticket):
-        """Bench values, as the run goes on."""
+    def paint(preset, request, run_id):
+        """Bench values, as the run goes on. Arguments and values can be pickled: on ZeroGPU this runs in another process."""
+        stop = next((t.stop for t in tickets.values() if t.id == run_id), threading.Event())
         previews, images, sent = {}, {}, 0.0
         try:
-            for run, column, preview in engine.run(ticket.preset, ticket.request, ticket.stop, ticket.id):
+            for run, column, preview in engine.run(preset, request, stop, run_id):
                 if preview is not None:
                     previews[column.key] = bench.data_uri(preview)
                 for done in run.columns:
@@ -108,15 +110,23 @@ def build(engine: compare.Engine, first: str = presets.DEFAULT) -> gr.Blocks:
                     sent = time.monotonic()
                     yield bench.value(run, previews, images, None if run.over else "")
         except presets.Refused as error:
-            yield failed(ticket, str(error))
+            yield ended(run_id, preset, request, str(error))
         except compare.Stopped:
-            yield failed(ticket, "")
+            yield ended(run_id, preset, request, "")
 
     def go(request: gr.Request):
         ticket = tickets.get(request.session_hash)
         if ticket is None or ticket.stop.is_set():
             return
-        yield from paint(ticket)
+        painting = paint(ticket.preset, ticket.request, ticket.id)
+        for value in painting:
+            yield value
+            if spaces and ticket.stop.is_set():  # the other process does not see the flag; closing its generator ends it
+                painting.close()
+                for cell in value["cells"]:
+                    cell["state"] = cell["state"] if cell["state"] in ("done", "failed") else "stopped"
+                yield value
+                return
 
     def back(request: gr.Request):
         tickets.pop(request.session_hash, None)
@@ -126,6 +136,10 @@ def build(engine: compare.Engine, first: str = presets.DEFAULT) -> gr.Blocks:
         ticket = tickets.get(request.session_hash)
         if ticket:
             ticket.stop.set()
+
+    def leave(request: gr.Request):
+        halt(request)
+        tickets.pop(request.session_hash, None)
 
     def api(settings: dict):
         """Any subset of the settings as one JSON object -> (the run, its PNG files in the order of `guidance`)."""
@@ -159,14 +173,14 @@ def build(engine: compare.Engine, first: str = presets.DEFAULT) -> gr.Blocks:
                                          elem_id="preset")
                     with gr.Row(elem_id="chips"):
                         chips = [gr.Button(chip(one, i), size="sm", visible=i < len(one.prompts)) for i in range(CHIPS)]
-                    with gr.Row(elem_id="seedrow"):
-                        seed = gr.Number(s["seed"], label="Seed", precision=0, minimum=0, maximum=2**32 - 1, min_width=90, scale=3)
+                    with gr.Row(elem_id="seedrow", equal_height=False):
+                        seed = gr.Number(s["seed"], label="Seed", precision=0, minimum=0, maximum=2**32 - 1, min_width=110, scale=3)
                         dice = gr.Button("⚄", min_width=44, elem_id="dice", scale=0)
-                        lock = gr.Checkbox(True, label="lock", min_width=70, scale=1, container=False)
+                        lock = gr.Checkbox(True, label="lock", min_width=64, scale=0, container=False, elem_id="lock")
                     sliders = {name: slider(one, name) for name in ("num_inference_steps", "nag_scale")}
                     phi = gr.HTML(phi_text(s["nag_scale"]), elem_id="phi")
                     sliders |= {name: slider(one, name) for name in ("nag_tau", "nag_alpha")}
-                    with gr.Accordion("More: NAG until, CFG scale, size, columns", open=False):
+                    with gr.Accordion("More: CFG scale, NAG until, size, columns", open=False):
                         sliders |= {name: slider(one, name) for name in SLIDERS[4:]}
                         columns = gr.CheckboxGroup([(compare.LABELS[key], key) for key in presets.GUIDANCE], label="Columns",
                                                    value=list(s.get("guidance", presets.Request.model_fields["guidance"].default)))
@@ -182,7 +196,7 @@ def build(engine: compare.Engine, first: str = presets.DEFAULT) -> gr.Blocks:
             go, None, pictures, concurrency_id="engine", concurrency_limit=1, show_progress="hidden", **private).then(
             back, None, [start, stop], queue=False, show_progress="hidden", **private)
         stop.click(halt, None, None, queue=False, show_progress="hidden", **private)
-        demo.unload(halt)
+        demo.unload(leave)
         dice.click(None, None, seed, js="() => Math.floor(Math.random() * 4294967296)", **private)
         sliders["nag_scale"].change(None, sliders["nag_scale"], phi, js="scale => 'the paper\\'s φ = ' + (scale - 1).toFixed(1)", **private)
 
@@ -290,10 +304,10 @@ def save(run: compare.Run, column: compare.Column) -> dict:
     return FileData(path=str(path), mime_type="image/png", orig_name=f"{column.key}.png").model_dump()
 
 
-def failed(ticket: Ticket, reason: str) -> dict:
+def ended(run_id: str, preset, request, reason: str) -> dict:
     """The bench after a run that ended as a whole: the reason once, under it."""
-    run = compare.Run(ticket.id, ticket.preset, ticket.request, [
-        compare.Column(key, ticket.request.num_inference_steps, state="failed" if reason else "stopped") for key in ticket.request.guidance])
+    state = "failed" if reason else "stopped"
+    run = compare.Run(run_id, preset, request, [compare.Column(key, request.num_inference_steps, state) for key in request.guidance])
     return bench.value(run, {}, {}, reason)
 
 

@@ -333,10 +333,15 @@ class _Previews:
                 latents = pipe._unpack_latents(latents, request.height, request.width, pipe.vae_scale_factor)
             if latents.ndim != 4:
                 return None
+            vae = pipe.vae
+            if getattr(vae, "_hf_hook", None) is not None:
+                # Offloaded: decoding here would push the denoiser off the GPU in the middle of its step. Three latent channels as colours.
+                pixels = latents[0, :3].float().cpu()
+                pixels = (pixels / pixels.std().clamp_min(1e-6) / 6 + .5).clamp(0, 1)
+                return Image.fromarray((pixels * 255).byte().permute(1, 2, 0).numpy())
             side = max(latents.shape[-2:])
             if side > self.LATENT_SIDE:
                 latents = torch.nn.functional.interpolate(latents.float(), scale_factor=self.LATENT_SIDE / side, mode="area")
-            vae = pipe.vae
             latents = latents.to(next(vae.parameters())) / vae.config.scaling_factor + (getattr(vae.config, "shift_factor", None) or 0)
             pixels = vae.decode(latents, return_dict=False)[0][0]
             pixels = ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()  # (H, W, 3)

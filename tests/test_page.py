@@ -118,7 +118,7 @@ def test_nag_at_scale_one_gives_the_bytes_of_no_guidance(page, server):
 
 def long_run(page):
     """Sets up a comparison of many seconds and waits until its first column is being drawn."""
-    page.click("text=More: NAG until")
+    page.click("text=More: CFG scale")
     put(page, "num_inference_steps", 30)
     for side in ("width", "height"):
         put(page, side, 192)

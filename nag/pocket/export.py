@@ -38,6 +38,9 @@ def export(run: Path, folder: Path = FOLDER) -> None:
     for module in (pipe.unet, pipe.vae):
         module.to(memory_format=torch.contiguous_format)
     pipe.save_pretrained(folder, max_shard_size="12MB")
+    # transformers loads in the dtype that the file names, diffusers in float32: name the one that works together everywhere
+    config = json.loads((folder / "text_encoder" / "config.json").read_text()) | {"dtype": "float32"}
+    (folder / "text_encoder" / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     save_classifier(train.load_classifier(run), folder / "classifier", save_file)
     total = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     print(f"{folder}: {total / 1e6:.1f} MB")

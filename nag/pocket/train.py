@@ -18,6 +18,7 @@ EMPTY_RATE = .10      # captions left empty (in data.caption too); guidance need
 STUDENT_STEPS = 4
 TEACHER_SUBSTEPS = 2  # Euler steps of the teacher inside each step of the student
 TEACHER_GUIDANCE = 3.0
+SAVE_EVERY = 120  # seconds between checkpoints
 
 
 def device() -> torch.device:
@@ -65,7 +66,7 @@ def fit(name: str, run: Path, module, loss, steps: int, lr: float, decay: float 
             shown[key] = .98 * shown.get(key, float(new)) + .02 * float(new)
         if step % 20 == 0:
             bar.set_postfix({key: f"{v:.4f}" for key, v in shown.items()}, refresh=False)
-        if time.monotonic() - saved > 120 or step == steps - 1:
+        if time.monotonic() - saved > SAVE_EVERY or step == steps - 1:
             save(step + 1)
             saved = time.monotonic()
     for parameter, mean in zip(trained, average, strict=True):

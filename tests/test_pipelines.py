@@ -1,0 +1,76 @@
+"""Loading: real files of tiny pipelines, and every way in which it can go wrong as a sentence."""
+
+import errno
+
+import pytest
+import torch
+from tiny import pipeline
+
+from nag import pipelines, presets
+from nag.presets import Refused
+
+
+def a_preset(**more):
+    settings = {"preset": "tiny", "prompt": "a", "negative_prompt": "b", "num_inference_steps": 2, "guidance_scale": 2.0, "width": 32, "height": 32}
+    return presets.Preset(**{"schema": 1, "title": "Tiny", "model": "someone/tiny", "settings": settings, **more})
+
+
+@pytest.mark.parametrize("name", ["sd", "sdxl", "pixart", "sd3", "flux"])
+def test_a_folder_loads_as_what_it_is_and_compares(name, tmp_path):
+    from nag.compare import Engine
+
+    pipeline(name).save_pretrained(tmp_path / name)
+    arguments = {"clean_caption": False, "use_resolution_binning": False} if name == "pixart" else {}
+    chosen, request = presets.resolve({}, {"tiny": a_preset(arguments=arguments)})
+    *_, (run, _, _) = Engine(pipelines.Shelf(str(tmp_path / name))).run(chosen, request)
+    assert [c.state for c in run.columns] == ["done"] * 3, [c.reason for c in run.columns]
+    assert run.dtype in ("float32", "bfloat16") and len({c.latents_sha256 for c in run.columns}) == 1
+
+
+def test_a_preset_may_change_the_scheduler(tmp_path):
+    pipeline("sd").save_pretrained(tmp_path)
+    loaded = pipelines.load(a_preset(scheduler={"class": "EulerDiscreteScheduler", "timestep_spacing": "trailing"}), str(tmp_path))
+    assert type(loaded.pipe.scheduler).__name__ == "EulerDiscreteScheduler"
+    assert loaded.pipe.scheduler.config.timestep_spacing == "trailing"
+
+
+@pytest.mark.parametrize("name", [n for n, p in presets.load_all().items() if not p.local])
+def test_without_the_hub_a_preset_says_what_to_do(name, monkeypatch):
+    monkeypatch.setattr(pipelines, "_enough_memory", lambda *_: None)
+    with pytest.raises(Refused, match=r"hub cannot be reached.*pocket preset"):
+        pipelines.load(presets.load_all()[name])
+
+
+def test_a_machine_too_small_is_told_before_the_download():
+    with pytest.raises(Refused, match="needs a GPU, or about 24000 GB"):
+        pipelines._enough_memory(a_preset(size_gb=10_000), "cpu", False)
+
+
+def test_a_folder_that_is_no_pipeline_is_a_sentence(tmp_path):
+    with pytest.raises(Refused, match="does not load as a diffusers pipeline"):
+        pipelines.load(a_preset(), str(tmp_path))
+
+
+def test_known_errors_have_sentences():
+    from huggingface_hub import errors
+
+    response = type("R", (), {"headers": {}, "request": None, "status_code": 403, "text": "", "json": lambda self: {}})()
+    gated = errors.GatedRepoError("gated", response=response)
+    for error, sentence in (
+        (gated, "accept it at https://huggingface.co/someone/tiny"),
+        (errors.RepositoryNotFoundError("404", response=response), "neither a folder here nor a repository"),
+        (OSError(errno.ENOSPC, "No space left on device"), "The disk is full"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "Not enough memory"),
+        (RuntimeError("something else"), "failed to load (RuntimeError)"),
+    ):
+        assert sentence in pipelines.explain(error, a_preset(), "someone/tiny")
+
+
+def test_only_one_large_model_stays_on_the_shelf():
+    shelf = pipelines.Shelf(loader=lambda preset, model: object.__new__(pipelines.Loaded))
+    big = a_preset(settings=a_preset().settings | {"preset": "big"})
+    other = a_preset(settings=a_preset().settings | {"preset": "other"})
+    for preset in (big, other):
+        loaded = shelf.get(preset)
+        loaded.preset = preset
+    assert list(shelf.loaded) == ["other"] and shelf.get(other) is loaded

@@ -1,0 +1,101 @@
+"""The recipe of the pocket model: true captions, stages that resume, an export that diffusers loads."""
+
+import random
+
+import pytest
+import torch
+
+from nag.pocket import data, evaluate, models, train
+
+
+def test_captions_are_true_and_never_say_what_is_absent():
+    rng = random.Random(0)
+    for _ in range(2000):
+        person = data.sample_person(rng)
+        text = data.caption(person, rng)
+        assert " no " not in f" {text} " and "none" not in text and "without" not in text
+        for name, values in data.ATTRIBUTES.items():
+            if name in ("expression", "shirt", "background"):
+                continue
+            for value in values:
+                if value not in ("none", person.labels[name]):
+                    assert value not in [part.strip(" .") for part in text.replace(" with ", ", ").split(", ")], (text, person)
+
+
+def test_roles_imply_their_attribute_and_references_lack_it():
+    rng = random.Random(0)
+    cowboys = [data.sample_person(rng, "cowboy") for _ in range(500)]
+    assert .92 < sum(p.labels["head"] == "hat" for p in cowboys) / 500 < 1
+    for case, (attribute, value, tuning, reported) in evaluate.CASES.items():
+        assert not set(tuning) & set(reported), case
+        for role in reported:
+            assert data.ROLES[role] == (attribute, value)
+            assert all(p.labels[attribute] != value for p in data.references(role, (attribute, value), 50))
+
+
+def test_any_text_becomes_tokens():
+    from tiny import clip_tokenizer
+
+    tokenizer = clip_tokenizer()
+    for text in ("", "Portrait of AI researcher.", "zażółć 🦓 42 ¿", "x" * 500):
+        ids = train.tokenize(tokenizer, [text], "cpu")
+        assert ids.shape == (1, models.TOKENS) and ids.max() < len(tokenizer)
+
+
+def test_wilson_and_frechet_agree_with_known_values():
+    low, high = evaluate.wilson(8, 10)
+    assert low == pytest.approx(.4902, abs=1e-3) and high == pytest.approx(.9433, abs=1e-3)
+    a = torch.randn(4000, 3)
+    assert evaluate.frechet(a, a) == pytest.approx(0, abs=1e-6)
+    assert evaluate.frechet(a, a + torch.tensor([3.0, 0, 0])) == pytest.approx(9, abs=1e-3)
+    assert evaluate.frechet(a, 2 * a) == pytest.approx(3, abs=.3)  # standard deviations 1 and 2: (1 - 2)^2 a dimension
+
+
+def test_a_stage_that_was_interrupted_ends_where_an_uninterrupted_one_does(tmp_path, monkeypatch):
+    def stage(run, fail_at=None):
+        torch.manual_seed(0)
+        layer = torch.nn.Linear(4, 4)
+
+        def loss(step):
+            if step == fail_at:
+                raise KeyboardInterrupt
+            return (layer(torch.randn(8, 4)) - 1).square().mean(), {}
+
+        return train.fit("stage", run, layer, loss, steps=12, lr=1e-2)
+
+    monkeypatch.setattr(train, "SAVE_EVERY", 0)
+    (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
+    whole = stage(tmp_path / "a")
+    with pytest.raises(KeyboardInterrupt):
+        stage(tmp_path / "b", fail_at=7)
+    again = stage(tmp_path / "b")
+    assert torch.equal(whole.weight, again.weight) and torch.equal(whole.bias, again.bias)
+
+
+def test_the_whole_recipe_runs_and_its_export_loads_with_diffusers(tmp_path):
+    pytest.importorskip("resvg_py", reason="rendering needs dicebear-core dicebear-styles resvg-py")
+    from diffusers import DiffusionPipeline
+
+    from nag.pocket.export import export
+
+    data.build(tmp_path / "data", 256, processes=1)
+    train.train_vae(tmp_path, 1, size=2)
+    train.train_text(tmp_path, 1, size=8)
+    train.train_classifier(tmp_path, 1, size=16)
+    train.encode_pictures(tmp_path)
+    train.train_unet(tmp_path, 1, size=2)
+    train.distill(tmp_path, 1, size=2)
+    train.distill(tmp_path, 1, guidance=1.0, name="control", size=2)
+    export(tmp_path, tmp_path / "exported")
+    pipe = DiffusionPipeline.from_pretrained(tmp_path / "exported")
+    pipe.set_progress_bar_config(disable=True)
+    assert pipe("a cowboy", num_inference_steps=1, height=128, width=128).images[0].size == (128, 128)
+    sizes = [f.stat().st_size for f in (tmp_path / "exported").rglob("*.safetensors")]
+    assert sum(sizes) < 40e6 and max(sizes) < 12.5e6
+
+
+def test_the_shipped_model_is_small_fast_to_load_and_has_no_code():
+    from nag.pocket.export import FOLDER
+
+    assert sum(f.stat().st_size for f in FOLDER.rglob("*") if f.is_file()) < 40e6
+    assert not list(FOLDER.rglob("*.py")) and not list(FOLDER.rglob("*.bin")) and not list(FOLDER.rglob("*.pt"))

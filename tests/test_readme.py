@@ -1,0 +1,45 @@
+"""The README is a path: what it shows must exist and run."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from nag import presets
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def test_every_file_is_in_the_tree_and_every_picture_exists():
+    for path in (ROOT / "nag").glob("*.py"):
+        assert path.name == "__init__.py" or f"nag/{path.name}" in README, path
+    for picture in re.findall(r"!\[[^]]*\]\(([^)]+)\)", README):
+        assert (ROOT / picture).is_file(), picture
+    assert "@" not in re.sub(r"```.*?```", "", README, flags=re.S)
+
+
+def test_every_preset_is_in_the_table_with_its_settings():
+    for name, preset in presets.load_all().items():
+        numbers = ", ".join(f"{preset.settings[key]:g}".removeprefix("0") for key in ("nag_scale", "nag_tau", "nag_alpha"))
+        assert re.search(rf"`{name}` \|.*\| {preset.settings['num_inference_steps']} \| {re.escape(numbers)} \|", README), (name, numbers)
+
+
+def test_the_command_line_runs_as_written(tmp_path):
+    command = re.search(r"^python (-m nag compare .*) --out out$", README, re.M).group(1)
+    import shlex
+
+    done = subprocess.run([sys.executable, *shlex.split(command), "--out", str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert {p.name for p in tmp_path.iterdir()} == {"none.png", "cfg.png", "nag.png", "strip.png", "run.json"}
+    refused = subprocess.run([sys.executable, "-m", "nag", "compare", "--set", "nag_tau=99", "--out", str(tmp_path)], cwd=ROOT,
+                             capture_output=True, text=True)
+    assert refused.returncode == 2 and "nag_tau must be between" in refused.stderr
+
+
+def test_the_python_example_runs_as_written(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    example = next(block for block in re.findall(r"```python\n(.*?)```", README, re.S) if "nag.guide" in block)
+    names = {}
+    exec(compile(example, "README.md", "exec"), names)
+    assert names["image"].size == (128, 128)
