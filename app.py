@@ -1,9 +1,13 @@
 """NAG side by side: no guidance, CFG and Normalized Attention Guidance on one seed. `python app.py`, then open the page."""
 
 import argparse
+import atexit
+import html
 import json
+import logging
 import os
 import random
+import shutil
 import tempfile
 import threading
 import time
@@ -22,14 +26,15 @@ import gradio as gr
 from gradio.data_classes import FileData
 
 from nag import bench, compare, presets, web
-from nag.pipelines import Shelf
 
-PRESETS = presets.load_all()
+PRESETS = dict(presets.load_all())
+log = logging.getLogger("nag")
 CHIPS = 8
 INPUTS = ("preset", "prompt", "negative_prompt", "seed", "num_inference_steps", "nag_scale", "nag_tau", "nag_alpha", "nag_end",
           "guidance_scale", "width", "height", "guidance")
 SLIDERS = INPUTS[4:12]
 OUTPUTS = Path(tempfile.mkdtemp(prefix="nag-side-by-side-"))
+atexit.register(shutil.rmtree, OUTPUTS, ignore_errors=True)
 KEEP = 3600  # seconds that finished pictures stay on disk
 
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")  # nothing to fetch
@@ -63,7 +68,8 @@ class Ticket:
     """What one click asked for: frozen settings, and the way to stop it."""
 
     def __init__(self, preset, request):
-        self.id, self.preset, self.request, self.stop = uuid.uuid4().hex[:12], preset, request, threading.Event()
+        self.id, self.preset, self.request = uuid.uuid4().hex[:12], preset, request
+        self.stop, self.begun = threading.Event(), False
 
 
 def on_gpu(function):
@@ -83,7 +89,7 @@ def build(engine: compare.Engine, first: str = presets.DEFAULT) -> gr.Blocks:
         try:
             ticket = Ticket(*presets.resolve(raw, PRESETS))
         except presets.Refused as error:
-            raise gr.Error(str(error), print_exception=False) from None
+            raise gr.Error(html.escape(str(error), quote=False), print_exception=False) from None  # a toast is HTML
         older = tickets.pop(request.session_hash, None)
         if older:
             older.stop.set()
@@ -91,13 +97,13 @@ def build(engine: compare.Engine, first: str = presets.DEFAULT) -> gr.Blocks:
         waiting = compare.Run(ticket.id, ticket.preset, ticket.request, [
             compare.Column(key, ticket.request.num_inference_steps) for key in ticket.request.guidance])
         hint = "Waiting for another comparison to end." if engine.busy else ""
-        return bench.value(waiting, {}, {}, hint), gr.update(interactive=False), gr.update(interactive=True), raw["seed"]
+        return bench.value(waiting, {}, {}, hint), gr.update(interactive=False), gr.update(interactive=True), raw["seed"], ticket.id
 
     @on_gpu
     def paint(preset, request, run_id):
         """Bench values, as the run goes on. Arguments and values can be pickled: on ZeroGPU this runs in another process."""
-        stop = next((t.stop for t in tickets.values() if t.id == run_id), threading.Event())
-        previews, images, sent = {}, {}, 0.0
+        stop = next((t.stop for t in list(tickets.values()) if t.id == run_id), threading.Event())
+        run, previews, images, sent = None, {}, {}, 0.0
         try:
             for run, column, preview in engine.run(preset, request, stop, run_id):
                 if preview is not None:
@@ -113,11 +119,18 @@ def build(engine: compare.Engine, first: str = presets.DEFAULT) -> gr.Blocks:
             yield ended(run_id, preset, request, str(error))
         except compare.Stopped:
             yield ended(run_id, preset, request, "")
+        except Exception as error:
+            log.exception("run %s", run_id)
+            for column in run.columns if run else ():
+                column.state = column.state if column.state == "done" else "failed"
+            reason = compare.failure(error, preset)
+            yield bench.value(run, previews, images, reason) if run else ended(run_id, preset, request, reason)
 
-    def go(request: gr.Request):
+    def go(ticket_id, request: gr.Request):
         ticket = tickets.get(request.session_hash)
-        if ticket is None or ticket.stop.is_set():
-            return
+        if ticket is None or ticket.id != ticket_id or ticket.begun or ticket.stop.is_set():
+            return  # stopped while it waited, or overtaken by a newer click
+        ticket.begun = True
         painting = paint(ticket.preset, ticket.request, ticket.id)
         for value in painting:
             yield value
@@ -128,18 +141,27 @@ def build(engine: compare.Engine, first: str = presets.DEFAULT) -> gr.Blocks:
                 yield value
                 return
 
-    def back(request: gr.Request):
+    def back(ticket_id, request: gr.Request):
+        ticket = tickets.get(request.session_hash)
+        if ticket and ticket.id != ticket_id:  # a newer click has the buttons now
+            return gr.skip(), gr.skip()
         tickets.pop(request.session_hash, None)
         return gr.update(interactive=True), gr.update(interactive=False)
 
     def halt(request: gr.Request):
         ticket = tickets.get(request.session_hash)
-        if ticket:
-            ticket.stop.set()
+        if ticket is None:
+            return gr.skip(), gr.skip(), gr.skip()
+        ticket.stop.set()
+        if ticket.begun:  # its own generator paints the end
+            return gr.skip(), gr.skip(), gr.skip()
+        tickets.pop(request.session_hash, None)
+        return ended(ticket.id, ticket.preset, ticket.request, ""), gr.update(interactive=True), gr.update(interactive=False)
 
     def leave(request: gr.Request):
-        halt(request)
-        tickets.pop(request.session_hash, None)
+        ticket = tickets.pop(request.session_hash, None)
+        if ticket:
+            ticket.stop.set()
 
     def api(settings: dict):
         """Any subset of the settings as one JSON object -> (the run, its PNG files in the order of `guidance`)."""
@@ -148,10 +170,12 @@ def build(engine: compare.Engine, first: str = presets.DEFAULT) -> gr.Blocks:
         except presets.Refused as error:
             raise gr.Error(str(error), print_exception=False) from None
         try:
-            *_, (run, _, _) = engine.run(preset, request, threading.Event(), uuid.uuid4().hex[:12])
+            for run, _, _ in engine.run(preset, request, threading.Event(), uuid.uuid4().hex[:12]):  # noqa: B007
+                pass
         except presets.Refused as error:
             raise gr.Error(str(error), print_exception=False) from None
-        return run.json(), [save(run, c)["path"] for c in run.columns if c.state == "done"]
+        done = [c for c in run.columns if c.state == "done"]
+        return run.json() | {"files": [c.key for c in done]}, [save(run, c)["path"] for c in done]
 
     with gr.Blocks(title="NAG side by side", analytics_enabled=False, delete_cache=(600, KEEP), fill_width=True) as demo:
         with gr.Row(elem_id="head"):
@@ -192,10 +216,12 @@ def build(engine: compare.Engine, first: str = presets.DEFAULT) -> gr.Blocks:
 
         inputs = [preset, prompt, negative, seed, *(sliders[name] for name in SLIDERS), columns]
         private = {"api_visibility": "private"}
-        start.click(prepare, [*inputs, lock], [pictures, start, stop, seed], concurrency_limit=None, show_progress="hidden", **private).success(
-            go, None, pictures, concurrency_id="engine", concurrency_limit=1, show_progress="hidden", **private).then(
-            back, None, [start, stop], queue=False, show_progress="hidden", **private)
-        stop.click(halt, None, None, queue=False, show_progress="hidden", **private)
+        ticket = gr.Textbox(visible=False)  # travels with the click, unlike a gr.State, which is read when the queue gets there
+        start.click(
+            prepare, [*inputs, lock], [pictures, start, stop, seed, ticket], concurrency_limit=None, show_progress="hidden", **private).success(
+            go, ticket, pictures, concurrency_id="engine", concurrency_limit=1, show_progress="hidden", **private).then(
+            back, ticket, [start, stop], queue=False, show_progress="hidden", **private)
+        stop.click(halt, None, [pictures, start, stop], queue=False, show_progress="hidden", **private)
         demo.unload(leave)
         dice.click(None, None, seed, js="() => Math.floor(Math.random() * 4294967296)", **private)
         sliders["nag_scale"].change(None, sliders["nag_scale"], phi, js="scale => 'the paper\\'s φ = ' + (scale - 1).toFixed(1)", **private)
@@ -270,7 +296,7 @@ def number(text: str):
     """A number out of a link, or the text itself: the validator says no to that."""
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 
@@ -318,16 +344,21 @@ def main() -> None:
     parser.add_argument("--preset", default=presets.DEFAULT, choices=list(PRESETS))
     parser.add_argument("--model", help="a local folder or a repository on the hub, loaded in place of the preset's own model")
     arguments = parser.parse_args()
-    demo = build(compare.Engine(Shelf(arguments.model)), arguments.preset)
+    if arguments.model:
+        PRESETS[arguments.preset] = PRESETS[arguments.preset].with_model(arguments.model)
+    demo = build(compare.Engine(), arguments.preset)
     launch(demo, arguments.host, arguments.port)
 
 
 def launch(demo: gr.Blocks, host: str, port: int, **options):
     from starlette.middleware import Middleware
 
+    # bound to this machine only, the page answers to its names only: no foreign page can reach it by rebinding its own
+    local = {"127.0.0.1", "localhost", "::1"}
+    hosts = local if host in local and not os.environ.get("SPACE_ID") else None
     return demo.queue(max_size=20).launch(
         server_name=host, server_port=port, css=CSS, theme=THEME, show_error=False,
-        allowed_paths=[], app_kwargs={"middleware": [Middleware(web.Gate)]}, run_history=False, enable_monitoring=False,
+        allowed_paths=[], app_kwargs={"middleware": [Middleware(web.Gate, hosts=hosts)]}, run_history=False, enable_monitoring=False,
         footer_links=["api"], share=False, **options)
 
 

@@ -45,18 +45,20 @@ def _settings(options) -> dict:
 
 
 def _compare(options) -> int:
-    preset, request = presets.resolve(_settings(options))
+    known = dict(presets.load_all())
+    if options.model and options.preset in known:
+        known[options.preset] = known[options.preset].with_model(options.model)
+    preset, request = presets.resolve(_settings(options), known)
     from tqdm import tqdm
 
     from .compare import Engine
-    from .pipelines import Shelf
 
     try:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise presets.Refused(f"--out {options.out} cannot be made: {error.strerror}.") from None
     run, bar = None, tqdm(total=request.num_inference_steps * len(request.guidance), desc="loading", unit="step")
-    for run, column, _ in Engine(Shelf(options.model)).run(preset, request):
+    for run, column, _ in Engine(previews=False).run(preset, request):
         bar.update(sum(c.step for c in run.columns) - bar.n)
         if column is not None:
             bar.set_description(f"{column.key}, {column.state}")

@@ -73,7 +73,7 @@ class Run:
     def json(self) -> dict:
         """What can be said about a run: no paths, no host, no user."""
         return {
-            "schema": 1, "run": self.id, "preset": self.preset.name, "model": self.preset.model, "revision": self.preset.revision,
+            "schema": 1, "run": self.id, "preset": self.preset.name, "model": self.preset.model_name, "revision": self.preset.revision,
             "settings": self.request.model_dump(mode="json"), "device": self.device, "dtype": self.dtype,
             "columns": {c.key: {
                 "state": c.state, "steps": c.step, "seconds": round(c.seconds, 4), "relative_time": _rounded(self.relative(c)),
@@ -100,8 +100,8 @@ def _asked(request: Request, key: str) -> dict:
 class Engine:
     """One pipeline at a time, one run at a time."""
 
-    def __init__(self, shelf: Shelf | None = None):
-        self.shelf, self.lock = shelf or Shelf(), threading.Lock()
+    def __init__(self, shelf: Shelf | None = None, previews: bool = True):
+        self.shelf, self.lock, self.previews = shelf or Shelf(), threading.Lock(), previews
 
     @property
     def busy(self) -> bool:
@@ -118,7 +118,7 @@ class Engine:
         def work():
             try:
                 with self._held(stop):
-                    self._sample(run, stop, lambda column, latents=None: events.put((column, latents)))
+                    self._sample(run, stop, lambda column, preview=None: events.put((column, preview)))
             except Exception as error:
                 events.put(error)
             finally:
@@ -126,22 +126,15 @@ class Engine:
 
         worker = threading.Thread(target=work, name=f"sample {run_id}", daemon=True)
         worker.start()
-        previews = _Previews(self.shelf)
         try:
             while (event := events.get()) is not None:
-                while event is not None and not isinstance(event, Exception) and events.qsize() > 2:
-                    event = events.get()  # a slow reader sees the newest, not everything
-                if event is None:
-                    break
                 if isinstance(event, Exception):
                     raise event
-                column, latents = event
-                yield run, column, previews.make(run, latents)
+                yield run, *event
             run.over = True
             yield run, None, None
         finally:
-            stop.set()
-            worker.join()
+            stop.set()  # not joined: a web server closes generators on its event loop, and the lock already serialises the runs
 
     @contextlib.contextmanager
     def _held(self, stop):
@@ -155,42 +148,41 @@ class Engine:
 
     def _sample(self, run: Run, stop: threading.Event, tell) -> None:
         """Everything that needs the lock: load, warm up, the columns, the verdict."""
-        until = time.monotonic() + DEADLINE
         for column in run.columns:
             column.state = "loading"
         tell(run.columns[0])
         loaded = self.shelf.get(run.preset)
         run.device, run.dtype = loaded.device, loaded.dtype
+        until = time.monotonic() + DEADLINE  # a first download does not count
         for column in run.columns:
             column.state = "queued"
+        for column in run.columns:
+            if stop.is_set():
+                column.state = "stopped"
+                continue
+            self._one(loaded, run, column, stop, until, tell)
+            tell(column)
         try:
-            for column in run.columns:
-                if stop.is_set():
-                    column.state = "stopped"
-                    continue
-                self._one(loaded, run, column, stop, until, tell)
-                tell(column)
-        finally:
-            loaded.pipe.maybe_free_model_hooks()
-            if loaded.device == "cuda":
-                free_memory()
-        _judge(loaded, run)
+            _judge(loaded, run)
+        except Exception:
+            log.exception("run %s: the pictures are there, but could not be measured", run.id)
 
     def _one(self, loaded: Loaded, run: Run, column: Column, stop, until, tell) -> None:
-        request = run.request
+        request, previews = run.request, _Previews(loaded, run.request)
         try:
-            warm = (request.width, request.height, request.num_frames, "cfg" in column.key)
+            warm = (request.width, request.height, request.num_frames, column.key)
             column.state = "step"
             tell(column)
             if warm not in loaded.warm:  # the first call of a size pays for caches that are nobody's guidance
                 with contextlib.suppress(Stopped):
                     _call(loaded, request, column.key, lambda *_: _raise(Stopped))
+                _put_back(loaded)
                 loaded.warm.add(warm)
 
             def on_step(step, latents):
                 column.step = step
                 column.state = "step" if step < column.total else "decoding"
-                tell(column, latents)
+                tell(column, previews.make(latents) if self.previews else None)
                 if stop.is_set():
                     raise Stopped
                 if time.monotonic() > until:
@@ -205,31 +197,51 @@ class Engine:
         except Exception as error:
             log.exception("run %s, column %s", run.id, column.key)
             column.state, column.reason = "failed", _why(error, loaded, request)
-            free_memory()
+        finally:
+            _put_back(loaded)
 
 
 def _raise(error):
     raise error
 
 
+def _put_back(loaded: Loaded) -> None:
+    """A pipeline call that ended early leaves things where its last lines would have put them back."""
+    loaded.pipe.maybe_free_model_hooks()  # offloaded parts off the GPU again
+    vae = getattr(loaded.pipe, "vae", None)
+    if vae is not None and vae.dtype != loaded.vae_dtype:  # SDXL decodes in float32 and returns to half only on success
+        vae.to(loaded.vae_dtype)
+    if loaded.device != "cpu":
+        free_memory()
+
+
 class _Watch:
-    """Sees every scheduler step of a pipeline call: counts, times, keeps the first noise and the last latents."""
+    """Sees every scheduler step of a pipeline call: counts, times, keeps the first noise and the last latents.
+
+    The clock runs from the first denoiser call to the last step, and stands still while a preview is made.
+    """
 
     def __init__(self, pipe, device: str, on_step):
         self.pipe, self.device, self.on_step = pipe, device, on_step
         self.step, self.seconds, self.guided, self.sha256, self.latents = 0, 0.0, 0, "", None
-        self.begun = None
+        self.resumed = None
 
-    def begin(self, *_):
-        if self.begun is None:
-            self._wait()
-            self.begun = time.perf_counter()
+    def begin(self, denoiser, *_):
+        if self.resumed is None:
+            hook = getattr(denoiser, "_hf_hook", None)
+            if type(hook).__name__ == "CpuOffload":  # the weights' way to the GPU is not guidance
+                hook.pre_forward(denoiser)
+            self._resume()
+
+    def _resume(self):
+        self._wait()
+        self.resumed = time.perf_counter()
 
     def _wait(self):
-        if self.device == "cuda":
-            import torch
+        import torch
 
-            torch.cuda.synchronize()
+        if self.device != "cpu":
+            getattr(torch, self.device).synchronize()
 
     def stepped(self, step, model_output, timestep, sample, *args, **kwargs):
         if not self.sha256:
@@ -237,10 +249,10 @@ class _Watch:
         result = step(model_output, timestep, sample, *args, **kwargs)
         self.latents = result[0] if isinstance(result, tuple) else result.prev_sample
         self.step += 1
-        if self.step == len(self.pipe.scheduler.timesteps):
-            self._wait()
-        self.seconds = time.perf_counter() - self.begun
+        self._wait()
+        self.seconds += time.perf_counter() - self.resumed
         self.on_step(self.step, self._estimate(timestep, sample, model_output))
+        self._resume()
         return result
 
     def _estimate(self, timestep, sample, model_output):
@@ -289,6 +301,8 @@ def _call(loaded: Loaded, request: Request, key: str, on_step):
         result = pipe(**arguments)
     if not torch.isfinite(watch.latents).all():
         raise ArithmeticError("not a number")
+    if any(getattr(result, "nsfw_content_detected", None) or ()):
+        raise Refused("The model's own safety checker blacked this picture out; another seed or other words may pass.")
     if guidance is not None:
         watch.guided = guidance.guided_steps
     return result.images[0], watch
@@ -300,26 +314,27 @@ def _why(error: Exception, loaded: Loaded, request: Request) -> str:
         return f"The numbers left the range of {loaded.dtype}. A lower CFG or NAG scale helps, or a wider dtype in the preset."
     if type(error).__name__ in ("OutOfMemoryError", "MemoryError") or "out of memory" in str(error).lower():
         return f"Out of memory at {request.width} x {request.height}. A smaller size helps; with CFG the batch is twice as large."
-    if isinstance(error, (RuntimeError, TimeoutError, Refused)) and str(error).startswith(("NAG ", "The run ")):
+    if isinstance(error, Refused) or (isinstance(error, (RuntimeError, TimeoutError)) and str(error).startswith(("NAG ", "The run "))):
         return str(error)
     return f"This column failed ({type(error).__name__}); the log has the details under this run's number."
 
 
 class _Previews:
-    """Small pictures of unfinished latents, made where the events are read, not where the sampling runs."""
+    """Small pictures of one column's unfinished latents. Made between two steps, while the column's clock stands still:
+    beside the sampling they would take its time, and more from short columns than from long ones."""
 
     LATENT_SIDE = 24  # decoding is done at most this large: a preview costs a fraction of a step on any model
 
-    def __init__(self, shelf):
-        self.shelf, self.last = shelf, 0.0
+    def __init__(self, loaded: Loaded, request: Request):
+        self.loaded, self.request, self.last = loaded, request, -PREVIEW_EVERY
 
-    def make(self, run: Run, latents):
+    def make(self, latents):
         now = time.monotonic()
-        if latents is None or now - self.last < PREVIEW_EVERY:
+        if now - self.last < PREVIEW_EVERY:
             return None
         self.last = now
         try:
-            return self._decode(self.shelf.loaded[run.preset.name].pipe, latents[:1], run.request)
+            return self._decode(self.loaded.pipe, latents[:1], self.request)
         except Exception:
             log.debug("no preview", exc_info=True)  # a model whose latents we cannot show is still a model
             return None
@@ -334,8 +349,9 @@ class _Previews:
             if latents.ndim != 4:
                 return None
             vae = pipe.vae
-            if getattr(vae, "_hf_hook", None) is not None:
-                # Offloaded: decoding here would push the denoiser off the GPU in the middle of its step. Three latent channels as colours.
+            overflows = getattr(vae.config, "force_upcast", False) and vae.dtype == torch.float16
+            if overflows or getattr(vae, "_hf_hook", None) is not None:
+                # Decoding would overflow, or push an offloaded denoiser off the GPU between two steps: three latent channels as colours.
                 pixels = latents[0, :3].float().cpu()
                 pixels = (pixels / pixels.std().clamp_min(1e-6) / 6 + .5).clamp(0, 1)
                 return Image.fromarray((pixels * 255).byte().permute(1, 2, 0).numpy())
@@ -364,7 +380,7 @@ def _judge(loaded: Loaded, run: Run) -> None:
     if loaded.meter and done:
         named = loaded.meter.named_in(run.request.negative_prompt)
         for column, reading in zip(done.values(), loaded.meter.read([c.image for c in done.values()]), strict=True):
-            column.readings = {value: reading[attribute][value] for attribute, value in named}
+            column.readings = {loaded.meter.phrase(pair): reading[pair[0]][pair[1]] for pair in named}
     if "none" not in done or "nag" not in done:
         return
     request, changed = run.request, mean_difference(done["none"].image, done["nag"].image)

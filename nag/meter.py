@@ -29,10 +29,13 @@ class Meter:
         text, found = f" {' '.join(re.findall(r'[a-z]+', text.lower()))} ", []
         for name, values in self.attributes.items():
             for value in values:
-                phrase = f" {value} {name} " if name in ("shirt", "background") else f" {value} "
-                if value != "none" and phrase in text:
+                if value != "none" and f" {self.phrase((name, value))} " in text:
                     found.append((name, value))
         return found
+
+    def phrase(self, pair: tuple[str, str]) -> str:
+        """How a caption says it: colours with what they colour."""
+        return f"{pair[1]} {pair[0]}" if pair[0] in ("shirt", "background") else pair[1]
 
     @torch.inference_mode()
     def read(self, images) -> list[dict]:

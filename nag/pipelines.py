@@ -19,12 +19,13 @@ class Loaded:
     pipe: Any
     device: str
     dtype: str
+    vae_dtype: Any
     meter: Any = None
     warm: set = field(default_factory=set)  # (width, height, column) that ran once
 
 
-def load(preset: Preset, model: str | None = None) -> Loaded:
-    """Loads a preset's pipeline, from `model` (folder or repository) instead of its own when the owner says so. Raises `Refused`."""
+def load(preset: Preset) -> Loaded:
+    """Loads a preset's pipeline, from a folder or the hub. Raises `Refused`."""
     import torch
     from diffusers.utils import logging
     from transformers.utils import logging as transformers_logging
@@ -33,28 +34,28 @@ def load(preset: Preset, model: str | None = None) -> Loaded:
         log.set_verbosity_error()
         log.disable_progress_bar()
     folder = PROJECT / preset.model
-    source, local = (model, Path(model).is_dir()) if model else (str(folder) if folder.is_dir() else preset.model, folder.is_dir())
+    source, local = str(folder) if folder.is_dir() else preset.model, folder.is_dir()
     device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     _enough_memory(preset, device, local)
     dtype = _dtype(preset.dtype, device)
     try:
-        pipe = _from_pretrained(preset, source, None if model else preset.revision, getattr(torch, dtype), local)
+        pipe = _from_pretrained(preset, source, preset.revision, getattr(torch, dtype), local)
         _prepare(preset, pipe)
         if device == "cuda" and preset.size_gb * 1.2 > torch.cuda.mem_get_info()[0] / 1e9:
             pipe.enable_model_cpu_offload()
         else:
             pipe.to(device)
+        pipe.set_progress_bar_config(disable=True)
+        meter = None
+        if preset.meter:
+            from .meter import Meter
+
+            meter = Meter.load(PROJECT / preset.meter)
     except Refused:
         raise
     except Exception as error:
-        raise Refused(explain(error, preset, source)) from error
-    pipe.set_progress_bar_config(disable=True)
-    meter = None
-    if preset.meter:
-        from .meter import Meter
-
-        meter = Meter.load(PROJECT / preset.meter)
-    return Loaded(preset, pipe, device, dtype, meter)
+        raise Refused(explain(error, preset)) from error
+    return Loaded(preset, pipe, device, dtype, pipe.vae.dtype, meter)
 
 
 def _from_pretrained(preset: Preset, source: str, revision: str | None, dtype, local: bool):
@@ -110,7 +111,7 @@ def _enough_memory(preset: Preset, device: str, local: bool) -> None:
         )
 
 
-def explain(error: Exception, preset: Preset, source: str) -> str:
+def explain(error: Exception, preset: Preset) -> str:
     """What to do when a model does not load."""
     import errno
 
@@ -121,7 +122,10 @@ def explain(error: Exception, preset: Preset, source: str) -> str:
         chain.append(seen)
         seen = seen.__cause__ or seen.__context__
     kinds = tuple(type(e).__name__ for e in chain)
-    page = f"https://huggingface.co/{preset.model}"
+    page, source = f"https://huggingface.co/{preset.model}", preset.model_name
+    for package in ("sentencepiece", "protobuf", "tiktoken", "bitsandbytes"):
+        if any(isinstance(e, (ImportError, ValueError)) and package in str(e).lower() for e in chain):
+            return f"{preset.title} needs one more package on this machine: pip install sentencepiece protobuf {package}".rstrip() + "."
     if any(isinstance(e, errors.GatedRepoError) for e in chain) or "401" in str(error) or "403" in str(error):
         return f"{preset.title} asks for a licence: accept it at {page}, then set the environment variable HF_TOKEN to your token and start again."
     if any(isinstance(e, errors.RevisionNotFoundError) for e in chain):
@@ -144,16 +148,16 @@ def explain(error: Exception, preset: Preset, source: str) -> str:
 class Shelf:
     """Keeps the last loaded pipeline, and the pocket models beside it. Not thread-safe: the engine's lock guards it."""
 
-    def __init__(self, model: str | None = None, loader=load):
-        self.model, self.loader, self.loaded = model, loader, {}
+    def __init__(self, loader=load):
+        self.loader, self.loaded = loader, {}
 
     def get(self, preset: Preset) -> Loaded:
         if preset.name not in self.loaded:
-            if not preset.local:
-                for name in [n for n, other in self.loaded.items() if not other.preset.local]:
+            if not preset.shipped:
+                for name in [n for n, other in self.loaded.items() if not other.preset.shipped]:
                     del self.loaded[name]
                 free_memory()
-            self.loaded[preset.name] = self.loader(preset, self.model)
+            self.loaded[preset.name] = self.loader(preset)
         return self.loaded[preset.name]
 
 

@@ -45,6 +45,10 @@ def _text(value):
         raise ValueError("must be text")
     if len(value) > PROMPT_LENGTH:
         raise ValueError(f"must have at most {PROMPT_LENGTH} characters, not {len(value)}")
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which no JSON answer could carry back
+        raise ValueError("must be valid Unicode") from None
     if "\x00" in value:
         raise ValueError("must not contain zero bytes")
     return value
@@ -89,6 +93,8 @@ class Request(BaseModel):
         return NAGSettings(self.nag_scale, self.nag_tau, self.nag_alpha, self.nag_end)
 
 
+RANGED = ("seed", "num_inference_steps", "guidance_scale", "nag_scale", "nag_tau", "nag_alpha", "nag_end",
+          "width", "height", "num_frames")
 SETTINGS = tuple(name for name in Request.model_fields if name != "preset")
 
 
@@ -118,9 +124,9 @@ class Preset(BaseModel):
     scheduler: dict[str, Any] | None = None       # {"class": name, **configuration overrides}
     lora: dict[str, str] | None = None            # {"model", "revision", "weight_name"}, needs peft
     arguments: dict[str, Any] = {}                # further constant arguments of the pipeline call
-    multiple: int = 8                             # width and height are multiples of this many pixels
-    ranges: dict[str, tuple[float, float]] = {}   # narrower than Request's, for the sliders and the validator
-    cap: float = 0                                # largest width * height * num_frames * steps * columns; 0: four times the defaults
+    multiple: Annotated[int, Field(ge=1)] = 8     # width and height are multiples of this many pixels
+    ranges: dict[Literal[RANGED], tuple[float, float]] = {}  # narrower than Request's, for the sliders and the validator
+    cap: Annotated[float, Field(ge=0)] = 0        # largest width * height * num_frames * steps * denoiser calls; 0: four times the defaults
     meter: str | None = None                      # folder of a classifier that reads the pictures
     prompts: tuple[PromptPair, ...] = ()
     settings: dict[str, Any]                      # defaults for Request; stands flat in the file
@@ -133,8 +139,27 @@ class Preset(BaseModel):
 
     @property
     def local(self) -> bool:
-        """Whether the weights ship with this project."""
+        """Whether the weights are a folder on this machine."""
         return (FOLDER.parent / self.model).is_dir()
+
+    @property
+    def shipped(self) -> bool:
+        """Whether the weights ship with this project."""
+        return self.local and not Path(self.model).is_absolute()
+
+    @property
+    def model_name(self) -> str:
+        """The model as it may be shown to anyone: a folder's name without its path."""
+        return Path(self.model).name if Path(self.model).is_absolute() else self.model
+
+    def with_model(self, model: str) -> "Preset":
+        """This preset's settings with another model: a folder, or a repository on the hub."""
+        folder = Path(model).expanduser()
+        model = str(folder.resolve()) if folder.is_dir() else model
+        name = Path(model).name
+        return self.model_copy(update={
+            "model": model, "title": f"{name} (settings of {self.title})", "revision": None, "variant": None, "meter": None, "lora": None,
+            "scheduler": None, "pipeline": "DiffusionPipeline"})
 
     def range(self, field: str) -> tuple[float, float]:
         """Lowest and highest value of a setting for this model."""
@@ -164,7 +189,7 @@ def parse(name: str, text: str) -> Preset:
 def load_all() -> dict[str, Preset]:
     """All presets by name, the default first, those that ship with weights before the others."""
     presets = {path.stem: parse(path.stem, path.read_text()) for path in FOLDER.glob("*.json")}
-    return dict(sorted(presets.items(), key=lambda item: (item[0] != DEFAULT, not item[1].local, item[0])))
+    return dict(sorted(presets.items(), key=lambda item: (item[0] != DEFAULT, not item[1].shipped, item[0])))
 
 
 def resolve(raw: Any, presets: dict[str, Preset] | None = None) -> tuple[Preset, Request]:

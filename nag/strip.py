@@ -9,7 +9,7 @@ MARGIN, INK, PAPER, PALE = 16, "#1e293b", "#ffffff", "#64748b"
 
 
 def strip(run: Run, side: int = 384) -> Image.Image:
-    """Finished columns at least `side` px wide (small pictures are enlarged by a whole factor, so that pixels stay pixels)."""
+    """Finished columns; those narrower than `side` px are enlarged by a whole factor."""
     done = [c for c in run.columns if c.state == "done"]
     factor = max(1, side // max(done[0].image.width, 1))
     width, height = done[0].image.width * factor, done[0].image.height * factor
@@ -24,8 +24,7 @@ def strip(run: Run, side: int = 384) -> Image.Image:
     draw.text((MARGIN, 10), fit(title, sheet.width - 2 * MARGIN, 14), INK, font(14))
     for i, (column, texts) in enumerate(zip(done, lines, strict=True)):
         x, y = MARGIN + i * (width + MARGIN), head
-        resampling = Image.Resampling.BICUBIC if factor > 1 else Image.Resampling.NEAREST
-        sheet.paste(column.image.convert("RGB").resize((width, height), resampling), (x, y))
+        sheet.paste(column.image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC), (x, y))
         y += height + 8
         for text, size, colour in texts:
             draw.text((x, y), text, colour, font(size))

@@ -1,24 +1,28 @@
-"""What a page on the network must refuse before anybody looks at it: bodies too large, and posts from foreign pages."""
-
-import os
+"""What a page on the network must refuse before anybody looks at it: bodies too large, posts from foreign pages, rebound names."""
 
 BODY_LIMIT = 256 * 1024  # bytes; the longest prompt has 2,000 characters
 
 
 class Gate:
-    """ASGI middleware: 413 above BODY_LIMIT, 403 for a POST whose Origin is not the Host it arrives at."""
+    """ASGI middleware: 413 above BODY_LIMIT; 421 for a Host that is not in `hosts`; 403 for a POST whose Origin is not its Host.
 
-    def __init__(self, app):
-        self.app = app
+    hosts: the names under which the page may be reached, or None where that is not known (a public address, a Space behind
+    proxies that rename the host): then neither Host nor Origin can be judged here.
+    """
+
+    def __init__(self, app, hosts: set[str] | None = None):
+        self.app, self.hosts = app, hosts
 
     async def __call__(self, scope, receive, send):
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        host = headers.get("host", "")
+        if self.hosts is not None and host.rpartition(":")[0].strip("[]") not in self.hosts and host not in self.hosts:
+            return await _answer(send, 421, "This page does not answer to that name.")
         if scope["method"] == "POST":
-            origin, host = headers.get("origin"), headers.get("x-forwarded-host") or headers.get("host", "")
-            # a Space stands behind proxies that rename the host, and does the check for itself
-            if origin and origin.split("://")[-1] != host and not os.environ.get("SPACE_ID"):
+            origin = headers.get("origin")
+            if origin and self.hosts is not None and origin.split("://")[-1] != host:
                 return await _answer(send, 403, "This page takes no requests from other sites.")
             length = headers.get("content-length", "0")
             if not length.isdigit() or int(length) > BODY_LIMIT:

@@ -27,6 +27,7 @@ HOSTILE = [
     ({"nag_alpha": 1.5}, "nag_alpha must be between"),
     ({"nag_end": -1}, "nag_end must be between"),
     ({"prompt": "x" * 100_000}, "prompt must have at most 2000 characters"),
+    ({"prompt": "\ud800"}, "prompt must be valid Unicode"),
     ({"prompt": {"a": 1}}, "prompt must be text"),
     ({"negative_prompt": None}, "negative_prompt must be text"),
     ({"guidance": ["none", "pag"]}, "guidance must be a list"),
@@ -86,5 +87,8 @@ def test_a_broken_preset_file_is_named():
         presets.parse("mine", good[:-5])
     with pytest.raises(Refused, match="colour"):
         presets.parse("mine", json.dumps(json.loads(good) | {"colour": "red"}))
+    for bad in ({"ranges": {"steps": [1, 2]}}, {"ranges": {"prompt": [1, 2]}}, {"multiple": 0}, {"cap": -1}):
+        with pytest.raises(Refused, match=r"presets/mine\.json"):
+            presets.parse("mine", json.dumps(json.loads(good) | bad))
     with pytest.raises(Refused, match="nag_tau must be between"):
         presets.parse("mine", json.dumps(json.loads(good) | {"nag_tau": 99}))

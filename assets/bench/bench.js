@@ -94,26 +94,31 @@ function stage() {
   $('.pair').classList.toggle('shown', single);
   $('.gain').classList.toggle('shown', view.name === 'difference');
   element.querySelectorAll('[data-view]').forEach(button => button.setAttribute('aria-pressed', button.dataset.view === view.name));
-  clearInterval(view.timer);
+  if (view.name !== 'flicker') { clearInterval(view.timer); view.timer = null; }
+  if (single && !(a && b)) { setSource($('.under'), ''); setSource($('.over'), ''); $('.stage .left').textContent = $('.stage .other').textContent = ''; }
   if (single && a && b) {
     const under = $('.under'), over = $('.over');
     setSource(under, source(view.name === 'wipe' ? b : a));
     setSource(over, source(view.name === 'wipe' ? a : b));
-    over.style.clipPath = view.name === 'wipe' ? 'inset(0 ' + (100 - view.wipe) + '% 0 0)' : '';
-    over.style.visibility = '';
     $('.handle').style.left = view.wipe + '%';
     $('.stage .frame').setAttribute('aria-valuenow', Math.round(view.wipe));
     $('.stage .frame').style.filter = view.name === 'difference' ? 'brightness(' + $('.gain input').value + ')' : '';
     $('.stage .left').textContent = a.label;
     $('.stage .other').textContent = b.label;
+    const turn = () => {
+      const shown = over.style.visibility === 'hidden';
+      over.style.visibility = shown ? '' : 'hidden';
+      $('.stage .left').style.opacity = shown ? .35 : 1;
+      $('.stage .other').style.opacity = shown ? 1 : .35;
+    };
     if (view.name === 'flicker') {
-      let shown = true;
-      const turn = () => { shown = !shown; over.style.visibility = shown ? '' : 'hidden';
-        $('.stage .left').style.opacity = shown ? .35 : 1; $('.stage .other').style.opacity = shown ? 1 : .35; };
-      turn();
-      if (!still) view.timer = setInterval(turn, 650);
-      $('.stage .frame').onclick = still ? turn : null;
-    } else { $('.stage .left').style.opacity = $('.stage .other').style.opacity = 1; $('.stage .frame').onclick = null; }
+      if (still) $('.stage .frame').onclick = turn;
+      else if (!view.timer) { turn(); view.timer = setInterval(turn, 650); }  // kept while updates arrive
+    } else {
+      over.style.visibility = '';
+      $('.stage .left').style.opacity = $('.stage .other').style.opacity = 1;
+      $('.stage .frame').onclick = null;
+    }
   }
   place();
 }
@@ -126,6 +131,9 @@ function place() {
     frame.classList.toggle('sharp', image && image.naturalWidth > 0 && view.zoom * frame.clientWidth / image.naturalWidth >= 4);
     frame.querySelectorAll('img').forEach(picture => { picture.style.transform = transform; });
   });
+  // the cut is made in the picture's own box, before the zoom moves it
+  const cut = Math.min(100, Math.max(0, 100 * (view.wipe / 100 - view.x) / view.zoom));
+  $('.over').style.clipPath = view.name === 'wipe' ? 'inset(0 ' + (100 - cut) + '% 0 0)' : '';
   $('.zoom').textContent = Math.round(view.zoom * 100) + ' %';
 }
 

@@ -30,7 +30,6 @@ def build_tokenizer(folder: Path, count: int = 20_000):
     captions = [data.caption(data.sample_person(rng), rng) for _ in range(count)]
     bpe = Tokenizer(models.BPE(unk_token="<|endoftext|>", end_of_word_suffix="</w>"))
     bpe.normalizer = normalizers.Lowercase()
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     # the same split as CLIP's: words, digits, punctuation
     bpe.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel(add_prefix_space=False)])
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -122,8 +121,3 @@ class Classifier(nn.Module):
     def forward(self, pictures):
         features = self.features(pictures)
         return [head(features) for head in self.heads]
-
-
-def parameters(module) -> float:
-    """Millions of parameters."""
-    return sum(p.numel() for p in module.parameters()) / 1e6

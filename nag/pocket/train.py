@@ -14,7 +14,6 @@ import torch.nn.functional as F
 
 from . import data, models
 
-EMPTY_RATE = .10      # captions left empty (in data.caption too); guidance needs an unconditional model
 STUDENT_STEPS = 4
 TEACHER_SUBSTEPS = 2  # Euler steps of the teacher inside each step of the student
 TEACHER_GUIDANCE = 3.0
