@@ -77,11 +77,16 @@ def on_gpu(function):
     return spaces.GPU(duration=120)(function) if spaces else function
 
 
-def build(engine: compare.Engine, first: str = presets.DEFAULT) -> gr.Blocks:
-    """The page. `engine` needs only `run(preset, request, stop, run_id)`: a test may bring its own."""
-    tickets: dict[str, Ticket] = {}
+class Desk:
+    """Answers the page's buttons. One ticket a browser tab; the engine's lock keeps the runs apart.
 
-    def prepare(request: gr.Request, *values):
+    `engine` needs only `run(preset, request, stop, run_id)` and `busy`: a test may bring its own.
+    """
+
+    def __init__(self, engine: compare.Engine):
+        self.engine, self.tickets, self.paint = engine, {}, on_gpu(self._paint)
+
+    def prepare(self, request: gr.Request, *values):
         *settings, lock = values
         raw = dict(zip(INPUTS, settings, strict=True))
         if not lock:
@@ -90,22 +95,21 @@ def build(engine: compare.Engine, first: str = presets.DEFAULT) -> gr.Blocks:
             ticket = Ticket(*presets.resolve(raw, PRESETS))
         except presets.Refused as error:
             raise gr.Error(html.escape(str(error), quote=False), print_exception=False) from None  # a toast is HTML
-        older = tickets.pop(request.session_hash, None)
+        older = self.tickets.pop(request.session_hash, None)
         if older:
             older.stop.set()
-        tickets[request.session_hash] = ticket
+        self.tickets[request.session_hash] = ticket
         waiting = compare.Run(ticket.id, ticket.preset, ticket.request, [
             compare.Column(key, ticket.request.num_inference_steps) for key in ticket.request.guidance])
-        hint = "Waiting for another comparison to end." if engine.busy else ""
+        hint = "Waiting for another comparison to end." if self.engine.busy else ""
         return bench.value(waiting, {}, {}, hint), gr.update(interactive=False), gr.update(interactive=True), raw["seed"], ticket.id
 
-    @on_gpu
-    def paint(preset, request, run_id):
+    def _paint(self, preset, request, run_id):
         """Bench values, as the run goes on. Arguments and values can be pickled: on ZeroGPU this runs in another process."""
-        stop = next((t.stop for t in list(tickets.values()) if t.id == run_id), threading.Event())
+        stop = next((t.stop for t in list(self.tickets.values()) if t.id == run_id), threading.Event())
         run, previews, images, sent = None, {}, {}, 0.0
         try:
-            for run, column, preview in engine.run(preset, request, stop, run_id):
+            for run, column, preview in self.engine.run(preset, request, stop, run_id):
                 if preview is not None:
                     previews[column.key] = bench.data_uri(preview)
                 for done in run.columns:
@@ -126,12 +130,12 @@ def build(engine: compare.Engine, first: str = presets.DEFAULT) -> gr.Blocks:
             reason = compare.failure(error, preset)
             yield bench.value(run, previews, images, reason) if run else ended(run_id, preset, request, reason)
 
-    def go(ticket_id, request: gr.Request):
-        ticket = tickets.get(request.session_hash)
+    def go(self, ticket_id, request: gr.Request):
+        ticket = self.tickets.get(request.session_hash)
         if ticket is None or ticket.id != ticket_id or ticket.begun or ticket.stop.is_set():
             return  # stopped while it waited, or overtaken by a newer click
         ticket.begun = True
-        painting = paint(ticket.preset, ticket.request, ticket.id)
+        painting = self.paint(ticket.preset, ticket.request, ticket.id)
         for value in painting:
             yield value
             if spaces and ticket.stop.is_set():  # the other process does not see the flag; closing its generator ends it
@@ -141,42 +145,82 @@ def build(engine: compare.Engine, first: str = presets.DEFAULT) -> gr.Blocks:
                 yield value
                 return
 
-    def back(ticket_id, request: gr.Request):
-        ticket = tickets.get(request.session_hash)
+    def back(self, ticket_id, request: gr.Request):
+        ticket = self.tickets.get(request.session_hash)
         if ticket and ticket.id != ticket_id:  # a newer click has the buttons now
             return gr.skip(), gr.skip()
-        tickets.pop(request.session_hash, None)
+        self.tickets.pop(request.session_hash, None)
         return gr.update(interactive=True), gr.update(interactive=False)
 
-    def halt(request: gr.Request):
-        ticket = tickets.get(request.session_hash)
+    def halt(self, request: gr.Request):
+        ticket = self.tickets.get(request.session_hash)
         if ticket is None:
             return gr.skip(), gr.skip(), gr.skip()
         ticket.stop.set()
         if ticket.begun:  # its own generator paints the end
             return gr.skip(), gr.skip(), gr.skip()
-        tickets.pop(request.session_hash, None)
+        self.tickets.pop(request.session_hash, None)
         return ended(ticket.id, ticket.preset, ticket.request, ""), gr.update(interactive=True), gr.update(interactive=False)
 
-    def leave(request: gr.Request):
-        ticket = tickets.pop(request.session_hash, None)
+    def leave(self, request: gr.Request):
+        ticket = self.tickets.pop(request.session_hash, None)
         if ticket:
             ticket.stop.set()
 
-    def api(settings: dict):
+    def api(self, settings: dict):
         """Any subset of the settings as one JSON object -> (the run, its PNG files in the order of `guidance`)."""
         try:
             preset, request = presets.resolve(settings, PRESETS)
         except presets.Refused as error:
             raise gr.Error(str(error), print_exception=False) from None
         try:
-            for run, _, _ in engine.run(preset, request, threading.Event(), uuid.uuid4().hex[:12]):  # noqa: B007
+            for run, _, _ in self.engine.run(preset, request, threading.Event(), uuid.uuid4().hex[:12]):  # noqa: B007
                 pass
         except presets.Refused as error:
             raise gr.Error(str(error), print_exception=False) from None
         done = [c for c in run.columns if c.state == "done"]
         return run.json() | {"files": [c.key for c in done]}, [save(run, c)["path"] for c in done]
 
+
+def choose(name: str) -> list:
+    """Everything on the page that a preset sets: words, sliders, columns, hint, chips, pictures."""
+    chosen = PRESETS.get(name, PRESETS[presets.DEFAULT])
+    values = chosen.settings
+    return [
+        values["prompt"], values["negative_prompt"], *(slider(chosen, n, update=True) for n in SLIDERS), columns_of(chosen), look_for(chosen),
+        *(gr.update(value=chip(chosen, i), visible=i < len(chosen.prompts)) for i in range(CHIPS)), bench.shipped(name)]
+
+
+def pick(index: int):
+    """The handler of one chip: its prompt pair in the chosen preset."""
+    def words(name):
+        pairs = PRESETS[name].prompts if name in PRESETS else ()
+        return (pairs[index].prompt, pairs[index].negative_prompt) if index < len(pairs) else (gr.skip(), gr.skip())
+    return words
+
+
+def from_link(request: gr.Request) -> list:
+    """?prompt=...&negative_prompt=...&seed=...: each value checked like any other input, the link ignored if it is not valid.
+
+    -> what `choose` gives, then the preset and the seed.
+    """
+    words = ("preset", "prompt", "negative_prompt")
+    raw = {key: value if key in words else number(value) for key, value in request.query_params.items() if key in INPUTS[:-1]}
+    try:
+        chosen, asked = presets.resolve(raw, PRESETS) if raw else (None, None)
+    except presets.Refused:
+        chosen = None
+    if chosen is None:
+        return [gr.skip()] * (2 + len(SLIDERS) + 2 + CHIPS + 1 + 2)
+    out = choose(chosen.name)
+    out[:2] = asked.prompt, asked.negative_prompt
+    out[2:2 + len(SLIDERS)] = [gr.update(value=getattr(asked, n), minimum=chosen.range(n)[0], maximum=chosen.range(n)[1]) for n in SLIDERS]
+    return [*out, chosen.name, asked.seed]
+
+
+def build(engine: compare.Engine, first: str = presets.DEFAULT) -> gr.Blocks:
+    """The page: what stands where, and which button asks whom."""
+    desk = Desk(engine)
     with gr.Blocks(title="NAG side by side", analytics_enabled=False, delete_cache=(600, KEEP), fill_width=True) as demo:
         with gr.Row(elem_id="head"):
             gr.HTML("<h1>NAG side by side</h1><p>One seed, three ways to say <em>not that</em>: no guidance, classifier-free guidance, "
@@ -207,69 +251,37 @@ def build(engine: compare.Engine, first: str = presets.DEFAULT) -> gr.Blocks:
                     with gr.Accordion("More: CFG scale, NAG until, size, columns", open=False):
                         sliders |= {name: slider(one, name) for name in SLIDERS[4:]}
                         columns = gr.CheckboxGroup([(compare.LABELS[key], key) for key in presets.GUIDANCE], label="Columns",
-                                                   value=list(s.get("guidance", presets.Request.model_fields["guidance"].default)))
+                                                   value=columns_of(one))
             with gr.Column(elem_id="right", scale=4, min_width=320):
                 pictures = bench_of(bench.shipped(first))
                 look = gr.Markdown(look_for(one), elem_id="look")
                 with gr.Accordion("What am I looking at, and what do tau and alpha do?", open=False, elem_id="help"):
                     gr.Markdown(HELP)
 
-        inputs = [preset, prompt, negative, seed, *(sliders[name] for name in SLIDERS), columns]
-        private = {"api_visibility": "private"}
-        ticket = gr.Textbox(visible=False)  # travels with the click, unlike a gr.State, which is read when the queue gets there
-        start.click(
-            prepare, [*inputs, lock], [pictures, start, stop, seed, ticket], concurrency_limit=None, show_progress="hidden", **private).success(
-            go, ticket, pictures, concurrency_id="engine", concurrency_limit=1, show_progress="hidden", **private).then(
-            back, ticket, [start, stop], queue=False, show_progress="hidden", **private)
-        stop.click(halt, None, [pictures, start, stop], queue=False, show_progress="hidden", **private)
-        demo.unload(leave)
-        dice.click(None, None, seed, js="() => Math.floor(Math.random() * 4294967296)", **private)
-        sliders["nag_scale"].change(None, sliders["nag_scale"], phi, js="scale => 'the paper\\'s φ = ' + (scale - 1).toFixed(1)", **private)
-
-        def choose(name):
-            chosen = PRESETS.get(name, one)
-            values = chosen.settings
-            return [
-                values["prompt"], values["negative_prompt"], *(slider(chosen, n, update=True) for n in SLIDERS),
-                list(values.get("guidance", presets.Request.model_fields["guidance"].default)), look_for(chosen),
-                *(gr.update(value=chip(chosen, i), visible=i < len(chosen.prompts)) for i in range(CHIPS)),
-                bench.shipped(name)]
-
+        inputs = [preset, prompt, negative, seed, *(sliders[name] for name in SLIDERS), columns, lock]
         fields = [prompt, negative, *(sliders[name] for name in SLIDERS), columns, look, *chips, pictures]
-        preset.input(choose, preset, fields, queue=False, show_progress="hidden", **private)
-
-        def pick(index):
-            def words(name):
-                pairs = PRESETS[name].prompts if name in PRESETS else ()
-                pair = pairs[index] if index < len(pairs) else None
-                return (pair.prompt, pair.negative_prompt) if pair else (gr.skip(), gr.skip())
-            return words
-
+        ticket = gr.Textbox(visible=False)  # travels with the click, unlike a gr.State, which is read when the queue gets there
+        quiet = {"show_progress": "hidden", "api_visibility": "private"}
+        now = quiet | {"queue": False}
+        turn = {"concurrency_id": "engine", "concurrency_limit": 1}
+        start.click(desk.prepare, inputs, [pictures, start, stop, seed, ticket], concurrency_limit=None, **quiet).success(
+            desk.go, ticket, pictures, **turn, **quiet).then(desk.back, ticket, [start, stop], **now)
+        stop.click(desk.halt, None, [pictures, start, stop], **now)
+        demo.unload(desk.leave)
+        dice.click(None, None, seed, js="() => Math.floor(Math.random() * 4294967296)", **quiet)
+        sliders["nag_scale"].change(None, sliders["nag_scale"], phi, js="scale => 'the paper\\'s φ = ' + (scale - 1).toFixed(1)", **quiet)
+        preset.input(choose, preset, fields, **now)
         for index, button in enumerate(chips):
-            button.click(pick(index), preset, [prompt, negative], queue=False, show_progress="hidden", **private)
-
-        def from_link(request: gr.Request):
-            """?prompt=...&negative_prompt=...&seed=...: each value checked like any other input, the link ignored if it is not valid."""
-            given = dict(request.query_params)
-            raw = {key: number(value) if key not in ("preset", "prompt", "negative_prompt") else value
-                   for key, value in given.items() if key in INPUTS and key != "guidance"}
-            try:
-                chosen, asked = presets.resolve(raw, PRESETS) if raw else (None, None)
-            except presets.Refused:
-                chosen = None
-            if chosen is None:
-                return [gr.skip()] * (len(fields) + 2)
-            out = choose(chosen.name)
-            out[:2] = asked.prompt, asked.negative_prompt
-            out[2:2 + len(SLIDERS)] = [gr.update(value=getattr(asked, n), minimum=chosen.range(n)[0], maximum=chosen.range(n)[1]) for n in SLIDERS]
-            return [*out, chosen.name, asked.seed]
-
-        demo.load(from_link, None, [*fields, preset, seed], queue=False, show_progress="hidden", **private)
-
+            button.click(pick(index), preset, [prompt, negative], **now)
+        demo.load(from_link, None, [*fields, preset, seed], **now)
         with gr.Row(visible=False):
             settings, result, files = gr.JSON(), gr.JSON(), gr.Files()
-            gr.Button().click(api, settings, [result, files], api_name="compare", concurrency_id="engine", concurrency_limit=1)
+            gr.Button().click(desk.api, settings, [result, files], api_name="compare", **turn)
     return demo
+
+
+def columns_of(preset: presets.Preset) -> list[str]:
+    return list(preset.settings.get("guidance", presets.Request.model_fields["guidance"].default))
 
 
 def slider(preset: presets.Preset, name: str, update: bool = False):

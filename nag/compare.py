@@ -13,6 +13,7 @@ import hashlib
 import inspect
 import logging
 import queue
+import statistics
 import threading
 import time
 from dataclasses import dataclass, field
@@ -42,6 +43,7 @@ class Column:
     state: str = "queued"
     step: int = 0
     seconds: float = 0.0           # of the denoising steps alone: text, decoding and previews are the same for all
+    steady: float = 0.0            # the same from medians: a step of 20 ms is easily disturbed by a browser next to it
     image: Any = None              # PIL image, when done
     reason: str = ""               # when failed
     latents_sha256: str = ""       # of the starting noise
@@ -64,11 +66,11 @@ class Run:
     over: bool = False
 
     def relative(self, column: Column) -> float | None:
-        """Seconds against the un-guided column of the same run."""
+        """Time against the un-guided column of the same run, by the medians of their steps."""
         plain = next((c for c in self.columns if c.key == "none"), None)
-        if plain is None or plain.state != "done" or column.state != "done" or not plain.seconds:
+        if plain is None or plain.state != "done" or column.state != "done" or not plain.steady:
             return None
-        return column.seconds / plain.seconds
+        return column.steady / plain.steady
 
     def json(self) -> dict:
         """What can be said about a run: no paths, no host, no user."""
@@ -189,7 +191,7 @@ class Engine:
                     raise TimeoutError(f"The run took more than {DEADLINE // 60} minutes and was ended.")
 
             image, watch = _call(loaded, request, column.key, on_step)
-            column.seconds, column.latents_sha256 = watch.seconds, watch.sha256
+            column.seconds, column.steady, column.latents_sha256 = watch.seconds, watch.steady, watch.sha256
             column.guided_steps, column.spread, column.step = watch.guided, watch.spread, watch.step
             column.image, column.state = image, "done"
         except Stopped:
@@ -223,7 +225,7 @@ class _Watch:
 
     def __init__(self, pipe, device: str, on_step):
         self.pipe, self.device, self.on_step = pipe, device, on_step
-        self.step, self.seconds, self.guided, self.sha256, self.latents = 0, 0.0, 0, "", None
+        self.step, self.times, self.guided, self.sha256, self.latents = 0, [], 0, "", None
         self.resumed = None
 
     def begin(self, denoiser, *_):
@@ -250,7 +252,7 @@ class _Watch:
         self.latents = result[0] if isinstance(result, tuple) else result.prev_sample
         self.step += 1
         self._wait()
-        self.seconds += time.perf_counter() - self.resumed
+        self.times.append(time.perf_counter() - self.resumed)
         self.on_step(self.step, self._estimate(timestep, sample, model_output))
         self._resume()
         return result
@@ -264,6 +266,16 @@ class _Watch:
         if type(scheduler).__name__ == "FlowMatchEulerDiscreteScheduler":
             return (sample - scheduler.sigmas[self.step - 1].to(sample) * model_output).detach()
         return self.latents.detach()
+
+    @property
+    def seconds(self) -> float:
+        return sum(self.times)
+
+    @property
+    def steady(self) -> float:
+        """Seconds if every step had taken its kind's median: guided steps come first, and cost more than the others."""
+        kinds = self.times[:self.guided], self.times[self.guided:]
+        return sum(len(times) * statistics.median(times) for times in kinds if times)
 
     @property
     def spread(self) -> float:

@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 
 RECIPE = {  # stage -> steps; what the shipped weights were trained with
-    "data": 40_000, "vae": 4_500, "text": 500, "classifier": 800, "encode": 0, "unet": 4_400,
-    "distill": 500, "control": 250,
+    "data": 40_000, "vae": 4_500, "text": 500, "classifier": 800, "encode": 0, "unet": 3_800,
+    "distill": 650, "control": 250,
 }
 
 

@@ -23,7 +23,7 @@ from . import data
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPONENTS = 32
-REFERENCES = 400
+REFERENCES = 256
 # attribute, value, roles to tune on, roles to report on. Reported roles, seeds and wording are never looked at in tuning.
 CASES = {
     "hat": ("head", "hat", ("detective",), ("cowboy", "explorer")),
@@ -123,7 +123,7 @@ class Yardstick:
         import random
 
         rng = random.Random(99)
-        people = [data.sample_person(rng) for _ in range(1000)]
+        people = [data.sample_person(rng) for _ in range(600)]
         pictures = self._render(people)
         labels, features = read(classifier, pictures)
         truth = torch.tensor([data.encode_labels(p) for p in people])
@@ -231,6 +231,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
     parser.add_argument("--sweep", action="store_true", help="many settings, on the tuning roles and seeds")
+    parser.add_argument("--tuning", action="store_true", help="tuning roles and seeds for --ways too")
     parser.add_argument("--ways", nargs="+", type=parse_way, help='e.g. cfg=2 "nag=8,alpha=.75"')
     parser.add_argument("--out", type=Path, help="folder for results.json, table.md and sheet.png")
     options = parser.parse_args(arguments)
@@ -247,12 +248,15 @@ def main(arguments: list[str] | None = None) -> None:
         from nag.meter import Meter
 
         classifier = Meter.load(options.model / "classifier").model
+    import diffusers
+
+    diffusers.logging.set_verbosity_error()
     yardstick = Yardstick(load(options.model, options.unet, options.run), classifier)
-    print("classifier, on 1,000 held-out renders: " + ", ".join(f"{k} {v:.1%}" for k, v in yardstick.accuracy.items()), flush=True)
+    print("classifier, on 600 held-out renders: " + ", ".join(f"{k} {v:.1%}" for k, v in yardstick.accuracy.items()), flush=True)
     ways = options.ways or (sweep_ways() if options.sweep else preset_ways())
     rows = []
     for case in options.cases:
-        new = measure(yardstick, case, ways, options.count, options.steps, held_out=not options.sweep)
+        new = measure(yardstick, case, ways, options.count, options.steps, held_out=not (options.sweep or options.tuning))
         print(table(new), flush=True)
         rows += new
     if options.out:
