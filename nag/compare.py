@@ -384,15 +384,21 @@ def mean_difference(a, b) -> float:
 
 
 NOTHING, TOO_MUCH = 1.5, 1.6  # of 255; times the spread of the un-guided latents
+MANY = 2                      # attributes that nobody asked to change
 
 
 def _judge(loaded: Loaded, run: Run) -> None:
     """Fills in what the meter reads, and one sentence when NAG changed nothing, or too much."""
     done = {c.key: c for c in run.columns if c.state == "done"}
+    also = []  # what the meter sees changed beyond the negative prompt
     if loaded.meter and done:
         named = loaded.meter.named_in(run.request.negative_prompt)
-        for column, reading in zip(done.values(), loaded.meter.read([c.image for c in done.values()]), strict=True):
-            column.readings = {loaded.meter.phrase(pair): reading[pair[0]][pair[1]] for pair in named}
+        readings = dict(zip(done, loaded.meter.read([c.image for c in done.values()]), strict=True))
+        for key, reading in readings.items():
+            done[key].readings = {loaded.meter.phrase(pair): reading[pair[0]][pair[1]] for pair in named}
+        if "none" in readings and "nag" in readings:
+            seen = {key: {name: max(shares, key=shares.get) for name, shares in readings[key].items()} for key in ("none", "nag")}
+            also = [name for name, value in seen["none"].items() if value != seen["nag"][name] and name not in dict(named)]
     if "none" not in done or "nag" not in done:
         return
     request, changed = run.request, mean_difference(done["none"].image, done["nag"].image)
@@ -402,8 +408,10 @@ def _judge(loaded: Loaded, run: Run) -> None:
         run.hint = f"NAG changed {changed:.1f} of 255 on average, hardly anything: raise alpha first, then the scale."
     elif done["nag"].spread > TOO_MUCH * done["none"].spread:
         run.hint = "NAG pushed hard enough to distort the picture: lower the scale, alpha or tau."
+    elif len(also) >= MANY:
+        run.hint = f"NAG changed more than it was asked to ({', '.join(also)}): lower alpha, or tau, to keep more of the picture."
     else:
-        run.hint = f"NAG changed {changed:.0f} of 255 on average."
+        run.hint = f"NAG changed {changed:.0f} of 255 on average" + (f", and beyond what was asked: {', '.join(also)}." if also else ".")
 
 
 def failure(error: Exception, preset: Preset) -> str:

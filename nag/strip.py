@@ -21,19 +21,24 @@ def strip(run: Run, side: int = 384) -> Image.Image:
     draw = ImageDraw.Draw(sheet)
     request = run.request
     title = f"{run.preset.title}, seed {request.seed}: “{request.prompt}” not “{request.negative_prompt}”"
-    draw.text((MARGIN, 10), fit(title, sheet.width - 2 * MARGIN, 14), INK, font(14))
+    draw.text((MARGIN, 10), fit(plain(title), sheet.width - 2 * MARGIN, 14), INK, font(14))
     for i, (column, texts) in enumerate(zip(done, lines, strict=True)):
         x, y = MARGIN + i * (width + MARGIN), head
         sheet.paste(column.image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC), (x, y))
         y += height + 8
         for text, size, colour in texts:
-            draw.text((x, y), text, colour, font(size))
+            draw.text((x, y), plain(text), colour, font(size))
             y += size + 8
     return sheet
 
 
 def font(size: int):
     return ImageFont.load_default(size)
+
+
+def plain(text: str) -> str:
+    """Without the signs that Pillow's own font lacks."""
+    return text.replace("×", "x").replace("→", "->").replace("−", "-")
 
 
 def fit(text: str, width: int, size: int) -> str:

@@ -170,3 +170,29 @@ def test_a_model_that_does_not_load_is_a_sentence_and_the_next_run_works():
     with pytest.raises(presets.Refused, match="licence"):
         finish(bench, "sd3")
     assert free(bench) and finish(bench, "sd").columns[0].state == "done"
+
+
+def test_the_hint_says_nothing_enough_or_too_much():
+    """On the shipped model, whose meter sees more than a mean difference does."""
+    bench = Engine()
+
+    def hint(**settings):
+        *_, (run, _, _) = bench.run(*presets.resolve({"prompt": "portrait of a cowboy", "negative_prompt": "hat", **settings}))
+        return run.hint, run.columns
+
+    assert "hardly anything: raise alpha" in hint(nag_alpha=.01)[0]
+    text, (none, _, nag) = hint()
+    assert "of 255 on average" in text and none.readings["hat"] > .9 > .1 > nag.readings["hat"]
+    many = [hint(seed=seed, nag_scale=20, nag_tau=10, nag_alpha=1)[0] for seed in range(6)]
+    assert any("changed more than it was asked to (" in m and "lower alpha" in m for m in many), many
+
+
+def test_the_meter_finds_what_a_negative_prompt_names():
+    from nag.meter import Meter
+    from nag.pipelines import PROJECT
+
+    meter = Meter.load(PROJECT / "assets" / "pocket-portrait" / "classifier")
+    assert meter.named_in("Glasses.") == [("eyewear", "glasses")]
+    assert meter.named_in("sunglasses") == [("eyewear", "sunglasses")]
+    assert meter.named_in("red shirt, blue background, eyeglasses") == [("shirt", "red"), ("background", "blue")]
+    assert meter.named_in("blurry") == []
