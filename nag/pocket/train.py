@@ -287,7 +287,7 @@ def load_unet(run: Path, name: str):
 def distill(run: Path, steps: int, guidance: float = TEACHER_GUIDANCE, name: str = "student", size: int = 32):
     """The student takes in one step what the teacher takes in TEACHER_SUBSTEPS guided ones.
 
-    Between the boundaries 1, .75, .5, .25, 0; at `guidance` 1 nothing is baked in: the control of model.md section 4.
+    Between the boundaries 1, .75, .5, .25, 0; at `guidance` 1 nothing is baked in: the control that tells few steps from distilled guidance.
     Rows with an empty caption learn the un-guided teacher, so the student keeps an unconditional answer.
     """
     source, teacher = Captioned(run), load_unet(run, "unet").requires_grad_(False)
