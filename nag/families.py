@@ -31,7 +31,6 @@ class Family:
     mask: Packed | None = None
     ids: Packed | None = None
     order: str = "image, text"
-    denoiser: str = "transformer"
 
 
 def named(pattern: str) -> Callable:
@@ -53,7 +52,7 @@ def cross_attention(denoiser) -> dict:
 
 FAMILIES = {
     # SD 1.5, SDXL and all that is distilled from them. The pooled text of SDXL stays as it is.
-    "UNet2DConditionModel": Family("cross", cross_attention, mask=Packed("encoder_attention_mask", -1, 1), denoiser="unet"),
+    "UNet2DConditionModel": Family("cross", cross_attention, mask=Packed("encoder_attention_mask", -1, 1)),
     "PixArtTransformer2DModel": Family(
         "cross", named(r"transformer_blocks\.\d+\.attn2"), mask=Packed("encoder_attention_mask", 1, 1),
     ),

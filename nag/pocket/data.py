@@ -121,7 +121,7 @@ def _caption(person: Person, rng: random.Random) -> str:
     kind = rng.random()
     if kind < .10:
         return ""
-    role = f"{'an' if person.role[0] in 'aeiouA' else 'a'} {person.role}"
+    role = with_article(person.role)
     head = rng.choice((f"portrait of {role}", role, f"a drawing of {role}"))
     if kind < .40:
         return head
@@ -133,6 +133,10 @@ def _caption(person: Person, rng: random.Random) -> str:
     visible = [w for w in words if not w.endswith(("shirt", "background"))]
     tags = [rng.choice(visible)] + rng.sample(words, rng.randint(0, 1))
     return ", ".join(dict.fromkeys(tags))
+
+
+def with_article(role: str) -> str:
+    return f"{'an' if role[0] in 'aeiouA' else 'a'} {role}"  # A: "an AI researcher"
 
 
 def _words(person: Person) -> list[str]:

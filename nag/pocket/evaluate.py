@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 
 from . import data
+from .train import device
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPONENTS = 32
@@ -52,16 +53,12 @@ def load(folder: Path, unet: str | None, run: Path):
     if unet:
         from .export import pipeline
 
-        return pipeline(run, unet).to(_device())
+        return pipeline(run, unet).to(device())
     from diffusers import DiffusionPipeline
 
-    pipe = DiffusionPipeline.from_pretrained(folder, dtype=torch.float32, local_files_only=True).to(_device())
+    pipe = DiffusionPipeline.from_pretrained(folder, dtype=torch.float32, local_files_only=True).to(device())
     pipe.set_progress_bar_config(disable=True)
     return pipe
-
-
-def _device():
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @torch.inference_mode()
@@ -154,7 +151,7 @@ def measure(yardstick: Yardstick, case: str, ways: list[Way], count: int, steps:
     attribute, value, tuning, reported = CASES[case]
     roles = reported if held_out else tuning
     wording = "portrait of {}" if held_out else "a drawing of {}"
-    names = [f"{'an' if role[0] in 'aeiouA' else 'a'} {role}" for role in roles]
+    names = [data.with_article(role) for role in roles]
     prompts = [wording.format(names[i % len(names)]) for i in range(count)]
     seeds = [(10_000 if held_out else 50_000) + i for i in range(count)]
     index = list(data.ATTRIBUTES).index(attribute)
