@@ -29,19 +29,26 @@ _serial = itertools.count()
 
 @dataclass
 class Layout:
-    """What the packed sequence of the running denoiser call holds: T+ and T- tokens; `rows` of the batch are conditional."""
+    """What the packed sequence of the running denoiser call holds: T+ and T- tokens of every text input; `rows` of `total` are conditional."""
 
-    positive: int
-    negative: int
+    texts: tuple[tuple[int, int], ...]
     rows: slice
-    whole: bool  # every row is conditional
+    total: int
+
+    @property
+    def whole(self) -> bool:
+        """Every row is conditional."""
+        return self.rows == slice(0, self.total)
 
 
 class GuidedAttention:
-    """The attention op of one layer. While `call.layout` is None it is the op that it stands for, and nothing else."""
+    """The attention op of one layer. While `call.layout` is None it is the op that it stands for, and nothing else.
 
-    def __init__(self, name: str, attention: str, order: str, settings: NAGSettings, call):
-        self.name, self.attention, self.order, self.settings, self.call = name, attention, order, settings, call
+    kind: see `nag.families.KINDS`. call: what is running, with its `layout`.
+    """
+
+    def __init__(self, name: str, kind: str, family, settings: NAGSettings, call):
+        self.name, self.kind, self.family, self.settings, self.call = name, kind, family, settings, call
         self.hit = False
 
     def attend(self, op, query, key, value, mask, tokens: int):
@@ -49,75 +56,106 @@ class GuidedAttention:
         layout = self.call.layout
         if layout is None:
             return op(query, key, value, mask)
+        count = key.shape[tokens]
+        positive, negative = self.family.pieces(self.kind, layout.texts, count)
+        texts = sum(length for _, length in positive + negative)
+        # not the text: an IP-Adapter's image tokens
+        if count < texts if self.kind == "joint" else count != texts:
+            return op(query, key, value, mask)
+        if self.kind != "cross" and query.shape[tokens] != count:
+            return op(query, key, value, mask)
+        self.hit = True
         if mask is not None and mask.ndim == 2 and tokens == 1:  # dispatch_attention_fn also takes (B, keys)
             mask = mask[:, None, None, :]
-        texts = layout.positive + layout.negative
-        if self.attention == "cross":
-            if key.shape[tokens] != texts:  # not the text: an IP-Adapter's image tokens
-                return op(query, key, value, mask)
-            self.hit = True
-            return self._cross(op, query, key, value, mask, tokens, layout)
-        self.hit = True
-        return self._joint(op, query, key, value, mask, tokens, layout)
+        if self.kind == "cross":
+            return self._cross(op, query, key, value, mask, tokens, positive, negative, layout)
+        if self.kind == "text":
+            return self._text(op, query, key, value, mask, tokens, positive, negative)
+        return self._joint(op, query, key, value, mask, tokens, positive, negative, layout)
 
-    def _cross(self, op, query, key, value, mask, tokens, layout):
-        positive, negative = slice(0, layout.positive), slice(layout.positive, None)
-        rows = layout.rows
+    def _cross(self, op, query, key, value, mask, tokens, positive, negative, layout):
+        rows = rows_of(layout, query)
         z_positive = op(query, take(key, tokens, positive), take(value, tokens, positive), mask_of(mask, positive))  # (B, H, I, D)
         z_negative = op(query[rows], take(key[rows], tokens, negative), take(value[rows], tokens, negative),
                         mask_of(mask_rows(mask, rows, len(query)), negative))
-        return self._blend(z_positive, z_negative, tokens, layout)
+        return self._blend(z_positive, z_negative, rows, tokens, layout)
 
-    def _joint(self, op, query, key, value, mask, tokens, layout):
+    def _text(self, op, query, key, value, mask, tokens, positive, negative):
+        """Each text attends itself alone."""
+        parts = {}
+        for pieces in (positive, negative):
+            out = op(*(take(x, tokens, pieces) for x in (query, key, value)), mask_of(mask, pieces, both=True))
+            parts |= zip(pieces, out.split([length for _, length in pieces], tokens), strict=True)
+        return torch.cat([parts[piece] for piece in sorted(parts)], tokens)
+
+    def _joint(self, op, query, key, value, mask, tokens, positive, negative, layout):
         """text+ attends [text+, image], text- attends [text-, image], the image both. Two passes, which attend the image keys
         twice; here is where attention with log-sum-exp will attend them once and merge."""
-        rows, count = layout.rows, query.shape[tokens]
-        image = count - layout.positive - layout.negative
-        if self.order == "text, image":
-            spans = {"positive": (0, layout.positive), "negative": (layout.positive, layout.negative), "image": (count - image, image)}
-        else:
-            spans = {"image": (0, image), "positive": (image, layout.positive), "negative": (image + layout.positive, layout.negative)}
+        rows, image = rows_of(layout, query), rest(positive + negative, query.shape[tokens])
 
         def branch(text, q, k, v, m):
-            """One text with the image -> (text tokens, image tokens), each (B, H, N, D)"""
-            ends = sorted((spans[text], spans["image"]))
-            part = [torch.cat([x.narrow(tokens, *end) for end in ends], tokens) for x in (q, k, v)]
-            if m is not None:
-                m = torch.cat([m.narrow(-1, *end) for end in ends], -1)
-                if m.shape[-2] > 1:
-                    m = torch.cat([m.narrow(-2, *end) for end in ends], -2)
-            first, second = op(*part, m).split([length for _, length in ends], tokens)
-            return (first, second) if ends[0] == spans[text] else (second, first)
+            """One text with the image -> {(start, length): its tokens, each (B, H, N, D)}"""
+            pieces = sorted(text + image)
+            out = op(*(take(x, tokens, pieces) for x in (q, k, v)), mask_of(m, pieces, both=True))
+            return dict(zip(pieces, out.split([length for _, length in pieces], tokens), strict=True))
 
-        text_positive, z_positive = branch("positive", query, key, value, mask)
-        text_negative, z_negative = branch("negative", query[rows], key[rows], value[rows], mask_rows(mask, rows, len(query)))
-        if not layout.whole:  # unconditional rows carry a negative text too, and nobody reads it
-            full = text_negative.new_zeros(len(query), *text_negative.shape[1:])
-            full[rows] = text_negative
-            text_negative = full
-        parts = {"positive": text_positive, "negative": text_negative, "image": self._blend(z_positive, z_negative, tokens, layout)}
-        return torch.cat([parts[name] for name in sorted(spans, key=lambda name: spans[name][0])], tokens)
+        parts = branch(positive, query, key, value, mask)
+        other = branch(negative, query[rows], key[rows], value[rows], mask_rows(mask, rows, len(query)))
+        for piece in image:
+            parts[piece] = self._blend(parts[piece], other[piece], rows, tokens, layout)
+        for piece in negative:
+            if layout.whole:
+                parts[piece] = other[piece]
+            else:  # unconditional rows carry a negative text too, and nobody reads it
+                parts[piece] = other[piece].new_zeros(len(query), *other[piece].shape[1:])
+                parts[piece][rows] = other[piece]
+        return torch.cat([parts[piece] for piece in sorted(parts)], tokens)
 
-    def _blend(self, z_positive, z_negative, tokens, layout):
+    def _blend(self, z_positive, z_negative, rows, tokens, layout):
         settings = self.settings
         features = (-3, -1) if tokens == 2 else (-2, -1)  # the paper's norm is over all heads together
-        guided = normalized_attention_guidance(
-            z_positive[layout.rows], z_negative, settings.scale, settings.tau, settings.alpha, dim=features,
-        )
+        guided = normalized_attention_guidance(z_positive[rows], z_negative, settings.scale, settings.tau, settings.alpha, dim=features)
         if layout.whole:
             return guided
         out = z_positive.clone()
-        out[layout.rows] = guided
+        out[rows] = guided
         return out
 
 
-def take(tensor, dim: int, where: slice):
-    start, stop, _ = where.indices(tensor.shape[dim])
-    return tensor.narrow(dim, start, stop - start)
+def rows_of(layout: Layout, query) -> slice:
+    """The conditional rows in attention, where every row of the batch may have become several (one a video frame)."""
+    times = len(query) // layout.total
+    return slice(layout.rows.start * times, layout.rows.stop * times)
 
 
-def mask_of(mask, keys: slice):
-    return None if mask is None else mask[..., keys]
+def rest(pieces, count: int) -> list[tuple[int, int]]:
+    """What `pieces` of (start, length) leave of a sequence of `count` tokens: the image."""
+    left, at = [], 0
+    for start, length in [*sorted(pieces), (count, 0)]:
+        if start > at:
+            left.append((at, start - at))
+        at = start + length
+    return left
+
+
+def take(tensor, dim: int, pieces):
+    """The pieces (start, length) of a tensor, behind one another; no copy where they are one."""
+    pieces, whole = sorted(pieces), []
+    for start, length in pieces:
+        if whole and sum(whole[-1]) == start:
+            whole[-1] = (whole[-1][0], whole[-1][1] + length)
+        else:
+            whole.append((start, length))
+    parts = [tensor.narrow(dim, *piece) for piece in whole]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
+
+
+def mask_of(mask, pieces, both: bool = False):
+    """A mask's keys, and with `both` its queries too where it has them."""
+    if mask is None:
+        return None
+    mask = take(mask, mask.ndim - 1, pieces)
+    return take(mask, mask.ndim - 2, pieces) if both and mask.ndim > 1 and mask.shape[-2] > 1 else mask
 
 
 def mask_rows(mask, rows: slice, count: int):
@@ -159,11 +197,11 @@ def twin(processor, guided: GuidedAttention):
     return other
 
 
-def install(modules: dict, attention: str, order: str, settings: NAGSettings, call):
-    """Gives every module of `modules` a guided twin of its processor. Returns the guided layers and a function that gives all back."""
+def install(denoiser, family, settings: NAGSettings, call):
+    """Gives every layer of `family` a guided twin of its processor. Returns the guided layers and a function that gives all back."""
     layers, originals = [], []
-    for name, module in modules.items():
-        layer = GuidedAttention(name, attention, order, settings, call)
+    for name, (kind, module) in family.layers(denoiser).items():
+        layer = GuidedAttention(name, kind, family, settings, call)
         original = module.processor
         module.processor = twin(original, layer)
         layers.append(layer)

@@ -20,7 +20,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import families
-from .guidance import guide, replaced
+from .adapters import replaced
+from .guidance import guide
 from .pipelines import Loaded, Shelf, explain, free_memory, versions
 from .presets import Preset, Refused, Request
 

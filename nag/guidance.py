@@ -3,11 +3,13 @@
 import contextlib
 import functools
 import inspect
+import re
 from dataclasses import dataclass, field
 
 import torch
 
 from . import families
+from .adapters import replaced
 from .attention_processor import Layout, install
 from .formula import NAGSettings, normalized_attention_guidance
 
@@ -27,7 +29,7 @@ class Guidance:
     fresh: bool = False                # a guided call since the last scheduler step
     layout: Layout | None = None       # of the running denoiser call
     encoded: tuple | None = None       # positive and negative of the running pipeline call: ({argument: tensor}, {argument: tensor})
-    verdicts: dict = field(default_factory=dict)  # id of a text tensor -> (the tensor, rows, packed tensors)
+    verdicts: dict = field(default_factory=dict)  # ids of a text's tensors -> (the tensors, what to do)
 
 
 @contextlib.contextmanager
@@ -42,7 +44,8 @@ def guide(pipe, negative_prompt=None, *, negative_prompt_embeds=None, negative_p
         pipe: a diffusers pipeline whose denoiser is in `nag.families`.
         negative_prompt: words, or a list with one entry per prompt. "" steers away from the empty prompt; it is not "off".
         negative_prompt_embeds: instead of words, (rows, T, D) in the form in which the pipeline takes `prompt_embeds`; rows is 1,
-            the number of prompts, or of pictures. negative_prompt_attention_mask: (rows, T), where the pipeline has one.
+            the number of prompts, or of pictures. A dictionary by the denoiser's argument for models with several texts.
+        negative_prompt_attention_mask: (rows, T), where the pipeline has one.
         scale, tau, alpha, end: see `NAGSettings`. At scale 1, alpha 0 or end 0 nothing is touched.
 
     With CFG, only the conditional rows are guided. Pooled text embeddings are the positive's for both texts.
@@ -53,24 +56,30 @@ def guide(pipe, negative_prompt=None, *, negative_prompt_embeds=None, negative_p
         raise ValueError("NAG needs a negative prompt: give words (negative_prompt) or negative_prompt_embeds.")
     if negative_prompt is not None and negative_prompt_embeds is not None:
         raise ValueError("Got both negative_prompt and negative_prompt_embeds; give one of them.")
-    family, denoiser = families.find(pipe), families.denoiser_of(pipe)
+    family = families.find(pipe)
+    able, why = families.supports(pipe)
+    if not able:
+        raise ValueError(why)
+    if not hasattr(pipe, "encode_prompt"):
+        raise ValueError(f"NAG listens to a pipeline's encode_prompt, and a {type(pipe).__name__} has none.")
     guidance = Guidance(settings)
     if settings.off:
         yield guidance
         return
-    modules = family.modules(denoiser)
-    if not modules:
-        raise ValueError(f"This {type(denoiser).__name__} has no attention layer that sees text, so NAG has nothing to guide.")
+    embeds = _given(family, negative_prompt_embeds, negative_prompt_attention_mask)
     with contextlib.ExitStack() as stack:
-        capture = functools.partial(_capture, pipe, guidance, family, negative_prompt, negative_prompt_embeds, negative_prompt_attention_mask)
-        stack.enter_context(replaced(pipe, "encode_prompt", capture))
+        stack.enter_context(replaced(pipe, "encode_prompt", functools.partial(_capture, guidance, family, negative_prompt, embeds)))
         stack.enter_context(replaced(pipe.scheduler, "step", functools.partial(_counted, guidance)))
-        layers, give_back = install(modules, family.attention, family.order, settings, guidance)
-        stack.callback(give_back)
-        pack = denoiser.register_forward_pre_hook(functools.partial(_pack, pipe, guidance, family), with_kwargs=True)
-        stack.callback(pack.remove)
-        unpack = denoiser.register_forward_hook(functools.partial(_unpack, guidance, layers), always_call=True)
-        stack.callback(unpack.remove)
+        for outer in families.denoisers_of(pipe):
+            denoiser = families.unwrapped(outer)
+            layers, give_back = install(denoiser, family, settings, guidance)
+            stack.callback(give_back)
+            if family.adapter:
+                stack.enter_context(family.adapter(pipe, denoiser, guidance))
+            # outside of everything else that wraps a call: torch.compile (either kind) and offloading see packed text only
+            compiled = outer is denoiser and getattr(denoiser, "_compiled_call_impl", None) is not None
+            around = functools.partial(_around, pipe, guidance, family, layers, list(inspect.signature(type(denoiser).forward).parameters)[1:])
+            stack.enter_context(replaced(outer, "_compiled_call_impl" if compiled else "forward", around))
         stack.callback(guidance.verdicts.clear)
         yield guidance
         if guidance.encoded and guidance.step and not guidance.guided_calls:
@@ -80,33 +89,33 @@ def guide(pipe, negative_prompt=None, *, negative_prompt_embeds=None, negative_p
             )
 
 
-@contextlib.contextmanager
-def replaced(owner, name: str, wrapper):
-    """`owner.name` is `wrapper(original, ...)` for a while. A method is shadowed on the instance, and the shadow removed."""
-    original, had = getattr(owner, name), name in vars(owner)
-
-    @functools.wraps(original)
-    def call(*args, **kwargs):
-        return wrapper(original, *args, **kwargs)
-
-    object.__setattr__(owner, name, call)
-    try:
-        yield
-    finally:
-        if had:
-            object.__setattr__(owner, name, original)
-        else:
-            object.__delattr__(owner, name)
+def _given(family, embeds, mask) -> dict | None:
+    """Embeddings given by hand, by the denoiser's arguments."""
+    if embeds is None:
+        return None
+    if not isinstance(embeds, dict):
+        if len(family.texts) > 1:
+            raise ValueError(f"This model has {len(family.texts)} texts: give negative_prompt_embeds as a dictionary of "
+                             f"{', '.join(p.argument for p in family.texts)}.")
+        embeds = {family.inputs[0].argument: embeds}
+    if mask is not None:
+        if family.companion("mask") is None:
+            raise ValueError("This model has no attention mask for its text, but a negative_prompt_attention_mask was given.")
+        embeds = {**embeds, family.companion("mask").argument: mask}
+    return embeds
 
 
-def _counted(guidance, step, *args, **kwargs):
+def _counted(guidance, step, /, *args, **kwargs):
     guidance.step += 1
     guidance.guided_steps += guidance.fresh
     guidance.fresh = False
     return step(*args, **kwargs)
 
 
-def _capture(pipe, guidance, family, words, embeds, mask, encode_prompt, *args, **kwargs):
+OTHER_WORDS = re.compile(r"negative_.*|prompt_\d+|.*prompt_embeds.*|(prompt|text)_.*mask.*")  # arguments that belong to the positive's words
+
+
+def _capture(guidance, family, words, embeds, encode_prompt, /, *args, **kwargs):
     """Runs `encode_prompt`, and the first time in a pipeline call once more with the negative words in place of the prompt:
     the same tokenizer, length limits and clip skip. The second time it is CFG's own negative prompt, and none of our business."""
     result = encode_prompt(*args, **kwargs)
@@ -114,32 +123,33 @@ def _capture(pipe, guidance, family, words, embeds, mask, encode_prompt, *args, 
         return result
     guidance.step = 0
     guidance.verdicts.clear()
-    inputs = [p for p in (family.text, family.mask, family.ids) if p is not None and p.encoded >= 0]
-    positive = {p.argument: result[p.encoded] for p in inputs}
-    count = len(positive[family.text.argument])
+    positive = _inputs(family, result)
+    count = len(positive[family.inputs[0].argument])
     if embeds is not None:
-        negative = {family.text.argument: embeds}
-        if mask is not None:
-            if family.mask is None:
-                raise ValueError(f"{type(pipe).__name__} has no attention mask for its text, but a negative_prompt_attention_mask was given.")
-            negative[family.mask.argument] = mask
+        negative = dict(embeds)
     else:
         bound = inspect.signature(encode_prompt).bind(*args, **kwargs)
         bound.apply_defaults()
         given = bound.arguments
         for name in given:
-            if name.endswith(("_embeds", "_mask")) or name.startswith(("negative_prompt", "prompt_")):
+            if OTHER_WORDS.fullmatch(name):
                 given[name] = None
-        given["prompt"] = _one_per_prompt(words, count // int(given.get("num_images_per_prompt") or 1))
+        pictures = int(given.get("num_images_per_prompt") or given.get("num_videos_per_prompt") or 1)
+        given["prompt"] = _one_per_prompt(words, count // pictures)
         if "do_classifier_free_guidance" in given:
             given["do_classifier_free_guidance"] = False
-        again = encode_prompt(*bound.args, **bound.kwargs)
-        negative = {p.argument: again[p.encoded] for p in inputs}
-    for p in (family.text, family.mask):
-        if p is not None and p.argument in negative:
+        negative = _inputs(family, encode_prompt(*bound.args, **bound.kwargs))
+    for p in family.inputs:
+        if p.argument in negative and p.kind != "ids":
             negative[p.argument] = _rows(negative[p.argument], count, p.argument)
     guidance.encoded = positive, negative
     return result
+
+
+def _inputs(family, result) -> dict:
+    """What `encode_prompt` returned, by the denoiser's arguments."""
+    result = result if isinstance(result, tuple) else (result,)
+    return {p.argument: result[p.encoded] for p in family.inputs if p.encoded is not None}
 
 
 def _one_per_prompt(words, count: int) -> list[str]:
@@ -149,11 +159,15 @@ def _one_per_prompt(words, count: int) -> list[str]:
     return words * count if len(words) == 1 else words
 
 
-def _rows(tensor, count: int, name: str):
+def _rows(value, count: int, name: str):
     """Expanded to `count` rows: one row for all, or one per prompt for several pictures each."""
-    if count % len(tensor):
-        raise ValueError(f"Got {len(tensor)} rows of negative {name} for {count} pictures; give 1, or one per prompt.")
-    return tensor.repeat_interleave(count // len(tensor), dim=0)
+    if value is None:
+        return None
+    if count % len(value):
+        raise ValueError(f"Got {len(value)} rows of negative {name} for {count} pictures; give 1, or one per prompt.")
+    if isinstance(value, list):
+        return [row for row in value for _ in range(count // len(value))]
+    return value.repeat_interleave(count // len(value), dim=0)
 
 
 def _active(pipe, guidance) -> bool:
@@ -162,73 +176,177 @@ def _active(pipe, guidance) -> bool:
     return guidance.step < guidance.settings.end * steps
 
 
-def _pack(pipe, guidance, family, denoiser, args, kwargs):
-    """Forward pre-hook: the denoiser's text inputs become [positive, negative] where a row is conditional."""
-    guidance.layout = None
-    if guidance.encoded is None or not _active(pipe, guidance):
-        return None
-    bound = inspect.signature(denoiser.forward).bind_partial(*args, **kwargs).arguments
-    text = bound.get(family.text.argument)
-    if text is None:
-        return None
-    verdict = guidance.verdicts.get(id(text))
-    if verdict is None:  # comparing values is a wait for the GPU: once per tensor, not once per step
-        verdict = (text, *_find_rows(text, guidance, family, bound))
+def _around(pipe, guidance, family, layers, names, forward, /, *args, **kwargs):
+    """A denoiser call with its text packed: in one piece, or for families with `rows` in pieces of equal text lengths."""
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    text = given.get(family.inputs[0].argument)
+    if guidance.encoded is None or text is None or not _active(pipe, guidance):
+        return forward(*args, **kwargs)
+    tensors = tuple(text) if isinstance(text, (list, tuple)) else (text,)
+    key = tuple(map(id, tensors))
+    if key not in guidance.verdicts:  # comparing values is a wait for the GPU: once per tensor, not once per step
         if len(guidance.verdicts) > 8:  # a pipeline that makes a new tensor every step
             guidance.verdicts.clear()
-        guidance.verdicts[id(text)] = verdict
-    _, layout, packed = verdict
-    if layout is None:
-        return None
-    guidance.layout = layout
+        guidance.verdicts[key] = tensors, _plan(guidance, family, given, text)
+    parts = guidance.verdicts[key][1]
+    if parts is None:
+        return forward(*args, **kwargs)
     guidance.guided_calls += 1
     guidance.fresh = True
-    names = list(inspect.signature(denoiser.forward).parameters)
-    args = tuple(packed.get(name, value) for name, value in zip(names, args, strict=False))
-    return args, {**kwargs, **{name: value for name, value in packed.items() if name not in names[:len(args)]}}
+    outputs = []
+    try:
+        for rows, layout, packed in parts:
+            guidance.layout = layout
+            change = packed if rows is None else {name: _row(given[name], rows, len(text)) for name in family.rows if name in given} | packed
+            outputs.append(forward(*(change.get(name, value) for name, value in zip(names, args, strict=False)),
+                                   **{**kwargs, **{name: value for name, value in change.items() if name not in names[:len(args)]}}))
+    finally:
+        guidance.layout = None
+    _all_hit(layers)
+    return outputs[0] if len(outputs) == 1 else _joined(outputs)
 
 
-def _find_rows(text, guidance, family, bound):
-    """(layout, {argument: packed tensor}) of a text input, or (None, {}) when it is not the positive prompt."""
-    positive, negative = guidance.encoded
-    name = family.text.argument
-    wanted = positive[name].to(text)
+def _row(value, rows: slice, total: int):
+    """The rows of an argument that has one entry per row; a scalar serves all."""
+    return value[rows] if isinstance(value, list) or (isinstance(value, torch.Tensor) and value.ndim and len(value) == total) else value
+
+
+def _joined(outputs):
+    """The outputs of calls with some rows each, as one: tensors, lists of rows, tuples and diffusers' output classes of these."""
+    first = outputs[0]
+    if isinstance(first, torch.Tensor):
+        return torch.cat(outputs)
+    if isinstance(first, list):
+        return [row for output in outputs for row in output]
+    if isinstance(first, tuple):
+        return tuple(_joined(values) for values in zip(*outputs, strict=True))
+    if isinstance(first, dict):
+        return type(first)(**{name: _joined([output[name] for output in outputs]) for name in first})
+    return first
+
+
+def _conditional(text, wanted) -> tuple[int, int] | None:
+    """First and last + 1 of the rows of `text` that are `wanted`'s, over and over; None where there are none."""
     count, total = len(wanted), len(text)
-    if text.ndim != wanted.ndim or text.shape[1:] != wanted.shape[1:] or total % count:
-        return None, {}
-    starts = [start for start in range(0, total, count) if torch.equal(text[start:start + count], wanted)]
+    if isinstance(text, torch.Tensor):
+        wanted = wanted.to(text)
+        if text.ndim != wanted.ndim or text.shape[1:] != wanted.shape[1:]:
+            return None
+    elif any(not isinstance(row, torch.Tensor) for row in text):
+        return None
+    if total % count:
+        return None
+
+    def same(start):
+        if isinstance(text, torch.Tensor):
+            return torch.equal(text[start:start + count], wanted)
+        return all(a.shape == b.shape and torch.equal(a, b.to(a)) for a, b in zip(text[start:start + count], wanted, strict=True))
+
+    starts = [start for start in range(0, total, count) if same(start)]
     if not starts:
-        return None, {}
+        return None
     if len(starts) * count == total and total > count:
         # CFG whose negative prompt is the prompt: every row looks conditional. diffusers puts the conditional rows last.
         starts = starts[-1:]
     if starts != list(range(starts[0], starts[-1] + 1, count)):
         raise RuntimeError(f"The conditional rows {starts} of {total} are not neighbours; NAG cannot guide this pipeline's batch.")
-    rows = slice(starts[0], starts[-1] + count)
-    minus = negative[name].to(text)
-    packed = {name: torch.cat([text, minus.repeat(total // count, *[1] * (text.ndim - 1))], family.text.dim)}
-    plus_length, minus_length = text.shape[family.text.dim], minus.shape[family.text.dim]
-    if family.mask is not None:
-        mask, other = bound.get(family.mask.argument), negative.get(family.mask.argument)
-        if mask is not None or other is not None:
-            mask = text.new_ones(total, plus_length) if mask is None else mask
-            other = mask.new_ones(count, minus_length) if other is None else other.to(mask)
-            packed[family.mask.argument] = torch.cat([mask, other.repeat(total // count, 1)], family.mask.dim)
-    if family.ids is not None:
-        ids = bound[family.ids.argument]
-        dim = ids.ndim - 2  # (T, 3), or with a row dimension in older pipelines
-        other = negative.get(family.ids.argument)
-        # embeddings given by hand come without ids: text ids of such models are all alike
-        other = ids.narrow(dim, 0, 1).expand(*ids.shape[:dim], minus_length, ids.shape[-1]) if other is None else other.to(ids)
-        packed[family.ids.argument] = torch.cat([ids, other.reshape(*ids.shape[:dim], minus_length, ids.shape[-1])], dim)
-    return Layout(plus_length, minus_length, rows, rows == slice(0, total)), packed
+    return starts[0], starts[-1] + count
 
 
-def _unpack(guidance, layers, denoiser, args, output):
-    """Forward hook, also after an error: the call is over. After the first guided one every layer must have been reached."""
-    guided, guidance.layout = guidance.layout is not None, None
-    if not guided or output is None:
-        return
+def _plan(guidance, family, given, text) -> list | None:
+    """How to run a denoiser call with this text: [(rows or None for all, layout or None, {argument: packed input})], or None: as it is."""
+    positive, negative = guidance.encoded
+    wanted, total = positive[family.inputs[0].argument], len(text)
+    found = _conditional(text, wanted)
+    if found is None:
+        return None
+    inputs = {p.argument: given.get(p.argument) for p in family.inputs}
+    others = {p.argument: _repeated(negative.get(p.argument), total, len(wanted)) for p in family.inputs}
+    if not family.rows:
+        layout, packed = _packed(family, inputs, others, slice(*found), total)
+        return [(None, layout, packed)]
+    parts = []
+    for row in range(total):  # neighbours with the same lengths go together
+        here = slice(row, row + 1)
+        if not found[0] <= row < found[1]:
+            parts.append((here, None, {}))
+            continue
+        cut = [{p.argument: _trimmed(p, family, side, here) for p in family.inputs} for side in (inputs, others)]
+        layout, packed = _packed(family, *cut, slice(0, 1), 1)
+        parts.append((here, layout, packed))
+    return _grouped(parts)
+
+
+def _grouped(parts) -> list:
+    groups = []
+    for rows, layout, packed in parts:
+        if groups and (groups[-1][1] and groups[-1][1].texts) == (layout and layout.texts):
+            before, _, others = groups[-1]
+            both = slice(before.start, rows.stop)
+            size = both.stop - both.start
+            groups[-1] = (both, layout and Layout(layout.texts, slice(0, size), size),
+                          {name: _joined([others[name], value]) if value is not None else None for name, value in packed.items()})
+        else:
+            groups.append((rows, layout, packed))
+    return groups
+
+
+def _repeated(value, total: int, count: int):
+    """The negative's rows for every group of prompts in the batch."""
+    if value is None or not isinstance(value, (torch.Tensor, list)) or len(value) != count:
+        return value
+    return value * (total // count) if isinstance(value, list) else value.repeat(total // count, *[1] * (value.ndim - 1))
+
+
+def _trimmed(packed, family, side: dict, rows: slice):
+    """One row of a text or its companions without the tokens that its mask leaves out."""
+    value, mask = side.get(packed.argument), family.companion("mask", packed.of)
+    if value is None:
+        return None
+    value, mask = value[rows], side.get(mask.argument) if mask else None
+    if mask is None:
+        return value
+    keep = mask[rows][0].to(value[0].device).bool()
+    keep = keep if keep.any() else torch.ones_like(keep[:1])  # an empty text keeps one token: a model wants something to attend to
+    if isinstance(value, list):
+        return [one[:len(keep)][keep[:len(one)]] for one in value]
+    return value[:, keep.nonzero()[:, 0]]
+
+
+def _packed(family, inputs: dict, others: dict, rows: slice, total: int) -> tuple[Layout, dict]:
+    """(layout, {argument: packed input}) of one denoiser call."""
+    lengths, packed = [], {}
+    for p in family.texts:
+        plus, minus = inputs[p.argument], others[p.argument]
+        lengths.append((_length(plus, p), _length(minus, p)))
+        packed[p.argument] = ([torch.cat([a, b.to(a)], p.dim) for a, b in zip(plus, minus, strict=True)] if isinstance(plus, list)
+                              else torch.cat([plus, minus.to(plus)], p.dim))
+    for p in family.inputs:
+        if p.kind == "text":
+            continue
+        plus, minus, (positive, negative) = inputs[p.argument], others[p.argument], lengths[p.of]
+        text = packed[family.texts[p.of].argument]
+        if p.kind == "mask":
+            if plus is None and minus is None:
+                continue
+            plus = text.new_ones(len(text), positive) if plus is None else plus
+            minus = plus.new_ones(len(plus), negative) if minus is None else minus.to(plus)
+            packed[p.argument] = torch.cat([plus[:, :positive], minus, plus[:, positive:]], 1)
+        else:
+            dim = plus.ndim + p.dim if p.dim < 0 else p.dim  # (T, axes), or with a row dimension in older pipelines
+            shape = [*plus.shape[:dim], negative, *plus.shape[dim + 1:]]
+            # embeddings given by hand come without ids: text ids of such models are all alike
+            minus = plus.narrow(dim, 0, 1).expand(shape) if minus is None else minus.to(plus).reshape(shape)
+            packed[p.argument] = torch.cat([plus, minus], dim)
+    return Layout(tuple(lengths), rows, total), packed
+
+
+def _length(value, packed) -> int:
+    return value[0].shape[packed.dim] if isinstance(value, list) else value.shape[packed.dim]
+
+
+def _all_hit(layers) -> None:
+    """After the first guided call every layer must have been reached."""
     missed = [layer.name for layer in layers if not layer.hit]
     if missed:
         raise RuntimeError(

@@ -1,6 +1,7 @@
 """NAG the way the authors run it: the batch doubled, positive rows first, negative rows behind. Slow, obvious, and nobody's code but this."""
 
 import contextlib
+import inspect
 
 import torch
 import torch.nn.functional as F
@@ -18,11 +19,18 @@ def naive(Z_plus, Z_minus, s, tau, alpha):
     return alpha * Z_hat + (1 - alpha) * Z_plus
 
 
+def arguments_of(denoiser, args, kwargs) -> dict:
+    return dict(zip(list(inspect.signature(type(denoiser).forward).parameters)[1:], args, strict=False)) | kwargs
+
+
 @contextlib.contextmanager
 def text_seen(pipe, into: list):
-    """Collects the text input of every denoiser call."""
+    """Collects the text inputs of every denoiser call, by argument."""
+    family = families.find(pipe)
+
     def note(module, args, kwargs):
-        into.append((kwargs["encoder_hidden_states"].clone(), kwargs.get("encoder_attention_mask")))
+        given = arguments_of(module, args, kwargs)
+        into.append({p.argument: given.get(p.argument) for p in family.inputs})
     handle = families.denoiser_of(pipe).register_forward_pre_hook(note, with_kwargs=True)
     try:
         yield
@@ -31,61 +39,86 @@ def text_seen(pipe, into: list):
 
 
 @contextlib.contextmanager
-def doubled(pipe, positive, negative, negative_mask, monkeypatch, s, tau, alpha):
-    """`pipe` guided by doubling the batch. `positive` and `negative`: text inputs of the denoiser, (n, T, D), of equal shape."""
+def doubled(pipe, positive: dict, negative: dict, monkeypatch, s, tau, alpha):
+    """`pipe` guided by doubling the batch. `positive` and `negative`: text inputs of the denoiser by argument, n rows of equal shape."""
     family, denoiser = families.find(pipe), families.denoiser_of(pipe)
-    state, handles, sdpa = {}, [], F.scaled_dot_product_attention
+    state, handles, sdpa = {"guided": []}, [], F.scaled_dot_product_attention
+    first = family.inputs[0].argument
 
-    def double(value):
+    def twice(value):
         if isinstance(value, dict):
-            return {k: double(v) for k, v in value.items()}
+            return {k: twice(v) for k, v in value.items()}
+        if isinstance(value, list) and len(value) == state["rows"]:
+            return value * 2
         batched = isinstance(value, torch.Tensor) and value.ndim and len(value) == state["rows"]
         return torch.cat([value, value]) if batched else value
 
+    def again(p, value, minus):
+        """A text input with the negative's rows behind."""
+        times = state["rows"] // len(positive[first])
+        if value is None or (p.kind == "ids" and value.ndim == 2):
+            return value
+        if isinstance(value, list):
+            return value + minus * times
+        rows = 1 if value.ndim == 4 else 0  # (layers, rows, T, D)
+        return torch.cat([value, torch.cat([minus] * times, rows)], rows)
+
+    def same(a, b):
+        if isinstance(a, list):
+            return all(x.shape == y.shape and torch.equal(x, y) for x, y in zip(a, b, strict=True))
+        return a.shape == b.shape and torch.equal(a, b)
+
     def before(module, args, kwargs):
-        text = kwargs["encoder_hidden_states"]
-        n, state["rows"] = len(positive), len(text)
-        state["guided"] = [i for i in range(0, len(text), n) if torch.equal(text[i:i + n], positive)]
+        given = arguments_of(module, args, kwargs)
+        text, n = given[first], len(positive[first])
+        state["rows"] = len(text)
+        state["guided"] = [i for i in range(0, len(text), n) if same(text[i:i + n], positive[first])]
         if not state["guided"]:
             return None
-        args, kwargs = tuple(double(a) for a in args), {
-            k: v if k in ("img_ids", "txt_ids") else double(v) for k, v in kwargs.items()}
-        kwargs["encoder_hidden_states"] = torch.cat([text, negative.repeat(len(text) // n, 1, 1)])
-        if negative_mask is not None:
-            mask = kwargs["encoder_attention_mask"][:state["rows"]]
-            kwargs["encoder_attention_mask"] = torch.cat([mask, negative_mask.repeat(len(text) // n, 1)])
-        return args, kwargs
+        texts = {p.argument: again(p, given[p.argument], negative[p.argument]) for p in family.inputs if p.argument in given}
+        fixed = {k: v for k, v in given.items() if k in ("img_ids", "image_rotary_emb", "num_frames", "height", "width")}
+        return (), {k: twice(v) for k, v in given.items()} | fixed | texts
+
+    def halved(output):
+        if isinstance(output, tuple):
+            return tuple(map(halved, output))
+        return output[:state["rows"]] if isinstance(output, (torch.Tensor, list)) else output
 
     def after(module, args, output):
         if not state["guided"]:
             return None
         state["guided"] = []
-        return (output[0][:state["rows"]],)
+        return halved(output)
 
     def attention(query, key, value, *args, **options):
         out = sdpa(query, key, value, *args, **options)
-        if not state.get("guided") or not state.get("inside"):
+        kind = state.get("kind")
+        if not state["guided"] or kind not in ("cross", "joint"):
             return out
-        out, n, text = out.clone(), len(positive), positive.shape[1]
-        image = slice(None)
-        if family.attention == "joint":
-            image = slice(text, None) if family.order == "text, image" else slice(0, out.shape[2] - text)
-        for first in range(0, state["rows"], n):
-            plus = slice(first, first + n)
-            minus = slice(first + state["rows"], first + state["rows"] + n)
-            if first in state["guided"]:
-                guided = naive(out[plus, :, image], out[minus, :, image], s, tau, alpha).to(out.dtype)
-                out[plus, :, image] = guided
-                out[minus, :, image] = guided
-            else:
-                out[minus, :, image] = out[plus, :, image]
+        lengths = [(length(positive[p.argument], p), 0) for p in family.texts]
+        pieces, _ = family.pieces(kind, lengths, key.shape[2])
+        texts = sum(n for _, n in pieces)
+        if kind == "cross" and key.shape[2] != texts or kind == "joint" and key.shape[2] != query.shape[2]:
+            return out
+        image = torch.ones(out.shape[2], dtype=torch.bool)
+        for start, count in pieces if kind == "joint" else ():
+            image[start:start + count] = False
+        out, times = out.clone(), len(query) // (2 * state["rows"])
+        n = len(positive[first]) * times
+        for begin in range(0, state["rows"] * times, n):
+            plus, minus = out[begin:begin + n], out[begin + state["rows"] * times:][:n]
+            z = plus[:, :, image]
+            if begin // times in state["guided"]:
+                z = naive(z, minus[:, :, image], s, tau, alpha).to(out.dtype)
+            plus[:, :, image] = z
+            minus[:, :, image] = z
         return out
 
     with monkeypatch.context() as patch:
         patch.setattr(F, "scaled_dot_product_attention", attention)
-        for module in family.modules(denoiser).values():
-            handles.append(module.register_forward_pre_hook(lambda *_: state.update(inside=True)))
-            handles.append(module.register_forward_hook(lambda *_: state.update(inside=False)))
+        for kind, module in family.layers(denoiser).values():
+            handles.append(module.register_forward_pre_hook(lambda *_, kind=kind: state.update(kind=kind)))
+            handles.append(module.register_forward_hook(lambda *_: state.update(kind=None)))
         handles.append(denoiser.register_forward_pre_hook(before, with_kwargs=True))
         handles.append(denoiser.register_forward_hook(after))
         try:
@@ -93,3 +126,7 @@ def doubled(pipe, positive, negative, negative_mask, monkeypatch, s, tau, alpha)
         finally:
             for handle in handles:
                 handle.remove()
+
+
+def length(value, packed) -> int:
+    return value[0].shape[packed.dim] if isinstance(value, list) else value.shape[packed.dim]

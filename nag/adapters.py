@@ -1,0 +1,113 @@
+"""The small adapters: for models that count their text tokens somewhere outside of attention.
+
+Each is a function (pipe, denoiser, guidance) -> context manager, entered while `nag.guide` is open. While `guidance.layout` is None
+(no guided call is running) what an adapter wraps does what it always did. Each states what would go wrong without it.
+"""
+
+import contextlib
+import functools
+
+import torch
+
+
+@contextlib.contextmanager
+def replaced(owner, name: str, wrapper):
+    """`owner.name` is `wrapper(original, ...)` for a while. A method is shadowed on the instance, and the shadow removed."""
+    original, had = getattr(owner, name), name in vars(owner)
+
+    @functools.wraps(original)
+    def call(*args, **kwargs):
+        return wrapper(original, *args, **kwargs)
+
+    object.__setattr__(owner, name, call)
+    try:
+        yield
+    finally:
+        if had:
+            object.__setattr__(owner, name, original)
+        else:
+            object.__delattr__(owner, name)
+
+
+def halves(value, layout, sign: int):
+    """The positive's (sign 0) or the negative's (sign 1) part of a packed tensor (B, T+ + T-, ...); anything else as it is."""
+    positive, negative = layout.texts[0]
+    if isinstance(value, torch.Tensor) and value.ndim > 1 and value.shape[1] == positive + negative:
+        return value.narrow(1, *((0, positive), (positive, negative))[sign])
+    return value
+
+
+def rejoined(positive, negative, layout):
+    """Two results of a text-only module as one: what has tokens is put behind one another, the rest is the positive's."""
+    if isinstance(positive, (tuple, list)):
+        return type(positive)(rejoined(p, n, layout) for p, n in zip(positive, negative, strict=True))
+    tokens = isinstance(positive, torch.Tensor) and positive.ndim > 1
+    if tokens and (positive.shape[1], negative.shape[1]) == layout.texts[0]:
+        return torch.cat([positive, negative], 1)
+    return positive
+
+
+def apart(path: str):
+    """A module that mixes or pools the tokens of its text runs on each text alone. What it pools (a modulation) is the positive's."""
+    def adapter(pipe, denoiser, guidance):
+        def forward(original, *args, **kwargs):
+            layout = guidance.layout
+            if layout is None:
+                return original(*args, **kwargs)
+            results = [original(*(halves(a, layout, sign) for a in args), **{k: halves(v, layout, sign) for k, v in kwargs.items()})
+                       for sign in (0, 1)]
+            return rejoined(*results, layout)
+        return replaced(denoiser.get_submodule(path), "forward", forward)
+    return adapter
+
+
+def qwen_positions(pipe, denoiser, guidance):
+    """Text positions start behind the image's and count on; the negative's must start there again."""
+    def forward(original, *args, max_txt_seq_len=None, **kwargs):
+        if guidance.layout is None:
+            return original(*args, max_txt_seq_len=max_txt_seq_len, **kwargs)
+        positive, negative = (original(*args, max_txt_seq_len=length, **kwargs) for length in guidance.layout.texts[0])
+        return positive[0], torch.cat([positive[1], negative[1]], 0)
+    return replaced(denoiser.pos_embed, "forward", forward)
+
+
+def z_image_captions(pipe, denoiser, guidance):
+    """Every caption is padded to a multiple of 32 and numbered from 1; the image's numbers follow the positive caption's."""
+    def patchify_and_embed(original, images, captions, *args, **kwargs):
+        layout = guidance.layout
+        if layout is None:
+            return original(images, captions, *args, **kwargs)
+        lengths = layout.texts[0]
+        plus, minus = (original(images, [c.split(lengths)[sign] for c in captions], *args, **kwargs) for sign in (0, 1))
+        both = list(plus)
+        for place in (1, 4, 6):  # captions, their position ids (a few too many, which the model cuts off at the end), their padding
+            both[place] = [torch.cat([p[:len(cp)], n[:len(cn)]])
+                           for p, n, cp, cn in zip(plus[place], minus[place], plus[1], minus[1], strict=True)]
+        return tuple(both)
+    return replaced(denoiser, "patchify_and_embed", patchify_and_embed)
+
+
+@contextlib.contextmanager
+def behind_the_image(pipe, denoiser, guidance):
+    """Image-to-video models cut the context at 512 from its end into image and text: the negative is hidden until the
+    text's own projections."""
+    attentions = [block.attn2 for block in denoiser.blocks if getattr(block.attn2, "add_k_proj", None) is not None]
+
+    def forward(attention, original, hidden_states, encoder_hidden_states=None, *args, **kwargs):
+        if guidance.layout is None:
+            return original(hidden_states, encoder_hidden_states, *args, **kwargs)
+        negative = guidance.layout.texts[0][1]
+        shown, hidden = encoder_hidden_states.split([encoder_hidden_states.shape[1] - negative, negative], 1)
+
+        def project(linear, tokens):
+            return linear(torch.cat([tokens, hidden], 1))
+        with contextlib.ExitStack() as stack:
+            for name in ("to_k", "to_v", "to_kv"):
+                if hasattr(attention, name):
+                    stack.enter_context(replaced(getattr(attention, name), "forward", project))
+            return original(hidden_states, shown, *args, **kwargs)
+
+    with contextlib.ExitStack() as stack:
+        for attention in attentions:
+            stack.enter_context(replaced(attention, "forward", functools.partial(forward, attention)))
+        yield

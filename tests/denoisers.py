@@ -1,0 +1,250 @@
+"""A tiny random denoiser per family, and the smallest pipeline around it: words already encoded, an Euler step, CFG in every style.
+
+`tests/tiny.py` has the real pipelines with real text encoders; here every denoiser class of `nag/families.py` has its turn.
+To add a case: what to build, the shape of its latents, the arguments of a call, what its words become. Say in a comment what the real pipeline does.
+"""
+
+import functools
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from nag import families
+
+LENGTH = 7  # text tokens
+
+
+def noise(words: str, *shape, what: str = ""):
+    """Random numbers that depend on the words alone."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(zlib.crc32(f"{what}{words}".encode())))
+
+
+def embeds(words: list[str], length: int, width: int, what: str = ""):
+    """(n, length, width)"""
+    return torch.stack([noise(w, length, width, what=what) for w in words])
+
+
+def masks(words: list[str], length: int):
+    """(n, length): words of different length leave different padding behind; at least three tokens count."""
+    valid = torch.tensor([3 + len(w) % (length - 2) for w in words])
+    return (torch.arange(length)[None] < valid[:, None]).long()
+
+
+@dataclass(frozen=True)
+class Case:
+    """build: () -> denoiser. latents: shape of one row. arguments: (latents, timestep) -> the call's arguments that carry no text.
+    texts: (words, length) -> the text inputs by argument. out: the call's result -> what the scheduler gets, of the latents' shape.
+    masked: whether a mask may leave text tokens out.
+    """
+
+    build: Callable
+    latents: tuple
+    arguments: Callable
+    texts: Callable
+    out: Callable = staticmethod(lambda output: output[0])
+
+
+class Scheduler:
+    """Euler, and nothing else."""
+
+    def __init__(self):
+        self.timesteps = torch.tensor([])
+
+    def set_timesteps(self, steps: int):
+        self.timesteps = torch.linspace(900, 100, steps)
+
+    def step(self, output, timestep, latents):
+        return latents - output / len(self.timesteps)
+
+
+class Bare:
+    """The smallest pipeline: `encode_prompt`, a scheduler and a denoiser. cfg: None, "before", "behind" (the unconditional rows) or "apart"."""
+
+    def __init__(self, case: Case, denoiser):
+        self.case, self.transformer, self.scheduler = case, denoiser, Scheduler()
+        self.family = families.find(denoiser)
+
+    def encode_prompt(self, prompt, length: int = LENGTH):
+        texts = self.case.texts([prompt] if isinstance(prompt, str) else list(prompt), length)
+        places = {p.encoded: texts[p.argument] for p in self.family.inputs if p.encoded is not None}
+        return tuple(places.get(i) for i in range(max(places) + 1))
+
+    def texts(self, prompt) -> dict:
+        result = self.encode_prompt(prompt)
+        return {p.argument: result[p.encoded] for p in self.family.inputs if p.encoded is not None}
+
+    @torch.no_grad()
+    def __call__(self, prompt, cfg=None, steps: int = 2, seed: int = 0, latents=None, scale: float = 4.0):
+        prompt = [prompt] if isinstance(prompt, str) else prompt
+        positive = self.texts(prompt)
+        calls = [positive]
+        if cfg:
+            negative = self.texts(["blurry"] * len(prompt))
+            order = {"before": [negative, positive], "behind": [positive, negative]}.get(cfg)
+            calls = [positive, negative] if order is None else [
+                {p.argument: self._both(p, *(side[p.argument] for side in order)) for p in self.family.inputs if p.argument in positive}]
+        if latents is None:
+            latents = torch.randn(len(prompt), *self.case.latents, generator=torch.Generator().manual_seed(seed))
+        self.scheduler.set_timesteps(steps)
+        for timestep in self.scheduler.timesteps:
+            outputs = []
+            for texts in calls:
+                times = 2 if cfg in ("before", "behind") else 1
+                rows = torch.cat([latents] * times)
+                outputs.append(self.case.out(self.transformer(**self.case.arguments(rows, timestep), **texts)))
+            if cfg:
+                first, second = outputs if cfg == "apart" else outputs[0].chunk(2)
+                cond, uncond = (second, first) if cfg == "before" else (first, second)
+                outputs = [uncond + scale * (cond - uncond)]
+            latents = self.scheduler.step(outputs[0], timestep, latents)
+        return latents
+
+    def _both(self, p, first, second):
+        if first is None:
+            return None
+        if isinstance(first, list):
+            return first + second
+        if p.kind == "ids" and first.ndim == 2:
+            return first
+        return torch.cat([first, second], 1 if p.argument == "encoder_hidden_states_llama3" else 0)
+
+
+def steps_of(latents, timestep):
+    """(rows,) timesteps"""
+    return timestep.expand(len(latents))
+
+
+def ramp(*sides):
+    """Position ids of a grid, (tokens, axes)"""
+    return torch.cartesian_prod(*[torch.arange(side) for side in sides]).float().reshape(-1, len(sides))
+
+
+def _unet():
+    from tiny import unet
+
+    return unet()
+
+
+def _pixart():
+    from diffusers import PixArtTransformer2DModel
+
+    return PixArtTransformer2DModel(
+        num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=4, num_layers=2, cross_attention_dim=16,
+        sample_size=16, caption_channels=16, use_additional_conditions=False)
+
+
+def _wan(**config):
+    from diffusers import WanTransformer3DModel
+
+    return WanTransformer3DModel(**{
+        "patch_size": (1, 2, 2), "num_attention_heads": 2, "attention_head_dim": 12, "in_channels": 4, "out_channels": 4, "text_dim": 16,
+        "freq_dim": 16, "ffn_dim": 32, "num_layers": 2, "rope_max_seq_len": 32, **config})
+
+
+def _sd3():
+    from diffusers import SD3Transformer2DModel
+
+    return SD3Transformer2DModel(
+        sample_size=16, patch_size=1, in_channels=4, num_layers=3, attention_head_dim=8, num_attention_heads=2, joint_attention_dim=32,
+        caption_projection_dim=16, pooled_projection_dim=32, out_channels=4, pos_embed_max_size=16, dual_attention_layers=(0,),
+        qk_norm="rms_norm")
+
+
+def _flux():
+    from diffusers import FluxTransformer2DModel
+
+    return FluxTransformer2DModel(
+        patch_size=1, in_channels=16, num_layers=2, num_single_layers=2, attention_head_dim=8, num_attention_heads=2,
+        joint_attention_dim=16, pooled_projection_dim=16, axes_dims_rope=(2, 2, 4))
+
+
+def _qwen():
+    from diffusers import QwenImageTransformer2DModel
+
+    return QwenImageTransformer2DModel(
+        patch_size=2, in_channels=16, out_channels=4, num_layers=2, attention_head_dim=16, num_attention_heads=2, joint_attention_dim=16,
+        axes_dims_rope=(4, 6, 6))
+
+
+def _hunyuan_video():
+    from diffusers import HunyuanVideoTransformer3DModel
+
+    return HunyuanVideoTransformer3DModel(
+        in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=10, num_layers=1, num_single_layers=1,
+        num_refiner_layers=1, patch_size=1, patch_size_t=1, guidance_embeds=True, text_embed_dim=16, pooled_projection_dim=8, rope_axes_dim=(2, 4, 4))
+
+
+def _z_image():
+    from diffusers import ZImageTransformer2DModel
+
+    return ZImageTransformer2DModel(
+        all_patch_size=(2,), all_f_patch_size=(1,), in_channels=4, dim=32, n_layers=2, n_refiner_layers=1, n_heads=2, n_kv_heads=2,
+        cap_feat_dim=16, axes_dims=[8, 4, 4], axes_lens=[256, 32, 32])
+
+
+def cross(build, latents=(4, 8, 8), width=16, extra=None, **fields):
+    """A denoiser that takes (latents, timestep, text) and nothing else worth mentioning."""
+    return Case(build, latents, lambda x, t: {"hidden_states": x, "timestep": steps_of(x, t), "return_dict": False, **(extra(x) if extra else {})},
+                lambda words, n: {"encoder_hidden_states": embeds(words, n, width)}, **fields)
+
+
+# name -> case; the name is the denoiser's class, with a variant behind a colon
+CASES = {
+    # --- cross-attention
+    "UNet2DConditionModel": Case(
+        _unet, (4, 8, 8), lambda x, t: {"sample": x, "timestep": t, "return_dict": False},
+        lambda words, n: {"encoder_hidden_states": embeds(words, n, 16)}),
+    "PixArtTransformer2DModel": Case(
+        _pixart, (4, 16, 16), lambda x, t: {"hidden_states": x, "timestep": steps_of(x, t), "return_dict": False,
+                                            "added_cond_kwargs": {"resolution": None, "aspect_ratio": None}},
+        lambda words, n: {"encoder_hidden_states": embeds(words, n, 16), "encoder_attention_mask": masks(words, n)}),
+    "WanTransformer3DModel": cross(_wan, (4, 2, 4, 4)),
+    # image-to-video: 257 tokens of a picture stand before the text, which must have 512
+    "WanTransformer3DModel:i2v": Case(
+        functools.partial(_wan, in_channels=4, image_dim=8, added_kv_proj_dim=24), (4, 2, 4, 4),
+        lambda x, t: {"hidden_states": x, "timestep": steps_of(x, t), "return_dict": False,
+                      "encoder_hidden_states_image": noise("picture", 1, 5, 8).repeat(len(x), 1, 1)},
+        lambda words, n: {"encoder_hidden_states": embeds(words, 512 if n == LENGTH else n, 16)}),
+    # --- joint attention
+    "SD3Transformer2DModel": Case(
+        _sd3, (4, 8, 8), lambda x, t: {"hidden_states": x, "timestep": steps_of(x, t), "return_dict": False,
+                                       "pooled_projections": noise("pooled", 1, 32).repeat(len(x), 1)},
+        lambda words, n: {"encoder_hidden_states": embeds(words, n, 32)}),
+    "FluxTransformer2DModel": Case(
+        _flux, (16, 16), lambda x, t: {"hidden_states": x, "timestep": steps_of(x, t) / 1000, "return_dict": False,
+                                       "pooled_projections": noise("pooled", 1, 16).repeat(len(x), 1), "img_ids": ramp(1, 4, 4)},
+        lambda words, n: {"encoder_hidden_states": embeds(words, n, 16), "txt_ids": torch.zeros(n, 3)}),
+    # --- joint attention with an adapter
+    "QwenImageTransformer2DModel": Case(
+        _qwen, (16, 16), lambda x, t: {"hidden_states": x, "timestep": steps_of(x, t) / 1000, "return_dict": False,
+                                       "img_shapes": [[(1, 4, 4)]] * len(x)},
+        lambda words, n: {"encoder_hidden_states": embeds(words, n, 16), "encoder_hidden_states_mask": masks(words, n)}),
+    "HunyuanVideoTransformer3DModel": Case(
+        _hunyuan_video, (4, 2, 4, 4), lambda x, t: {
+            "hidden_states": x, "timestep": steps_of(x, t), "return_dict": False, "guidance": torch.full((len(x),), 6000.0),
+            "pooled_projections": noise("pooled", 1, 8).repeat(len(x), 1)},
+        lambda words, n: {"encoder_hidden_states": embeds(words, n, 16), "encoder_attention_mask": masks(words, n)}),
+    "ZImageTransformer2DModel": Case(
+        _z_image, (4, 1, 8, 8), lambda x, t: {"x": list(x), "t": steps_of(x, t) / 1000, "return_dict": False},
+        lambda words, n: {"cap_feats": [noise(w, n + len(w) % 4, 16) for w in words]}, lambda output: torch.stack(output[0])),
+}
+
+
+@functools.cache
+def bare(name: str) -> Bare:
+    """Built once per name. At random initialisation a few layers are zero (gates, output projections); they are filled."""
+    torch.manual_seed(0)
+    denoiser = CASES[name].build().eval()
+    loud(denoiser)
+    return Bare(CASES[name], denoiser)
+
+
+def loud(denoiser) -> None:
+    """Weights under which text matters: NAG's effect on a freshly initialised model drowns in rounding."""
+    for parameter in denoiser.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=.3)
+        elif parameter.ndim > 1:
+            parameter.data.mul_(1.5)

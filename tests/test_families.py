@@ -1,0 +1,133 @@
+"""What must hold for every denoiser class that NAG knows, on a tiny random one each, whatever way its pipeline runs CFG."""
+
+import gc
+import sys
+
+import diffusers
+import pytest
+import torch
+from denoisers import CASES, LENGTH, bare
+from oracle import doubled, text_seen
+from torch.testing import assert_close
+
+import nag
+from nag import families
+
+NAMES = list(CASES)
+STRONG = {"scale": 8.0, "tau": 3.0, "alpha": .7}
+PROMPT, NEGATIVE = "a portrait of a pirate", "with big glasses"  # of different length modulo the text's, so that masks differ
+CFG = [None, "before", "behind", "apart"]
+
+
+def close(a, b, tolerance=1e-5):
+    assert_close(a, b, rtol=0, atol=tolerance * float(b.abs().max()))
+
+
+def differ(a, b):
+    return float((a - b).abs().max() / b.abs().max()) > 1e-3
+
+
+def guided(name, negative=NEGATIVE, prompt=PROMPT, settings=STRONG, **call):
+    with nag.guide(bare(name), negative, **settings):
+        return bare(name)(prompt, **call)
+
+
+def state(pipe):
+    """Everything that guidance could leave behind."""
+    denoiser = pipe.transformer
+    return (
+        [(n, id(m.processor)) for n, m in denoiser.named_modules() if hasattr(m, "processor")],
+        [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in denoiser.modules()],
+        [sorted(vars(m)) for m in denoiser.modules()], sorted(vars(pipe)), sorted(vars(pipe.scheduler)),
+        [m for m in sys.modules if m.startswith("nag._attention")],
+    )
+
+
+def test_every_row_has_a_case_and_is_a_class_of_diffusers():
+    cased = {name.split(":")[0] for name in NAMES}
+    assert set(families.FAMILIES) == cased, set(families.FAMILIES) ^ cased
+    for name in [*families.FAMILIES, *families.REFUSED]:
+        assert hasattr(diffusers, name) or hasattr(diffusers.models, name), f"{name} is not in diffusers {diffusers.__version__}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_off_means_off(name):
+    plain = bare(name)(PROMPT)
+    for off in ({"scale": 1.0}, {"alpha": 0.0}, {"end": 0.0}):
+        assert torch.equal(guided(name, settings=STRONG | off), plain), off
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_negative_equal_to_positive_changes_nothing(name):
+    close(guided(name, PROMPT), bare(name)(PROMPT))
+    close(guided(name, PROMPT, cfg="apart"), bare(name)(PROMPT, cfg="apart"))
+
+
+@pytest.mark.parametrize("cfg", CFG)
+@pytest.mark.parametrize("name", NAMES)
+def test_packed_equals_doubled_and_reaches_every_layer(name, cfg, monkeypatch):
+    pipe = bare(name)
+    plain = pipe(PROMPT, cfg)
+    with nag.guide(pipe, NEGATIVE, **STRONG) as guidance:
+        packed = pipe(PROMPT, cfg)
+    assert guidance.guided_calls == guidance.guided_steps == guidance.step == 2
+    assert packed.isfinite().all() and differ(packed, plain)
+    with doubled(pipe, pipe.texts(PROMPT), pipe.texts(NEGATIVE), monkeypatch, s=8.0, tau=3.0, alpha=.7):
+        expected = pipe(PROMPT, cfg)
+    assert differ(expected, plain)
+    close(packed, expected, 1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_everything_is_given_back(name):
+    pipe = bare(name)
+    before, plain = state(pipe), pipe(PROMPT)
+    guided(name)
+    assert state(pipe) == before and torch.equal(pipe(PROMPT), plain)
+    handle = list(families.find(pipe).layers(pipe.transformer).values())[-1][1].register_forward_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError), nag.guide(pipe, NEGATIVE):
+        pipe(PROMPT)
+    handle.remove()
+    gc.collect()
+    assert state(pipe) == before and torch.equal(pipe(PROMPT), plain)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_end_counts_steps(name):
+    with nag.guide(bare(name), NEGATIVE, **STRONG, end=.5) as guidance:
+        half = bare(name)(PROMPT, steps=4)
+    assert guidance.guided_calls == guidance.guided_steps == 2 and guidance.step == 4
+    assert differ(half, bare(name)(PROMPT, steps=4)) and differ(half, guided(name, steps=4))
+
+
+@pytest.mark.parametrize("cfg", CFG[1:])
+@pytest.mark.parametrize("name", NAMES)
+def test_with_cfg_the_unconditional_rows_stay_untouched(name, cfg):
+    """At scale 0 CFG is the unconditional output alone."""
+    close(guided(name, cfg=cfg, scale=0.0), bare(name)(PROMPT, cfg, scale=0.0), 1e-6)
+
+
+@pytest.mark.parametrize("cfg", [None, "before"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_batch_equals_single_runs(name, cfg):
+    prompts, negatives = ["a pirate", "portrait of a chef, sad face", "a nurse"], ["glasses", "a long beard", "hat"]
+    latents = [torch.randn(1, *CASES[name].latents, generator=torch.Generator().manual_seed(i)) for i in range(3)]
+    batch = guided(name, negatives, prompts, latents=torch.cat(latents), cfg=cfg)
+    for prompt, negative, start, row in zip(prompts, negatives, latents, batch, strict=True):
+        single = guided(name, negative, prompt, latents=start, cfg=cfg)
+        close(row[None], single, 1e-4)
+        assert differ(single, bare(name)(prompt, cfg, latents=start))
+
+
+@pytest.mark.parametrize("length", [LENGTH - 2, LENGTH + 5])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_negative_longer_or_shorter_than_the_positive(name, length):
+    pipe = bare(name)
+    texts = CASES[name].texts([NEGATIVE], length)
+    seen = []
+    with text_seen(pipe, seen):
+        plain = pipe(PROMPT)
+    of_texts = {p.argument: texts[p.argument] for p in pipe.family.inputs if p.kind == "text"}
+    with nag.guide(pipe, negative_prompt_embeds=of_texts, **STRONG):
+        out = pipe(PROMPT)
+    assert out.isfinite().all() and differ(out, plain)
