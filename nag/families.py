@@ -66,7 +66,7 @@ class Family:
     inputs: tuple[Packed, ...] = field(default_factory=lambda: (text(),))
     order: str = "image, text"
     spans: Callable | None = None
-    grow: Callable = staticmethod(lambda length: length)
+    grow: Callable | None = None
     adapter: Callable | None = None
     rows: tuple[str, ...] = ()
     remark: str = ""
@@ -84,7 +84,8 @@ class Family:
 
         lengths: (T+, T-) of every text input. count: number of keys. Texts follow one another, each positive before its negative.
         """
-        lengths = [(self.grow(positive), self.grow(negative) if negative else 0) for positive, negative in lengths]
+        if self.grow:
+            lengths = [(self.grow(positive), self.grow(negative) if negative else 0) for positive, negative in lengths]
         if self.spans:
             return self.spans(kind, lengths, count)
         start = count - sum(map(sum, lengths)) if kind == "joint" and self.order == "image, text" else 0

@@ -5,6 +5,7 @@ To add a case: what to build, the shape of its latents, the arguments of a call,
 """
 
 import functools
+import operator
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ class Case:
     latents: tuple
     arguments: Callable
     texts: Callable
-    out: Callable = staticmethod(lambda output: output[0])
+    out: Callable = operator.itemgetter(0)
 
 
 class Scheduler:

@@ -98,7 +98,7 @@ def doubled(pipe, positive: dict, negative: dict, monkeypatch, s, tau, alpha):
         lengths = [(length(positive[p.argument], p), 0) for p in family.texts]
         pieces, _ = family.pieces(kind, lengths, key.shape[2])
         texts = sum(n for _, n in pieces)
-        if kind == "cross" and key.shape[2] != texts or kind == "joint" and key.shape[2] != query.shape[2]:
+        if (kind == "cross" and key.shape[2] != texts) or (kind == "joint" and key.shape[2] != query.shape[2]):
             return out
         image = torch.ones(out.shape[2], dtype=torch.bool)
         for start, count in pieces if kind == "joint" else ():
