@@ -25,14 +25,14 @@ except ImportError:
 import gradio as gr
 from gradio.data_classes import FileData
 
-from nag import bench, compare, presets, web
+from nag import bench, compare, presets, uploads, web
 
 PRESETS = dict(presets.load_all())
 log = logging.getLogger("nag")
 CHIPS = 8
 INPUTS = ("preset", "prompt", "negative_prompt", "seed", "num_inference_steps", "nag_scale", "nag_tau", "nag_alpha", "nag_end",
-          "guidance_scale", "width", "height", "guidance")
-SLIDERS = INPUTS[4:12]
+          "guidance_scale", "width", "height", "num_frames", "guidance")
+SLIDERS = INPUTS[4:13]
 OUTPUTS = Path(tempfile.mkdtemp(prefix="nag-side-by-side-"))
 atexit.register(shutil.rmtree, OUTPUTS, ignore_errors=True)
 KEEP = 3600  # seconds that finished pictures stay on disk
@@ -67,8 +67,8 @@ def bench_of(value: dict) -> gr.HTML:
 class Ticket:
     """What one click asked for: frozen settings, and the way to stop it."""
 
-    def __init__(self, preset, request):
-        self.id, self.preset, self.request = uuid.uuid4().hex[:12], preset, request
+    def __init__(self, preset, request, image=None):
+        self.id, self.preset, self.request, self.image = uuid.uuid4().hex[:12], preset, request, image
         self.stop, self.begun = threading.Event(), False
 
 
@@ -80,19 +80,20 @@ def on_gpu(function):
 class Desk:
     """Answers the page's buttons. One ticket a browser tab; the engine's lock keeps the runs apart.
 
-    `engine` needs only `run(preset, request, stop, run_id)` and `busy`: a test may bring its own.
+    `engine` needs only `run(preset, request, stop, run_id, image)` and `busy`: a test may bring its own.
     """
 
     def __init__(self, engine: compare.Engine):
         self.engine, self.tickets, self.paint = engine, {}, on_gpu(self._paint)
 
     def prepare(self, request: gr.Request, *values):
-        *settings, lock = values
+        *settings, lock, path = values
         raw = dict(zip(INPUTS, settings, strict=True))
         if not lock:
             raw["seed"] = random.randrange(2**32)
         try:
-            ticket = Ticket(*presets.resolve(raw, PRESETS))
+            preset, asked = presets.resolve(raw, PRESETS)
+            ticket = Ticket(preset, asked, uploads.load(path, preset.title) if preset.image else None)
         except presets.Refused as error:
             raise gr.Error(html.escape(str(error), quote=False), print_exception=False) from None  # a toast is HTML
         older = self.tickets.pop(request.session_hash, None)
@@ -104,21 +105,23 @@ class Desk:
         hint = "Waiting for another comparison to end." if self.engine.busy else ""
         return bench.value(waiting, {}, {}, hint), gr.update(interactive=False), gr.update(interactive=True), raw["seed"], ticket.id
 
-    def _paint(self, preset, request, run_id):
+    def _paint(self, preset, request, run_id, image=None):
         """Bench values, as the run goes on. Arguments and values can be pickled: on ZeroGPU this runs in another process."""
         stop = next((t.stop for t in list(self.tickets.values()) if t.id == run_id), threading.Event())
-        run, previews, images, sent = None, {}, {}, 0.0
+        run, previews, images, videos, sent = None, {}, {}, {}, 0.0
         try:
-            for run, column, preview in self.engine.run(preset, request, stop, run_id):
+            for run, column, preview in self.engine.run(preset, request, stop, run_id, image):
                 if preview is not None:
                     previews[column.key] = bench.data_uri(preview)
                 for done in run.columns:
                     if done.state == "done" and done.key not in images:
                         images[done.key] = save(run, done)
+                    if done.video and done.key not in videos:
+                        videos[done.key] = save_video(run, done)
                 changed = preview is not None or run.over or column.state != "step" or time.monotonic() - sent > .12
                 if changed:
                     sent = time.monotonic()
-                    yield bench.value(run, previews, images, None if run.over else "")
+                    yield bench.value(run, previews, images, None if run.over else "", videos)
         except presets.Refused as error:
             yield ended(run_id, preset, request, str(error))
         except compare.Stopped:
@@ -128,14 +131,14 @@ class Desk:
             for column in run.columns if run else ():
                 column.state = column.state if column.state == "done" else "failed"
             reason = compare.failure(error, preset)
-            yield bench.value(run, previews, images, reason) if run else ended(run_id, preset, request, reason)
+            yield bench.value(run, previews, images, reason, videos) if run else ended(run_id, preset, request, reason)
 
     def go(self, ticket_id, request: gr.Request):
         ticket = self.tickets.get(request.session_hash)
         if ticket is None or ticket.id != ticket_id or ticket.begun or ticket.stop.is_set():
             return  # stopped while it waited, or overtaken by a newer click
         ticket.begun = True
-        painting = self.paint(ticket.preset, ticket.request, ticket.id)
+        painting = self.paint(ticket.preset, ticket.request, ticket.id, ticket.image)
         for value in painting:
             yield value
             if spaces and ticket.stop.is_set():  # the other process does not see the flag; closing its generator ends it
@@ -167,19 +170,21 @@ class Desk:
         if ticket:
             ticket.stop.set()
 
-    def api(self, settings: dict):
-        """Any subset of the settings as one JSON object -> (the run, its PNG files in the order of `guidance`)."""
+    def api(self, settings: dict, image=None):
+        """Any subset of the settings as one JSON object, and a picture where the preset begins with one -> (the run, its files in the
+        order of `guidance`: PNG, or MP4 of a video)."""
         try:
             preset, request = presets.resolve(settings, PRESETS)
         except presets.Refused as error:
             raise gr.Error(str(error), print_exception=False) from None
         try:
-            for run, _, _ in self.engine.run(preset, request, threading.Event(), uuid.uuid4().hex[:12]):  # noqa: B007
+            start = uploads.load(image, preset.title) if preset.image else None
+            for run, _, _ in self.engine.run(preset, request, threading.Event(), uuid.uuid4().hex[:12], start):  # noqa: B007
                 pass
         except presets.Refused as error:
             raise gr.Error(str(error), print_exception=False) from None
         done = [c for c in run.columns if c.state == "done"]
-        return run.json() | {"files": [c.key for c in done]}, [save(run, c)["path"] for c in done]
+        return run.json() | {"files": [c.key for c in done]}, [(save_video if c.video else save)(run, c)["path"] for c in done]
 
 
 def choose(name: str) -> list:
@@ -187,7 +192,8 @@ def choose(name: str) -> list:
     chosen = PRESETS.get(name, PRESETS[presets.DEFAULT])
     values = chosen.settings
     return [
-        values["prompt"], values["negative_prompt"], *(slider(chosen, n, update=True) for n in SLIDERS), columns_of(chosen), look_for(chosen),
+        values["prompt"], values["negative_prompt"], gr.update(visible=chosen.image),
+        *(slider(chosen, n, update=True) for n in SLIDERS), columns_of(chosen), look_for(chosen),
         *(gr.update(value=chip(chosen, i), visible=i < len(chosen.prompts)) for i in range(CHIPS)), bench.shipped(name)]
 
 
@@ -211,10 +217,11 @@ def from_link(request: gr.Request) -> list:
     except presets.Refused:
         chosen = None
     if chosen is None:
-        return [gr.skip()] * (2 + len(SLIDERS) + 2 + CHIPS + 1 + 2)
+        return [gr.skip()] * (3 + len(SLIDERS) + 2 + CHIPS + 1 + 2)
     out = choose(chosen.name)
     out[:2] = asked.prompt, asked.negative_prompt
-    out[2:2 + len(SLIDERS)] = [gr.update(value=getattr(asked, n), minimum=chosen.range(n)[0], maximum=chosen.range(n)[1]) for n in SLIDERS]
+    for update, name in zip(out[3:], SLIDERS, strict=False):
+        update["value"] = getattr(asked, name)
     return [*out, chosen.name, asked.seed]
 
 
@@ -233,6 +240,8 @@ def build(engine: compare.Engine, first: str = presets.DEFAULT) -> gr.Blocks:
                     prompt = gr.Textbox(s["prompt"], label="Prompt", lines=2, max_length=presets.PROMPT_LENGTH)
                     negative = gr.Textbox(s["negative_prompt"], label="Negative prompt", lines=2, max_length=presets.PROMPT_LENGTH,
                                           info="What the picture must not show")
+                    begin = gr.Image(type="filepath", image_mode=None, sources=["upload", "clipboard"], visible=one.image, height=190,
+                                     label="Picture to begin with", elem_id="begin", buttons=[])
                 with gr.Row(elem_id="go"):
                     start = gr.Button("Compare", variant="primary", elem_id="compare", min_width=120)
                     stop = gr.Button("Stop", variant="stop", interactive=False, elem_id="stop", min_width=80)
@@ -258,8 +267,8 @@ def build(engine: compare.Engine, first: str = presets.DEFAULT) -> gr.Blocks:
                 with gr.Accordion("What am I looking at, and what do tau and alpha do?", open=False, elem_id="help"):
                     gr.Markdown(HELP)
 
-        inputs = [preset, prompt, negative, seed, *(sliders[name] for name in SLIDERS), columns, lock]
-        fields = [prompt, negative, *(sliders[name] for name in SLIDERS), columns, look, *chips, pictures]
+        inputs = [preset, prompt, negative, seed, *(sliders[name] for name in SLIDERS), columns, lock, begin]
+        fields = [prompt, negative, begin, *(sliders[name] for name in SLIDERS), columns, look, *chips, pictures]
         ticket = gr.Textbox(visible=False)  # travels with the click, unlike a gr.State, which is read when the queue gets there
         quiet = {"show_progress": "hidden", "api_visibility": "private"}
         now = quiet | {"queue": False}
@@ -275,8 +284,8 @@ def build(engine: compare.Engine, first: str = presets.DEFAULT) -> gr.Blocks:
             button.click(pick(index), preset, [prompt, negative], **now)
         demo.load(from_link, None, [*fields, preset, seed], **now)
         with gr.Row(visible=False):
-            settings, result, files = gr.JSON(), gr.JSON(), gr.Files()
-            gr.Button().click(desk.api, settings, [result, files], api_name="compare", **turn)
+            settings, picture, result, files = gr.JSON(), gr.Image(type="filepath", image_mode=None), gr.JSON(), gr.Files()
+            gr.Button().click(desk.api, [settings, picture], [result, files], api_name="compare", **turn)
     return demo
 
 
@@ -289,8 +298,9 @@ def slider(preset: presets.Preset, name: str, update: bool = False):
     low, high = preset.range(name)
     fallback = presets.Request.model_fields[name].default
     value = preset.settings.get(name, fallback)
+    shown = name != "num_frames" or high > 1
     if update:
-        return gr.update(value=value, minimum=low, maximum=high)
+        return gr.update(value=value, minimum=low, maximum=high, visible=shown)
     label, info, step = {
         "num_inference_steps": ("Steps", "Denoiser passes per picture", 1),
         "nag_scale": ("NAG scale", "How hard to push away; 1 is off", .1),
@@ -300,8 +310,9 @@ def slider(preset: presets.Preset, name: str, update: bool = False):
         "guidance_scale": ("CFG scale", "Strength of the CFG picture; 1 is off", .1),
         "width": ("Width", "px", preset.multiple),
         "height": ("Height", "px", preset.multiple),
+        "num_frames": ("Frames", "of the video", 1),
     }[name]
-    return gr.Slider(low, high, value, step=step, label=label, info=info, elem_id=name)
+    return gr.Slider(low, high, value, step=step, label=label, info=info, elem_id=name, visible=shown)
 
 
 def number(text: str):
@@ -334,12 +345,18 @@ def look_for(preset: presets.Preset) -> str:
 
 def save(run: compare.Run, column: compare.Column) -> dict:
     """Writes a finished picture as PNG (level 1: four times faster, a tenth larger) and returns it as Gradio's FileData."""
-    for old in OUTPUTS.glob("*.png"):
+    for old in OUTPUTS.glob("*.*"):
         if time.time() - old.stat().st_mtime > KEEP:
             old.unlink(missing_ok=True)
     path = OUTPUTS / f"{run.id}-{column.key}.png"
     column.image.save(path, compress_level=1)
-    return FileData(path=str(path), mime_type="image/png", orig_name=f"{column.key}.png").model_dump()
+    return FileData(path=str(path), mime_type="image/png", orig_name=path.name).model_dump()
+
+
+def save_video(run: compare.Run, column: compare.Column) -> dict:
+    path = OUTPUTS / f"{run.id}-{column.key}.mp4"
+    path.write_bytes(column.video)
+    return FileData(path=str(path), mime_type="video/mp4", orig_name=path.name).model_dump()
 
 
 def ended(run_id: str, preset, request, reason: str) -> dict:

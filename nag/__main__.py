@@ -1,11 +1,11 @@
-"""The comparison without a page: `python -m nag compare --prompt "..." --negative-prompt "..." --out DIR`."""
+"""NAG without a page: `python -m nag compare`, `models`, `check`, `families`."""
 
 import argparse
 import json
 import sys
 from pathlib import Path
 
-from . import presets
+from . import presets, uploads
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -19,10 +19,15 @@ def main(arguments: list[str] | None = None) -> int:
     compare.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="pairs",
                          help="any other setting, e.g. --set nag_scale=6 --set 'guidance=[\"none\",\"nag\"]'")
     compare.add_argument("--model", help="a local folder or a repository on the hub, in place of the preset's own model")
-    compare.add_argument("--out", type=Path, required=True, help="folder for the pictures and run.json")
+    compare.add_argument("--image", type=Path, help="the picture that an editing or image-to-video preset begins with")
+    compare.add_argument("--out", type=Path, required=True, help="folder for the pictures or videos and run.json")
+    commands.add_parser("models", help="list the presets: size, licence, and what this machine can run")
+    check = commands.add_parser("check", help="load a preset's model and draw two steps with every kind of guidance")
+    check.add_argument("--preset", default=presets.DEFAULT)
+    commands.add_parser("families", help="the table of denoiser classes, as it stands in the README")
     options = parser.parse_args(arguments)
     try:
-        return _compare(options)
+        return {"compare": _compare, "models": _models, "check": _check, "families": _families}[options.command](options)
     except presets.Refused as error:
         print(error, file=sys.stderr)
         return 2
@@ -58,7 +63,8 @@ def _compare(options) -> int:
     except OSError as error:
         raise presets.Refused(f"--out {options.out} cannot be made: {error.strerror}.") from None
     run, bar = None, tqdm(total=request.num_inference_steps * len(request.guidance), desc="loading", unit="step")
-    for run, column, _ in Engine(previews=False).run(preset, request):
+    start = uploads.load(options.image, preset.title) if preset.image else None
+    for run, column, _ in Engine(previews=False).run(preset, request, image=start):
         bar.update(sum(c.step for c in run.columns) - bar.n)
         if column is not None:
             bar.set_description(f"{column.key}, {column.state}")
@@ -66,6 +72,8 @@ def _compare(options) -> int:
     pictures = [(column, column.image) for column in run.columns if column.state == "done"]
     for column, image in pictures:
         image.save(options.out / f"{column.key.replace('+', '-')}.png")
+        if column.video:
+            (options.out / f"{column.key.replace('+', '-')}.mp4").write_bytes(column.video)
     if pictures:
         from .strip import strip
 
@@ -76,6 +84,50 @@ def _compare(options) -> int:
         print(f"{column.key:8} {column.state:8} {column.seconds:7.2f} s  " + (f"{relative:.2f}x time  " if relative else "") + column.reason)
     print(run.hint)
     return 0 if len(pictures) == len(run.columns) else 1
+
+
+def _models(options) -> int:
+    from .pipelines import runs_here
+
+    for name, preset in presets.load_all().items():
+        size = f"{preset.size_gb:5.1f} GB" if preset.size_gb else "ships   "
+        what = "video" if preset.range("num_frames")[1] > 1 else "edit" if preset.image else "image"
+        print(f"{name:24} {what:6} {size}  {preset.licence:28} {'gated' if preset.gated else '     '}  {runs_here(preset)}")
+    return 0
+
+
+def _check(options) -> int:
+    """Two steps of every column at the preset's smallest size, so that a machine with the weights can say whether all fits together."""
+    from .compare import Engine
+    from .families import supports
+
+    preset, _ = presets.resolve({"preset": options.preset})
+    engine = Engine(previews=False)
+    least = {"num_inference_steps": max(2, int(preset.range("num_inference_steps")[0])), "num_frames": int(preset.range("num_frames")[0])}
+    preset, request = presets.resolve({"preset": options.preset, **least})
+    image = None
+    if preset.image:
+        from PIL import Image
+
+        image = Image.new("RGB", (request.width, request.height), "#8899aa")
+    for run, _, _ in engine.run(preset, request, image=image):  # noqa: B007
+        pass
+    loaded = engine.shelf.get(preset)
+    print(f"{preset.title}: {run.device}, {run.dtype}. {supports(loaded.pipe)[1]}")
+    for column in run.columns:
+        print(f"{column.key:8} {column.state:8} {column.seconds:7.2f} s for {column.step} steps, guided {column.guided_steps}  {column.reason}")
+    if run.device.startswith("cuda"):
+        import torch
+
+        print(f"peak {torch.cuda.max_memory_allocated() / 1e9:.1f} GB on the GPU")
+    return 0 if all(column.state == "done" for column in run.columns) else 1
+
+
+def _families(options) -> int:
+    from .families import table
+
+    print(table())
+    return 0
 
 
 if __name__ == "__main__":

@@ -58,6 +58,7 @@ def apart(path: str):
                        for sign in (0, 1)]
             return rejoined(*results, layout)
         return replaced(denoiser.get_submodule(path), "forward", forward)
+    adapter.__doc__ = f"`{path}` sees each text alone."
     return adapter
 
 

@@ -26,8 +26,8 @@ def label(run: Run, key: str) -> str:
     return LABELS[key] + strength.get(key, "")
 
 
-def cell(run: Run, column: Column, preview: str = "", image: dict | None = None) -> dict:
-    """One column as the bench draws it. `image` is a Gradio FileData, `preview` a data URI."""
+def cell(run: Run, column: Column, preview: str = "", image: dict | None = None, video: dict | None = None) -> dict:
+    """One column as the bench draws it. `image` and `video` are Gradio FileData, `preview` a data URI."""
     relative = run.relative(column)
     speed = ""
     if column.seconds and column.state == "done":
@@ -44,15 +44,17 @@ def cell(run: Run, column: Column, preview: str = "", image: dict | None = None)
         cost += f", active in {column.guided_steps} of {column.step} steps"
     return {
         "key": column.key, "label": label(run, column.key), "state": column.state, "step": column.step, "total": max(column.total, column.step),
-        "speed": speed, "cost": cost, "preview": preview, "image": image, "reason": column.reason, "meters": meters,
+        "speed": speed, "cost": cost, "preview": preview, "image": image, "video": video, "reason": column.reason, "meters": meters,
     }
 
 
-def value(run: Run, previews: dict[str, str], images: dict[str, dict], hint: str | None = None) -> dict:
-    """The bench's whole value. previews and images by column."""
+def value(run: Run, previews: dict[str, str], images: dict[str, dict], hint: str | None = None, videos: dict | None = None) -> dict:
+    """The bench's whole value. previews, images and videos by column."""
     return {
-        "cells": [cell(run, c, "" if c.key in images else previews.get(c.key, ""), images.get(c.key)) for c in run.columns],
+        "cells": [cell(run, c, "" if c.key in images else previews.get(c.key, ""), images.get(c.key), (videos or {}).get(c.key))
+                  for c in run.columns],
         "hint": run.hint if hint is None else hint, "aspect": run.request.width / run.request.height,
+        "frames": run.request.num_frames, "fps": run.preset.fps,
     }
 
 
@@ -64,5 +66,5 @@ def shipped(name: str) -> dict:
     shown = json.loads((folder / "bench.json").read_text())
     for one in shown["cells"]:
         png = base64.b64encode((folder / f"{one['key']}.png").read_bytes()).decode()
-        one["preview"], one["image"] = f"data:image/png;base64,{png}", None
+        one["preview"], one["image"], one["video"] = f"data:image/png;base64,{png}", None, None
     return shown

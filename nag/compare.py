@@ -19,7 +19,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import families
+from . import families, video
 from .adapters import replaced
 from .guidance import guide
 from .pipelines import Loaded, Shelf, explain, free_memory, versions
@@ -45,7 +45,9 @@ class Column:
     step: int = 0
     seconds: float = 0.0           # of the denoising steps alone: text, decoding and previews are the same for all
     steady: float = 0.0            # the same from medians: a step of 20 ms is easily disturbed by a browser next to it
-    image: Any = None              # PIL image, when done
+    image: Any = None              # PIL image, when done; of a video the middle frame
+    frames: list | None = None     # PIL images, of a video
+    video: bytes = b""             # the same as MP4, a little later
     reason: str = ""               # when failed
     latents_sha256: str = ""       # of the starting noise
     guided_steps: int = 0          # steps in which NAG was active
@@ -65,6 +67,7 @@ class Run:
     dtype: str = ""
     hint: str = ""
     over: bool = False
+    start: Any = None   # PIL image that the model begins with
 
     def relative(self, column: Column) -> float | None:
         """Time against the un-guided column of the same run, by the medians of their steps."""
@@ -110,13 +113,17 @@ class Engine:
     def busy(self) -> bool:
         return self.lock.locked()
 
-    def run(self, preset: Preset, request: Request, stop: threading.Event | None = None, run_id: str = "run"):
+    def run(self, preset: Preset, request: Request, stop: threading.Event | None = None, run_id: str = "run", image=None):
         """Yields `(run, column or None, preview or None)` whenever something changed; the last one has `run.over`.
 
-        `preview` is a small PIL image. Settings are what they were when called. Raises `Refused` when the model does not load.
+        `preview` is a small PIL image; `image` the PIL image that an image-to-image or image-to-video preset begins with.
+        Settings are what they were when called. Raises `Refused` when the model does not load or has no picture to begin with.
         """
+        if preset.image and image is None:
+            raise Refused(f"{preset.title} begins with a picture: give it one.")
         stop, events = stop or threading.Event(), queue.Queue()
-        run = Run(run_id, preset, request, [Column(key, request.num_inference_steps) for key in request.guidance])
+        run = Run(run_id, preset, request, [Column(key, request.num_inference_steps) for key in request.guidance],
+                  start=fitted(image, request.width, request.height) if preset.image else None)
 
         def work():
             try:
@@ -155,16 +162,24 @@ class Engine:
             column.state = "loading"
         tell(run.columns[0])
         loaded = self.shelf.get(run.preset)
-        run.device, run.dtype = loaded.device, loaded.dtype
+        run.device, run.dtype = ", ".join(filter(None, (loaded.device, loaded.placement))), loaded.dtype
         until = time.monotonic() + DEADLINE  # a first download does not count
         for column in run.columns:
             column.state = "queued"
+        coders = []
         for column in run.columns:
             if stop.is_set():
                 column.state = "stopped"
                 continue
             self._one(loaded, run, column, stop, until, tell)
             tell(column)
+            if column.frames:
+                coders.append(threading.Thread(target=_encode, args=(run, column, tell), daemon=True))
+                coders[-1].start()
+                if loaded.device == "cpu":  # or the next column would pay for it
+                    coders[-1].join()
+        for coder in coders:
+            coder.join()
         try:
             _judge(loaded, run)
         except Exception:
@@ -178,7 +193,7 @@ class Engine:
             tell(column)
             if warm not in loaded.warm:  # the first call of a size pays for caches that are nobody's guidance
                 with contextlib.suppress(Stopped):
-                    _call(loaded, request, column.key, lambda *_: _raise(Stopped))
+                    _call(loaded, run, column.key, lambda *_: _raise(Stopped))
                 _put_back(loaded)
                 loaded.warm.add(warm)
 
@@ -191,10 +206,10 @@ class Engine:
                 if time.monotonic() > until:
                     raise TimeoutError(f"The run took more than {DEADLINE // 60} minutes and was ended.")
 
-            image, watch = _call(loaded, request, column.key, on_step)
+            frames, watch = _call(loaded, run, column.key, on_step)
             column.seconds, column.steady, column.latents_sha256 = watch.seconds, watch.steady, watch.sha256
             column.guided_steps, column.spread, column.step = watch.guided, watch.spread, watch.step
-            column.image, column.state = image, "done"
+            column.image, column.frames, column.state = frames[len(frames) // 2], frames if len(frames) > 1 else None, "done"
         except Stopped:
             column.state = "stopped"
         except Exception as error:
@@ -206,6 +221,22 @@ class Engine:
 
 def _raise(error):
     raise error
+
+
+def _encode(run: Run, column: Column, tell) -> None:
+    try:
+        column.video = video.encode(column.frames, run.preset.fps)
+    except Exception:
+        log.exception("run %s, column %s: the frames are there, but could not be made a video", run.id, column.key)
+        column.reason = "The frames could not be coded as a video; the middle one is shown."
+    tell(column)
+
+
+def fitted(image, width: int, height: int):
+    """A PIL image cut to the shape asked for, around its middle, and scaled to it."""
+    from PIL import ImageOps
+
+    return ImageOps.fit(image.convert("RGB"), (width, height))
 
 
 def _put_back(loaded: Loaded) -> None:
@@ -283,23 +314,36 @@ class _Watch:
         return float(self.latents.float().std())
 
 
-def _call(loaded: Loaded, request: Request, key: str, on_step):
-    """Runs the pipeline for one column, from a fresh CPU generator -> (PIL image, what was watched)."""
+def _arguments(pipe, run: Run, key: str) -> dict:
+    """What a column asks of its pipeline, as arguments of its call."""
     import torch
 
-    pipe, preset = loaded.pipe, loaded.preset
+    request, preset = run.request, run.preset
     known = inspect.signature(pipe.__call__).parameters
     arguments = {
-        "prompt": request.prompt, "num_inference_steps": request.num_inference_steps, "width": request.width, "height": request.height,
+        "prompt": request.prompt, "num_inference_steps": request.num_inference_steps,
         "generator": torch.Generator("cpu").manual_seed(request.seed), **preset.arguments,
     }
-    # Flux and its kin have an embedded guidance_scale, which stays as the preset sets it; their CFG has a name of its own.
-    cfg_argument = "true_cfg_scale" if "true_cfg_scale" in known else "guidance_scale"
-    arguments[cfg_argument] = request.guidance_scale if "cfg" in key else 1.0
+    for name in ("width", "height", "num_frames"):
+        if name in known:
+            arguments[name] = getattr(request, name)
+    if preset.cfg:
+        # Flux and its kin have an embedded guidance_scale, which stays as the preset sets it; their CFG has a name of its own.
+        name = preset.cfg if preset.cfg != "auto" else "true_cfg_scale" if "true_cfg_scale" in known else "guidance_scale"
+        arguments[name] = (request.guidance_scale if "cfg" in key else 1.0) + preset.cfg_offset
     if "cfg" in key:
         arguments["negative_prompt"] = request.negative_prompt
-    if "num_frames" in known:
-        arguments["num_frames"] = request.num_frames
+    if run.start is not None:
+        arguments["image"] = run.start
+    return arguments
+
+
+def _call(loaded: Loaded, run: Run, key: str, on_step):
+    """Runs the pipeline for one column, from a fresh CPU generator -> (PIL images: one, or a video's frames; what was watched)."""
+    import torch
+
+    pipe, request = loaded.pipe, run.request
+    arguments = _arguments(pipe, run, key)
     watch = _Watch(pipe, loaded.device, on_step)
     denoiser = families.denoiser_of(pipe)
     with contextlib.ExitStack() as stack:
@@ -318,7 +362,7 @@ def _call(loaded: Loaded, request: Request, key: str, on_step):
         raise Refused("The model's own safety checker blacked this picture out; another seed or other words may pass.")
     if guidance is not None:
         watch.guided = guidance.guided_steps
-    return result.images[0], watch
+    return [result.images[0]] if hasattr(result, "images") else video.frames_of(result), watch
 
 
 def _why(error: Exception, loaded: Loaded, request: Request) -> str:
@@ -357,30 +401,70 @@ class _Previews:
         from PIL import Image
 
         with torch.inference_mode():
-            if latents.ndim == 3 and hasattr(pipe, "_unpack_latents"):
-                latents = pipe._unpack_latents(latents, request.height, request.width, pipe.vae_scale_factor)
-            if latents.ndim != 4:
-                return None
-            vae = pipe.vae
+            vae, latents = pipe.vae, _middle(pipe, latents, request)  # (1, C, H, W)
             overflows = getattr(vae.config, "force_upcast", False) and vae.dtype == torch.float16
             if overflows or getattr(vae, "_hf_hook", None) is not None:
-                # Decoding would overflow, or push an offloaded denoiser off the GPU between two steps: three latent channels as colours.
-                pixels = latents[0, :3].float().cpu()
-                pixels = (pixels / pixels.std().clamp_min(1e-6) / 6 + .5).clamp(0, 1)
-                return Image.fromarray((pixels * 255).byte().permute(1, 2, 0).numpy())
+                # Decoding would overflow, or push an offloaded denoiser off the GPU between two steps.
+                return _colours(latents)
             side = max(latents.shape[-2:])
             if side > self.LATENT_SIDE:
                 latents = torch.nn.functional.interpolate(latents.float(), scale_factor=self.LATENT_SIDE / side, mode="area")
-            latents = latents.to(next(vae.parameters())) / vae.config.scaling_factor + (getattr(vae.config, "shift_factor", None) or 0)
-            pixels = vae.decode(latents, return_dict=False)[0][0]
-            pixels = ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()  # (H, W, 3)
+            try:
+                pixels = _pixels(vae, latents)  # (3, H, W)
+            except Exception:  # a decoder that wants more than latents
+                return _colours(latents)
+            pixels = ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
         return Image.fromarray(pixels)
 
 
+def _middle(pipe, latents, request: Request):
+    """A picture's latents, or those of a video's middle frame, (1, C, H, W), whatever form the pipeline keeps them in."""
+    channels = getattr(pipe.vae.config, "latent_channels", None) or getattr(pipe.vae.config, "z_dim", None)
+    if latents.ndim == 3 and request.num_frames > 1:  # tokens of all frames, (1, F H W, C)
+        height, width = (side // pipe.vae_spatial_compression_ratio for side in (request.height, request.width))
+        latents = latents.unflatten(1, (-1, height, width)).permute(0, 4, 1, 2, 3)
+    elif latents.ndim == 3:
+        latents = pipe._unpack_latents(latents, request.height, request.width, pipe.vae_scale_factor)
+    if latents.ndim == 5:
+        frames = 1 if latents.shape[2] == channels and latents.shape[1] != channels else 2  # CogVideoX has the frames first
+        latents = latents.select(frames, latents.shape[frames] // 2)
+    return latents
+
+
+def _pixels(vae, latents):
+    """One frame's latents (1, C, H, W), as the denoiser has them, through the decoder -> (3, H, W), -1 to 1."""
+    import torch
+
+    one = next(vae.parameters())
+    latents = latents.to(one)
+    buffers = dict(vae.named_buffers(recurse=False))
+    mean, std = (buffers.get(name, getattr(vae.config, name, None)) for name in ("latents_mean", "latents_std"))
+    scale = getattr(vae.config, "scaling_factor", None) or 1
+    if mean is not None and std is not None:
+        mean, std = (torch.as_tensor(x).to(one).reshape(1, -1, 1, 1) for x in (mean, std))
+        latents = latents * std / scale + mean
+    else:
+        latents = latents / scale + (getattr(vae.config, "shift_factor", None) or 0)
+    of_video = any(isinstance(m, torch.nn.Conv3d) for m in vae.modules())
+    pixels = vae.decode(latents.unsqueeze(2) if of_video else latents, return_dict=False)[0][0]
+    return pixels[:, 0] if of_video else pixels
+
+
+def _colours(latents):
+    """Three latent channels as colours: no decoder needed."""
+    from PIL import Image
+
+    pixels = latents[0, :3].float().cpu()
+    pixels = (pixels / pixels.std().clamp_min(1e-6) / 6 + .5).clamp(0, 1)
+    return Image.fromarray((pixels * 255).byte().permute(1, 2, 0).numpy())
+
+
 def mean_difference(a, b) -> float:
-    """Mean absolute difference of two pictures, 0 to 255."""
+    """Mean absolute difference of two pictures, or of two lists of frames, 0 to 255."""
     import numpy as np
 
+    if isinstance(a, list):
+        return float(np.mean([mean_difference(one, other) for one, other in zip(a, b, strict=False)]))
     return float(np.abs(np.asarray(a.convert("RGB"), np.float32) - np.asarray(b.convert("RGB"), np.float32)).mean())
 
 
@@ -402,7 +486,7 @@ def _judge(loaded: Loaded, run: Run) -> None:
             also = [name for name, value in seen["none"].items() if value != seen["nag"][name] and name not in dict(named)]
     if "none" not in done or "nag" not in done:
         return
-    request, changed = run.request, mean_difference(done["none"].image, done["nag"].image)
+    request, changed = run.request, mean_difference(*(done[key].frames or done[key].image for key in ("none", "nag")))
     if request.nag.off:
         run.hint = "NAG is off: scale 1, alpha 0 or end 0 means that nothing is touched."
     elif changed < NOTHING:

@@ -104,6 +104,7 @@ def named(**patterns: str) -> Callable:
     def layers(denoiser) -> dict:
         return {name: (kind, module) for name, module in denoiser.named_modules() for kind, expression in expressions.items()
                 if expression.fullmatch(name) and hasattr(module, "processor")}
+    layers.kinds = tuple(patterns)
     return layers
 
 
@@ -116,6 +117,9 @@ def cross_attention(denoiser) -> dict:
             f"{type(denoiser).__name__} mixes text into its self-attention ({added[0]}): Kandinsky 2 and DeepFloyd models are not supported."
         )
     return {name: ("cross", m) for name, m in found.items()}
+
+
+cross_attention.kinds = ("cross",)
 
 
 FAMILIES = {
@@ -191,3 +195,16 @@ def supports(pipe) -> tuple[bool, str]:
     counts = {kind: sum(k == kind for k, _ in layers.values()) for kind in KINDS}
     found = " and ".join(f"{count} {kind}-attention" for kind, count in counts.items() if count)
     return True, f"{type(denoiser).__name__}: {found} layers, negative text packed behind the positive."
+
+
+def table() -> str:
+    """All rows and refusals as Markdown, for the README: `python -m nag families`."""
+    lines = ["| denoiser | text enters by | besides the row |", "|---|---|---|"]
+    for name, family in sorted(FAMILIES.items()):
+        kinds = " and ".join(kind for kind in KINDS if kind in family.layers.kinds)
+        extra = family.adapter.__doc__.split(".")[0].split(":")[0] if family.adapter else ""
+        extra = " ".join((extra[:1].lower() + extra[1:]).split())
+        lines.append(f"| `{name}` | {kinds} | {'; '.join(filter(None, (extra, family.remark)))} |")
+    lines += ["", "| refused | because |", "|---|---|"]
+    lines += [f"| `{name}` | {reason} |" for name, reason in sorted(REFUSED.items())]
+    return "\n".join(lines)

@@ -21,6 +21,7 @@ class Loaded:
     dtype: str
     vae_dtype: Any
     meter: Any = None
+    placement: str = ""                      # where the weights stay: "", "model offload", "sequential offload"
     warm: set = field(default_factory=set)  # (width, height, column) that ran once
 
 
@@ -41,10 +42,7 @@ def load(preset: Preset) -> Loaded:
     try:
         pipe = _from_pretrained(preset, source, preset.revision, getattr(torch, dtype), local)
         _prepare(preset, pipe)
-        if device == "cuda" and preset.size_gb * 1.2 > torch.cuda.mem_get_info()[0] / 1e9:
-            pipe.enable_model_cpu_offload()
-        else:
-            pipe.to(device)
+        placement = _place(pipe, device)
         pipe.set_progress_bar_config(disable=True)
         meter = None
         if preset.meter:
@@ -55,7 +53,49 @@ def load(preset: Preset) -> Loaded:
         raise
     except Exception as error:
         raise Refused(explain(error, preset)) from error
-    return Loaded(preset, pipe, device, dtype, pipe.vae.dtype, meter)
+    return Loaded(preset, pipe, device, dtype, getattr(getattr(pipe, "vae", None), "dtype", None), meter, placement)
+
+
+HEADROOM_GB = 3  # for activations, and what a driver keeps
+
+
+def placement(total_gb: float, largest_gb: float, free_gb: float) -> str:
+    """Where weights stay that need `total_gb`, `largest_gb` of it in one part, on a GPU with `free_gb`: "" (all on the GPU), "model offload"
+    (one part at a time), or "sequential offload" (one layer at a time: many times slower)."""
+    if total_gb * 1.05 + HEADROOM_GB <= free_gb:
+        return ""
+    return "model offload" if largest_gb * 1.05 + HEADROOM_GB <= free_gb else "sequential offload"
+
+
+def _place(pipe, device: str) -> str:
+    import torch
+
+    if device != "cuda":
+        pipe.to(device)
+        return ""
+    sizes = [sum(p.numel() * p.element_size() for p in part.parameters()) / 1e9
+             for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
+    where = placement(sum(sizes), max(sizes), torch.cuda.mem_get_info()[0] / 1e9)
+    {"": lambda: pipe.to(device), "model offload": pipe.enable_model_cpu_offload,
+     "sequential offload": pipe.enable_sequential_cpu_offload}[where]()
+    return where
+
+
+def runs_here(preset: Preset) -> str:
+    """What this machine can do with a preset, in a few words; nothing is loaded."""
+    import torch
+
+    if preset.shipped:
+        return "runs here: its weights are in assets/"
+    if torch.cuda.is_available():
+        free = torch.cuda.mem_get_info()[0] / 1e9
+        where = placement(preset.size_gb, preset.size_gb * .7, free)  # the largest part is the denoiser or an LLM text encoder
+        return f"runs here{', with ' + where if where else ''} ({free:.0f} GB free on the GPU)"
+    try:
+        _enough_memory(preset, "cpu", preset.local)
+    except Refused:
+        return "needs a GPU"
+    return "runs here on the processor, slowly"
 
 
 def _from_pretrained(preset: Preset, source: str, revision: str | None, dtype, local: bool):

@@ -120,10 +120,15 @@ class Preset(BaseModel):
     pipeline: str = "DiffusionPipeline"           # diffusers class; the default reads model_index.json
     dtype: Literal["float32", "float16", "bfloat16", "auto"] = "auto"
     size_gb: float = 0                            # weights in memory at that dtype
+    licence: str = ""                             # of the weights: SPDX, or the name that its owner gave it
     gated: bool = False                           # a licence must be accepted on the model's page
     scheduler: dict[str, Any] | None = None       # {"class": name, **configuration overrides}
     lora: dict[str, str] | None = None            # {"model", "revision", "weight_name"}, needs peft
     arguments: dict[str, Any] = {}                # further constant arguments of the pipeline call
+    cfg: str | None = "auto"                      # the argument that sets CFG; "auto": true_cfg_scale, else guidance_scale; null: has none
+    cfg_offset: float = 0                         # added to it: -1 for pipelines that compute cond + scale * (cond - uncond)
+    image: bool = False                           # begins with a picture: editing, image to video
+    fps: Annotated[int, Field(ge=1, le=60)] = 16  # of a video
     multiple: Annotated[int, Field(ge=1)] = 8     # width and height are multiples of this many pixels
     ranges: dict[Literal[RANGED], tuple[float, float]] = {}  # narrower than Request's, for the sliders and the validator
     cap: Annotated[float, Field(ge=0)] = 0        # largest width * height * num_frames * steps * denoiser calls; 0: four times the defaults
@@ -215,6 +220,8 @@ def _check(raw: dict, preset: Preset) -> Request:
     for field in ("width", "height"):
         if getattr(request, field) % preset.multiple:
             raise Refused(f"{field} must be a multiple of {preset.multiple} for {preset.title}, got {getattr(request, field)}.")
+    if preset.cfg is None and any("cfg" in column for column in request.guidance):
+        raise Refused(f"guidance must be out of none, nag for {preset.title}: its pipeline has no CFG.")
     if raw:
         cost, cap = _cost(request), preset.cap or 4 * _cost(_check({}, preset))
         if cost > cap:

@@ -1,5 +1,6 @@
 """The page as people use it: the real server, the shipped model, headless Chromium; and the API as programs use it."""
 
+import contextlib
 import json
 import re
 import shutil
@@ -20,14 +21,15 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
 DONE = "[...document.querySelectorAll('#bench .cell')].filter(c => c.classList.contains('done')).length"
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
+@contextlib.contextmanager
+def serving(tmp_path_factory, *command):
+    """A server of our own on a free port -> its address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     log = tmp_path_factory.mktemp("server") / "log"
     with log.open("w") as out:
-        process = subprocess.Popen([sys.executable, "app.py", "--port", str(port)], cwd=ROOT, stdout=out, stderr=subprocess.STDOUT)
+        process = subprocess.Popen([sys.executable, *command, str(port)], cwd=ROOT, stdout=out, stderr=subprocess.STDOUT)
     url = f"http://127.0.0.1:{port}"
     try:
         for _ in range(240):
@@ -44,6 +46,12 @@ def server(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with serving(tmp_path_factory, "app.py", "--port") as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
 def browser():
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -r tests/requirements.txt")
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -55,8 +63,8 @@ def browser():
         running.close()
 
 
-@pytest.fixture
-def page(server, browser):
+@contextlib.contextmanager
+def opened_page(server, browser):
     """A page that fails its test if anything leaves the machine or the console shows an error."""
     context = browser.new_context(viewport={"width": 1360, "height": 900})
     opened, outside, errors = context.new_page(), [], []
@@ -70,6 +78,12 @@ def page(server, browser):
     context.close()
     assert not outside, outside
     assert not errors, errors
+
+
+@pytest.fixture
+def page(server, browser):
+    with opened_page(server, browser) as opened:
+        yield opened
 
 
 def compare(page, columns=3, timeout=120_000, click=True):

@@ -1,10 +1,13 @@
 """Tiny pipelines with random weights, one per denoiser family: the real classes, real tokenizers, built from configs."""
 
+import atexit
 import functools
+import shutil
 import tempfile
 from pathlib import Path
 
 import torch
+from denoisers import loud
 
 PROMPT, NEGATIVE = "portrait of a pirate, smiling face", "glasses"
 
@@ -117,6 +120,41 @@ def flux():
     )
 
 
+def kontext():
+    from diffusers import FluxKontextPipeline
+
+    return FluxKontextPipeline(**{name: part for name, part in flux().components.items() if name not in ("image_encoder", "feature_extractor")})
+
+
+def wan():
+    from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
+    from transformers import UMT5Config, UMT5EncoderModel
+
+    return WanPipeline(
+        tokenizer=t5_tokenizer(), scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        text_encoder=UMT5EncoderModel(UMT5Config(
+            vocab_size=len(t5_tokenizer()), d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2)).eval(),
+        vae=AutoencoderKLWan(
+            base_dim=8, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True],
+            latents_mean=[0.0] * 4, latents_std=[1.0] * 4).eval(),
+        transformer=WanTransformer3DModel(
+            patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4, text_dim=16, freq_dim=16,
+            ffn_dim=32, num_layers=2, rope_max_seq_len=64).eval(),
+    )
+
+
+@functools.cache
+def folder_of(name: str) -> str:
+    """A tiny pipeline saved as a user's folder, to be loaded like any model."""
+    torch.manual_seed(0)
+    pipe = {"wan": wan, "kontext": kontext}[name]()
+    loud(pipe.transformer)
+    folder = tempfile.mkdtemp(prefix="nag-tiny-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    pipe.save_pretrained(folder)
+    return folder
+
+
 # name -> (build, arguments of a plain call, arguments of a call with CFG)
 PIPELINES = {
     "sd": (sd, {"guidance_scale": 0.0}, {"guidance_scale": 4.0}),
@@ -134,12 +172,7 @@ def pipeline(name: str):
     """Built once per name. At random initialisation a few layers are zero (gates, output projections); they are filled."""
     torch.manual_seed(0)
     pipe = PIPELINES[name][0]()
-    denoiser = getattr(pipe, "transformer", None) or pipe.unet
-    for parameter in denoiser.parameters():
-        if not parameter.any():
-            torch.nn.init.normal_(parameter, std=.3)
-        elif parameter.ndim > 1:  # louder than the default, or NAG's effect on random weights drowns in rounding
-            parameter.data.mul_(1.5)
+    loud(getattr(pipe, "transformer", None) or pipe.unet)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
