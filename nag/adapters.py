@@ -5,6 +5,7 @@ Each is a function (pipe, denoiser, guidance) -> context manager, entered while 
 """
 
 import contextlib
+import dataclasses
 import functools
 
 import torch
@@ -110,4 +111,63 @@ def behind_the_image(pipe, denoiser, guidance):
     with contextlib.ExitStack() as stack:
         for attention in attentions:
             stack.enter_context(replaced(attention, "forward", functools.partial(forward, attention)))
+        yield
+
+
+def kept_references(pipe, denoiser, guidance):
+    """FLUX.2 klein KV keeps the keys of its reference images from the first step: keys without queries, which would pass for an
+    attention that is not the text's. The references attend themselves alone, so what is kept holds nothing of a text."""
+    def forward(original, *args, **kwargs):
+        if guidance.layout is not None:
+            cache = kwargs.get("kv_cache")
+            guidance.layout.kept = cache.num_ref_tokens if cache is not None else kwargs.get("num_ref_tokens", 0)
+        return original(*args, **kwargs)
+    return replaced(denoiser, "forward", forward)
+
+
+def mask_of_text_and_image(pipe, denoiser, guidance):
+    """The mask comes inside `joint_attention_kwargs`, covers the image too and is left out where nothing is padded; it would be
+    too short for a packed text. `attention_mask` brings the negative's."""
+    def forward(original, hidden_states, *args, attention_mask=None, joint_attention_kwargs=None, **kwargs):
+        given = (joint_attention_kwargs or {}).get("attention_mask")
+        if guidance.layout is not None and (given is not None or attention_mask is not None):
+            positive, negative = guidance.layout.texts[0]
+            ones = hidden_states.new_ones(len(hidden_states), positive + hidden_states.shape[1]).bool()
+            own = ones if given is None else given[:, 0, 0]
+            other = ones[:, :1].expand(-1, negative) if attention_mask is None else attention_mask[:, positive:].bool()
+            mask = torch.cat([own[:, :positive], other, own[:, positive:]], 1)[:, None, None]
+            joint_attention_kwargs = {**(joint_attention_kwargs or {}), "attention_mask": mask}
+        return original(hidden_states, *args, joint_attention_kwargs=joint_attention_kwargs, **kwargs)
+    return replaced(denoiser, "forward", forward)
+
+
+@contextlib.contextmanager
+def ideogram_sequence(pipe, denoiser, guidance):
+    """Text (padded on its left) and image are one sequence from `encode_prompt` on: the negative would bring its padding and an
+    image of its own. It is cut out and stands behind the image, with roles and positions made for it as the pipeline makes them."""
+    text = {}
+
+    def encode_prompt(original, *args, **kwargs):
+        result = original(*args, **kwargs)
+        positive, negative = (side["encoder_hidden_states"] for side in guidance.encoded)
+        used = [side.any(-1).any(0).nonzero()[:, 0] for side in (positive, negative)]  # padding and image are zeros
+        text["length"] = int(used[0].max()) + 1
+        guidance.encoded[1]["encoder_hidden_states"] = negative[:, used[1].min():used[1].max() + 1]
+        return result
+
+    def forward(original, hidden_states, timestep, encoder_hidden_states, position_ids, segment_ids, indicator, **kwargs):
+        if guidance.layout is None:
+            return original(hidden_states, timestep, encoder_hidden_states, position_ids, segment_ids, indicator, **kwargs)
+        end, negative = text["length"], guidance.layout.texts[0][1]
+        guidance.layout = dataclasses.replace(guidance.layout, texts=((end, negative),))
+        used = encoder_hidden_states[:, -negative:].any(-1)
+        places = (used.long().cumsum(1) - 1).clamp(min=0)[..., None].expand(-1, -1, position_ids.shape[-1])
+        output = original(
+            torch.cat([hidden_states, hidden_states.new_zeros(len(hidden_states), negative, hidden_states.shape[2])], 1), timestep,
+            encoder_hidden_states, torch.cat([position_ids, places], 1),
+            torch.cat([segment_ids, torch.where(used, segment_ids[:, end - 1:end], -1)], 1),
+            torch.cat([indicator, torch.where(used, indicator[:, end - 1:end], 0)], 1), **kwargs)
+        return (output[0][:, :-negative],)
+
+    with replaced(pipe, "encode_prompt", encode_prompt), replaced(denoiser, "forward", forward):
         yield

@@ -93,11 +93,11 @@ def _given(family, embeds, mask) -> dict | None:
     """Embeddings given by hand, by the denoiser's arguments."""
     if embeds is None:
         return None
+    needed = [p.argument for p in family.inputs if p.kind in ("text", "layers")]
     if not isinstance(embeds, dict):
-        if len(family.texts) > 1:
-            raise ValueError(f"This model has {len(family.texts)} texts: give negative_prompt_embeds as a dictionary of "
-                             f"{', '.join(p.argument for p in family.texts)}.")
-        embeds = {family.inputs[0].argument: embeds}
+        embeds = {needed[0]: embeds}
+    if not set(needed) <= set(embeds):
+        raise ValueError(f"This model has {len(needed)} texts: give negative_prompt_embeds as a dictionary of {', '.join(needed)}.")
     if mask is not None:
         if family.companion("mask") is None:
             raise ValueError("This model has no attention mask for its text, but a negative_prompt_attention_mask was given.")
@@ -141,7 +141,7 @@ def _capture(guidance, family, words, embeds, encode_prompt, /, *args, **kwargs)
         negative = _inputs(family, encode_prompt(*bound.args, **bound.kwargs))
     for p in family.inputs:
         if p.argument in negative and p.kind != "ids":
-            negative[p.argument] = _rows(negative[p.argument], count, p.argument)
+            negative[p.argument] = _each(p, negative[p.argument], _rows, count, p.argument)
     guidance.encoded = positive, negative
     return result
 
@@ -150,6 +150,11 @@ def _inputs(family, result) -> dict:
     """What `encode_prompt` returned, by the denoiser's arguments."""
     result = result if isinstance(result, tuple) else (result,)
     return {p.argument: result[p.encoded] for p in family.inputs if p.encoded is not None}
+
+
+def _each(p, value, function, *args):
+    """`function` of an input, or of each of its layers."""
+    return [function(layer, *args) for layer in value] if p.kind == "layers" and value is not None else function(value, *args)
 
 
 def _one_per_prompt(words, count: int) -> list[str]:
@@ -257,11 +262,15 @@ def _plan(guidance, family, given, text) -> list | None:
     """How to run a denoiser call with this text: [(rows or None for all, layout or None, {argument: packed input})], or None: as it is."""
     positive, negative = guidance.encoded
     wanted, total = positive[family.inputs[0].argument], len(text)
+    times = total // len(wanted)
+    if family.repeats and times > 1 and _conditional(text, wanted.repeat_interleave(times, 0)):
+        wanted = wanted.repeat_interleave(times, 0)
+        negative = {name: value.repeat_interleave(times, 0) for name, value in negative.items()}
     found = _conditional(text, wanted)
     if found is None:
         return None
     inputs = {p.argument: given.get(p.argument) for p in family.inputs}
-    others = {p.argument: _repeated(negative.get(p.argument), total, len(wanted)) for p in family.inputs}
+    others = {p.argument: _each(p, negative.get(p.argument), _repeated, total, len(wanted)) for p in family.inputs}
     if not family.rows:
         layout, packed = _packed(family, inputs, others, slice(*found), total)
         return [(None, layout, packed)]
@@ -327,17 +336,26 @@ def _packed(family, inputs: dict, others: dict, rows: slice, total: int) -> tupl
         plus, minus, (positive, negative) = inputs[p.argument], others[p.argument], lengths[p.of]
         text = packed[family.texts[p.of].argument]
         if p.kind == "mask":
-            if plus is None and minus is None:
+            if plus is None and (minus is None or minus.all()):
                 continue
             plus = text.new_ones(len(text), positive) if plus is None else plus
             minus = plus.new_ones(len(plus), negative) if minus is None else minus.to(plus)
             packed[p.argument] = torch.cat([plus[:, :positive], minus, plus[:, positive:]], 1)
+        elif p.kind == "layers":
+            minus = minus[-len(plus):]  # the pipeline's own choice: the last layers, or the last one again
+            minus = minus + minus[-1:] * (len(plus) - len(minus))
+            packed[p.argument] = [torch.cat([a, b.to(a)], p.dim) for a, b in zip(plus, minus, strict=True)]
         else:
-            dim = plus.ndim + p.dim if p.dim < 0 else p.dim  # (T, axes), or with a row dimension in older pipelines
-            shape = [*plus.shape[:dim], negative, *plus.shape[dim + 1:]]
-            # embeddings given by hand come without ids: text ids of such models are all alike
-            minus = plus.narrow(dim, 0, 1).expand(shape) if minus is None else minus.to(plus).reshape(shape)
-            packed[p.argument] = torch.cat([plus, minus], dim)
+            dim = plus.ndim + p.dim if p.dim < 0 else p.dim  # (T, axes), or with a row dimension
+            if minus is None:  # embeddings given by hand come without ids: these are all alike, or count on
+                first, second = plus.narrow(dim, 0, 1), plus.narrow(dim, min(1, positive - 1), 1)
+                steps = torch.arange(negative, device=plus.device).to(plus).reshape(negative, *[1] * (plus.ndim - dim - 1))
+                minus = first + (second - first) * steps
+            elif minus.ndim > plus.ndim:  # pipelines that take one row's ids for all
+                minus = minus[0]
+            minus = minus.to(plus).expand(*plus.shape[:dim], negative, *plus.shape[dim + 1:])
+            text_ids, image_ids = plus.split([positive, plus.shape[dim] - positive], dim)
+            packed[p.argument] = torch.cat([text_ids, minus, image_ids], dim)
     return Layout(tuple(lengths), rows, total), packed
 
 

@@ -127,7 +127,7 @@ def test_a_negative_longer_or_shorter_than_the_positive(name, length):
     seen = []
     with text_seen(pipe, seen):
         plain = pipe(PROMPT)
-    of_texts = {p.argument: texts[p.argument] for p in pipe.family.inputs if p.kind == "text"}
+    of_texts = {p.argument: texts[p.argument] for p in pipe.family.inputs if p.kind in ("text", "layers")}
     with nag.guide(pipe, negative_prompt_embeds=of_texts, **STRONG):
         out = pipe(PROMPT)
     assert out.isfinite().all() and differ(out, plain)
