@@ -7,8 +7,12 @@ Each is a function (pipe, denoiser, guidance) -> context manager, entered while 
 import contextlib
 import dataclasses
 import functools
+import sys
+import types
 
 import torch
+
+from .attention_processor import at_home
 
 
 @contextlib.contextmanager
@@ -141,6 +145,12 @@ def mask_of_text_and_image(pipe, denoiser, guidance):
     return replaced(denoiser, "forward", forward)
 
 
+def around_the_image(kind, lengths, count):
+    """Spans: the positive text, the image, the negative text."""
+    positive, negative = lengths[0]
+    return [(0, positive)], [(count - negative, negative)]
+
+
 @contextlib.contextmanager
 def ideogram_sequence(pipe, denoiser, guidance):
     """Text (padded on its left) and image are one sequence from `encode_prompt` on: the negative would bring its padding and an
@@ -170,4 +180,46 @@ def ideogram_sequence(pipe, denoiser, guidance):
         return (output[0][:, :-negative],)
 
     with replaced(pipe, "encode_prompt", encode_prompt), replaced(denoiser, "forward", forward):
+        yield
+
+
+def gists_or_text(kind, lengths, count):
+    """Spans: keys are the text itself where it is injected, and else its gist tokens, which `gist_tokens` counts while it runs."""
+    positive, negative = lengths[0 if kind == "injected" else -1]
+    return [(0, positive)], [(positive, negative)]
+
+
+@contextlib.contextmanager
+def gist_tokens(pipe, denoiser, guidance):
+    """A perceiver turns the text into gist tokens, fewer than the text's and as many as its length asks for, numbered from 1: both
+    texts together would make the gist of one long text. So they are counted, made and numbered apart."""
+    forward = type(denoiser).forward
+    module = sys.modules[forward.__module__]
+    namespace = types.SimpleNamespace(**vars(module))
+
+    def compute_gist_count(text_lengths, **options):
+        layout = guidance.layout
+        gists = module.compute_gist_count(list(layout.texts[0]), **options)
+        guidance.layout = dataclasses.replace(layout, texts=(layout.texts[0], tuple(gists)))
+        return [sum(gists)] * len(text_lengths)
+
+    def perceive(original, text, count, mask=None, gist_mask=None):
+        if guidance.layout is None:
+            return original(text, count, mask, gist_mask)
+        texts, gists = guidance.layout.texts
+        masks = (None, None) if mask is None else mask.split(texts, 1)
+        return torch.cat([original(*half) for half in zip(text.split(texts, 1), gists, masks, strict=True)], 1)
+
+    def grid(original, size, start, *args, **kwargs):
+        if guidance.layout is None or start[0] != 1:  # images stand behind the last gist's place
+            return original(size, start, *args, **kwargs)
+        return torch.cat([original((gist, 1, 1), start, *args, **kwargs) for gist in guidance.layout.texts[1]])
+
+    def call(original, *args, **kwargs):
+        return original(*args, **kwargs) if guidance.layout is None else counting(denoiser, *args, **kwargs)
+
+    namespace.compute_gist_count = compute_gist_count
+    counting = at_home(forward, namespace)
+    with (replaced(denoiser.perceiver, "forward", perceive), replaced(denoiser, "create_coordinate_grid", grid),
+          replaced(denoiser, "forward", call)):
         yield

@@ -64,7 +64,7 @@ class GuidedAttention:
         # not the text: an IP-Adapter's image tokens
         if count < texts if self.kind == "joint" else count != texts:
             return op(query, key, value, mask)
-        if self.kind != "cross" and query.shape[tokens] + (layout.kept if self.kind == "joint" else 0) != count:
+        if self.kind in ("joint", "text") and query.shape[tokens] + (layout.kept if self.kind == "joint" else 0) != count:
             return op(query, key, value, mask)
         self.hit = True
         if mask is not None and mask.ndim == 2 and tokens == 1:  # dispatch_attention_fn also takes (B, keys)
@@ -91,11 +91,11 @@ class GuidedAttention:
         return torch.cat([parts[piece] for piece in sorted(parts)], tokens)
 
     def _joint(self, op, query, key, value, mask, tokens, positive, negative, layout):
-        """text+ attends [text+, image], text- attends [text-, image], the image both. Two passes, which attend the image keys
-        twice; here is where attention with log-sum-exp will attend them once and merge."""
+        """text+ attends [text+, image], text- attends [text-, image], the image both; where text is `injected`, each its text only.
+        Two passes, which attend the image keys twice; here is where attention with log-sum-exp will attend them once and merge."""
         rows, keys = rows_of(layout, query), rest(positive + negative, key.shape[tokens])
         attended = positive + keys, negative + keys
-        positive, negative = self.family.pieces(self.kind, layout.texts, query.shape[tokens])  # the same, but for `kept`
+        positive, negative = self.family.pieces("joint", layout.texts, query.shape[tokens])  # the same, but for `kept` and `injected`
         image = rest(positive + negative, query.shape[tokens])
 
         def branch(text, attended, q, k, v, m):

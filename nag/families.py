@@ -14,6 +14,7 @@ KINDS = {
     "cross": "keys are the text, queries the image",
     "joint": "keys and queries are text and image in one sequence",
     "text": "keys and queries are the text alone",
+    "injected": "keys are the text, queries are text and image in one sequence",
 }
 
 
@@ -63,8 +64,8 @@ class Family:
         (kind, lengths, count) -> (pieces of the positive, pieces of the negative), each a list of (start, length).
     grow: tokens that a text of so many tokens has inside the model (registers, padding to a multiple).
     adapter: (pipe, denoiser, guidance) -> context manager, for models that count their text tokens; see `nag/adapters.py`.
-    rows: names of the arguments with one entry per row. Set where texts of different length cannot share a call: padding is
-        then cut off by the mask, and rows of different length (or un-guided ones) run one after the other.
+    rows: names of the arguments with one entry per row ("name[]": a list of tensors with rows). Set where texts of different length
+        cannot share a call: padding is then cut off by the mask, and rows of different length (or un-guided ones) run one by one.
     repeats: the pipeline repeats its texts for `num_images_per_prompt` itself, after `encode_prompt`.
     remark: what a user should know, for the README's table.
     """
@@ -150,10 +151,16 @@ FAMILIES = {
     # --- joint attention with an adapter
     "Flux2Transformer2DModel": Family(IN_TWO_STREAMS, (text(), ids(1)), "text, image", adapter=adapters.kept_references),
     "BriaFiboTransformer2DModel": Family(
-        IN_TWO_STREAMS, (text(), text_layers(5), mask(3, "attention_mask"), ids(2)), "text, image", adapter=adapters.mask_of_text_and_image),
+        IN_TWO_STREAMS, (text(), text_layers(5), mask(3, "attention_mask"), ids(2)), "text, image",
+        adapter=adapters.mask_of_text_and_image),
+    # the main stream sees gist tokens, which a perceiver makes of each text; a few blocks see the text itself too
+    "BriaFibo2Transformer2DModel": Family(
+        named(joint=r"layers\.\d+\.attention", injected=r"layers\.\d+\.cross_attention"), (text(dim=2), mask(1)), "text, image",
+        spans=adapters.gists_or_text, adapter=adapters.gist_tokens,
+        rows=("hidden_states", "timestep", "encoder_hidden_states", "encoder_attention_mask", "context_latents[]"),
+        remark="With pictures of rendered text, the first steps run on another caption and are not guided."),
     "Ideogram4Transformer2DModel": Family(
-        named(joint=r"layers\.\d+\.attention"), spans=lambda kind, lengths, count: ([(0, lengths[0][0])], [(count - lengths[0][1], lengths[0][1])]),
-        adapter=adapters.ideogram_sequence, repeats=True),
+        named(joint=r"layers\.\d+\.attention"), spans=adapters.around_the_image, adapter=adapters.ideogram_sequence, repeats=True),
     "QwenImageTransformer2DModel": Family(
         named(joint=r"transformer_blocks\.\d+\.attn"), (text(), mask(1, "encoder_hidden_states_mask")), "text, image",
         adapter=adapters.qwen_positions),

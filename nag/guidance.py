@@ -112,7 +112,8 @@ def _counted(guidance, step, /, *args, **kwargs):
     return step(*args, **kwargs)
 
 
-OTHER_WORDS = re.compile(r"negative_.*|prompt_\d+|.*prompt_embeds.*|(prompt|text)_.*mask.*")  # arguments that belong to the positive's words
+# arguments that belong to the positive's words
+OTHER_WORDS = re.compile(r"negative_.*|prompt_\d+|.*prompt_embeds.*|(prompt|text)_.*mask.*|text_images")
 
 
 def _capture(guidance, family, words, embeds, encode_prompt, /, *args, **kwargs):
@@ -202,13 +203,20 @@ def _around(pipe, guidance, family, layers, names, forward, /, *args, **kwargs):
     try:
         for rows, layout, packed in parts:
             guidance.layout = layout
-            change = packed if rows is None else {name: _row(given[name], rows, len(text)) for name in family.rows if name in given} | packed
+            change = packed if rows is None else _rows_of(given, family.rows, rows, len(text)) | packed
             outputs.append(forward(*(change.get(name, value) for name, value in zip(names, args, strict=False)),
                                    **{**kwargs, **{name: value for name, value in change.items() if name not in names[:len(args)]}}))
     finally:
         guidance.layout = None
     _all_hit(layers)
     return outputs[0] if len(outputs) == 1 else _joined(outputs)
+
+
+def _rows_of(given: dict, names, rows: slice, total: int) -> dict:
+    """Some rows of every argument that has rows; "name[]" is a list of tensors that have."""
+    listed = [name[:-2] for name in names if name.endswith("[]") and given.get(name[:-2])]
+    return ({name: _row(given[name], rows, total) for name in names if name in given}
+            | {name: [_row(value, rows, total) for value in given[name]] for name in listed})
 
 
 def _row(value, rows: slice, total: int):
@@ -319,7 +327,7 @@ def _trimmed(packed, family, side: dict, rows: slice):
     keep = keep if keep.any() else torch.ones_like(keep[:1])  # an empty text keeps one token: a model wants something to attend to
     if isinstance(value, list):
         return [one[:len(keep)][keep[:len(one)]] for one in value]
-    return value[:, keep.nonzero()[:, 0]]
+    return value.index_select(packed.dim, keep.nonzero()[:, 0])
 
 
 def _packed(family, inputs: dict, others: dict, rows: slice, total: int) -> tuple[Layout, dict]:

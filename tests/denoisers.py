@@ -37,7 +37,8 @@ def masks(words: list[str], length: int):
 class Case:
     """build: () -> denoiser. latents: shape of one row. arguments: (latents, timestep) -> the call's arguments that carry no text.
     texts: (words, length) -> the text inputs by argument. out: the call's result -> what the scheduler gets, of the latents' shape.
-    deliver: (text inputs, latents) -> what the pipeline makes of them on their way to the denoiser. tail: text tokens that are no text.
+    deliver: (text inputs, latents) -> what the pipeline makes of them on their way to the denoiser.
+    lengths: text inputs -> number of tokens of each text inside the denoiser, where that is not theirs.
     """
 
     build: Callable
@@ -46,7 +47,7 @@ class Case:
     texts: Callable
     out: Callable = operator.itemgetter(0)
     deliver: Callable = lambda texts, latents: texts
-    tail: int = 0
+    lengths: Callable | None = None
 
 
 class Scheduler:
@@ -241,6 +242,15 @@ def _ideogram():
         mrope_section=(2, 2, 2))
 
 
+def _fibo2():
+    from diffusers import BriaFibo2Transformer2DModel
+
+    return BriaFibo2Transformer2DModel(
+        in_channels=4, dim=24, n_layers=3, n_refiner_layers=1, n_heads=2, axes_dims=(4, 4, 4), axes_lens=(16, 16, 16), cap_feat_dim=8,
+        min_num_gist_tokens=2, max_num_gist_tokens=6, gist_step=1, gist_min_text_len=1, gist_max_text_len=13, injection_layer_ids=(1, 2),
+        perceiver_num_layers=1)
+
+
 def tokens_of(x, t, **more):
     """A call with 16 image tokens and a timestep below 1."""
     return {"hidden_states": x, "timestep": steps_of(x, t) / 1000, "return_dict": False, **more}
@@ -351,9 +361,14 @@ CASES = {
         lambda x, t: tokens_of(x, t * 1000, img_ids=ramp(1, 4, 4)),
         lambda words, n: _fibo_texts(words, n) | {"attention_mask": torch.ones(len(words), n)},
         deliver=lambda texts, x: _fibo_layers({name: value for name, value in texts.items() if name != "attention_mask"}, x)),
+    # 7 tokens make 4 gist tokens; a picture to edit stands behind the image
+    "BriaFibo2Transformer2DModel": Case(
+        _fibo2, (4, 8, 8), lambda x, t: tokens_of(x, t, context_latents=[noise("context", 1, 4, 4, 8).expand(len(x), -1, -1, -1)]),
+        lambda words, n: {"encoder_hidden_states": embeds(words, n, 24).unflatten(2, (3, 8)).transpose(1, 2), "encoder_attention_mask": None},
+        lengths=lambda texts: [texts["encoder_hidden_states"].shape[2], 4]),
     "Ideogram4Transformer2DModel": Case(
         _ideogram, (16, 16), lambda x, t: tokens_of(x, t), _ideogram_texts, lambda output: output[0][:, -16:],
-        deliver=_ideogram_sequence, tail=16),
+        deliver=_ideogram_sequence, lengths=lambda texts: [texts["encoder_hidden_states"].shape[1] - 16]),
     "QwenImageTransformer2DModel": Case(
         _qwen, (16, 16), lambda x, t: {"hidden_states": x, "timestep": steps_of(x, t) / 1000, "return_dict": False,
                                        "img_shapes": [[(1, 4, 4)]] * len(x)},

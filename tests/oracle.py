@@ -84,8 +84,9 @@ def doubled(pipe, positive: dict, negative: dict, monkeypatch, s, tau, alpha):
         state["kept"] = given.get("num_ref_tokens", 0)
         minus = case.deliver(negative, given["hidden_states"][:n]) if case and "hidden_states" in given else negative
         texts = {name: again(name, given[name], minus[name]) for name in minus if name in given and name != "hidden_states"}
+        listed = {name[:-2]: [twice(v) for v in given[name[:-2]]] for name in family.rows if name.endswith("[]")}
         fixed = {k: v for k, v in given.items() if k in ("img_ids", "image_rotary_emb", "num_frames", "height", "width")}
-        return (), {k: twice(v) for k, v in given.items()} | fixed | texts
+        return (), {k: twice(v) for k, v in given.items()} | fixed | listed | texts
 
     def halved(output):
         if isinstance(output, tuple):
@@ -101,12 +102,14 @@ def doubled(pipe, positive: dict, negative: dict, monkeypatch, s, tau, alpha):
     def attention(query, key, value, *args, **options):
         out = sdpa(query, key, value, *args, **options)
         kind = state.get("kind")
-        if not state["guided"] or kind not in ("cross", "joint"):
+        if not state["guided"] or kind not in ("cross", "joint", "injected"):
             return out
-        lengths = [(length(positive[p.argument], p) - (case.tail if case else 0), 0) for p in family.texts]
-        pieces, _ = family.pieces(kind, lengths, key.shape[2])
+        lengths = case.lengths(positive) if case and case.lengths else [length(positive[p.argument], p) for p in family.texts]
+        pieces, _ = family.pieces(kind, [(n, 0) for n in lengths], key.shape[2])
         texts = sum(n for _, n in pieces)
-        if (kind == "cross" and key.shape[2] != texts) or (kind == "joint" and key.shape[2] - query.shape[2] != state["kept"]):
+        if kind == "injected":
+            kind, (pieces, _) = "joint", family.pieces("joint", [(n, 0) for n in lengths], query.shape[2])
+        elif (kind == "cross" and key.shape[2] != texts) or (kind == "joint" and key.shape[2] - query.shape[2] != state["kept"]):
             return out
         image = torch.ones(out.shape[2], dtype=torch.bool)
         for start, count in pieces if kind == "joint" else ():

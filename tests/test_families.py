@@ -177,3 +177,24 @@ def test_pictures_repeated_after_encode_prompt():
     together = call(pipe, prompts, negatives, latents)
     for i in range(4):
         close(together[i:i + 1], call(pipe, prompts[i // 2:i // 2 + 1], negatives[i // 2:i // 2 + 1], latents[i:i + 1]))
+
+
+def test_gist_tokens_of_padded_texts(monkeypatch):
+    """Fibo 2: prompts and negatives of different length have different numbers of gist tokens, in one batch as alone."""
+    pipe = bare("BriaFibo2Transformer2DModel")
+    prompts, negatives = ["a pirate", "portrait of a chef"], ["glasses", "a long beard"]
+    lengths = {"a pirate": 9, "glasses": 13, "a long beard": 5}
+
+    def encode(prompt):
+        prompt = [prompt] if isinstance(prompt, str) else prompt
+        counts = [lengths.get(p, 7) for p in prompt]
+        rows = [pipe.case.texts([p], n)["encoder_hidden_states"] for p, n in zip(prompt, counts, strict=True)]
+        padded = [torch.nn.functional.pad(row, (0, 0, 0, max(counts) - n), value=9.0) for row, n in zip(rows, counts, strict=True)]
+        return torch.cat(padded), torch.arange(max(counts)) < torch.tensor(counts)[:, None] if len(set(counts)) > 1 else None
+
+    monkeypatch.setattr(pipe, "encode_prompt", encode)
+    latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    for cfg in (None, "apart"):
+        batch = guided("BriaFibo2Transformer2DModel", negatives, prompts, latents=latents, cfg=cfg)
+        for row, prompt, negative, start in zip(batch, prompts, negatives, latents, strict=True):
+            close(row[None], guided("BriaFibo2Transformer2DModel", negative, prompt, latents=start[None], cfg=cfg), 1e-4)
