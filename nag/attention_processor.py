@@ -202,7 +202,8 @@ def twin(processor, guided: GuidedAttention):
             return guided.attend(op, query, key, value, attn_mask, 1)
         namespace.dispatch_attention_fn = dispatch_attention_fn
     for name, helper in list(vars(namespace).items()):  # functions of the same module that attend for the processor
-        if isinstance(helper, types.FunctionType) and helper.__globals__ is function.__globals__ and ATTENTION & set(helper.__code__.co_names):
+        own = isinstance(helper, types.FunctionType) and helper.__globals__ is function.__globals__
+        if own and ATTENTION & set(helper.__code__.co_names):
             setattr(namespace, name, at_home(helper, namespace))
 
     # Found under its name in sys.modules, the namespace can be traced by torch.compile; `remove` takes it out again.

@@ -174,6 +174,8 @@ FAMILIES = {
 
 REFUSED = {
     # class: why NAG cannot guide it as it is
+    "Flux3Transformer2DModel":
+        "diffusers runs FLUX.3 with modular blocks only, one of which encodes the prompt, so there is no encode_prompt to listen to.",
 }
 
 

@@ -323,7 +323,8 @@ CASES = {
         lambda words, n: {"encoder_hidden_states": embeds(words, n, 16), "txt_ids": torch.zeros(n, 3)}),
     "ChromaTransformer2DModel": Case(
         _chroma, (16, 16), lambda x, t: tokens_of(x, t, img_ids=ramp(1, 4, 4)),
-        lambda words, n: {"encoder_hidden_states": embeds(words, n, 16), "txt_ids": torch.zeros(n, 3), "attention_mask": masks(words, n).float()},
+        lambda words, n: {"encoder_hidden_states": embeds(words, n, 16), "txt_ids": torch.zeros(n, 3),
+                          "attention_mask": masks(words, n).float()},
         deliver=_chroma_mask),
     # encode_prompt's ids have rows; the pipeline takes those of the first
     "BriaTransformer2DModel": Case(
@@ -344,13 +345,14 @@ CASES = {
     # --- joint attention with an adapter
     # the ids count the text's tokens, and have rows
     "Flux2Transformer2DModel": Case(
-        _flux2, (16, 16), lambda x, t: tokens_of(x, t, guidance=torch.full((len(x),), 4.0), img_ids=ramp(1, 4, 4, 1).expand(len(x), -1, -1)),
+        _flux2, (16, 16),
+        lambda x, t: tokens_of(x, t, guidance=torch.full((len(x),), 4.0), img_ids=ramp(1, 4, 4, 1).expand(len(x), -1, -1)),
         lambda words, n: {"encoder_hidden_states": embeds(words, n, 16), "txt_ids": ramp(1, 1, 1, n).expand(len(words), -1, -1)}),
     # klein KV, first step: 8 tokens of a reference image stand before the image's and attend themselves alone
     "Flux2Transformer2DModel:kv": Case(
         _flux2_kv, (16, 16), lambda x, t: tokens_of(
-            torch.cat([noise("reference", 1, 8, 16).expand(len(x), -1, -1), x], 1), steps_of(x, t), kv_cache_mode="extract", num_ref_tokens=8,
-            img_ids=torch.cat([ramp(1, 2, 4, 1) + torch.tensor([10, 0, 0, 0]), ramp(1, 4, 4, 1)]).expand(len(x), -1, -1)),
+            torch.cat([noise("reference", 1, 8, 16).expand(len(x), -1, -1), x], 1), steps_of(x, t), kv_cache_mode="extract",
+            num_ref_tokens=8, img_ids=torch.cat([ramp(1, 2, 4, 1) + torch.tensor([10, 0, 0, 0]), ramp(1, 4, 4, 1)]).expand(len(x), -1, -1)),
         lambda words, n: {"encoder_hidden_states": embeds(words, n, 16), "txt_ids": ramp(1, 1, 1, n).expand(len(words), -1, -1)}),
     "BriaFiboTransformer2DModel": Case(
         functools.partial(_like_flux, "BriaFiboTransformer2DModel", text_encoder_dim=8), (16, 16),
@@ -364,7 +366,8 @@ CASES = {
     # 7 tokens make 4 gist tokens; a picture to edit stands behind the image
     "BriaFibo2Transformer2DModel": Case(
         _fibo2, (4, 8, 8), lambda x, t: tokens_of(x, t, context_latents=[noise("context", 1, 4, 4, 8).expand(len(x), -1, -1, -1)]),
-        lambda words, n: {"encoder_hidden_states": embeds(words, n, 24).unflatten(2, (3, 8)).transpose(1, 2), "encoder_attention_mask": None},
+        lambda words, n: {"encoder_hidden_states": embeds(words, n, 24).unflatten(2, (3, 8)).transpose(1, 2),
+                          "encoder_attention_mask": None},
         lengths=lambda texts: [texts["encoder_hidden_states"].shape[2], 4]),
     "Ideogram4Transformer2DModel": Case(
         _ideogram, (16, 16), lambda x, t: tokens_of(x, t), _ideogram_texts, lambda output: output[0][:, -16:],
