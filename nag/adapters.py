@@ -5,9 +5,14 @@ Each is a function (pipe, denoiser, guidance) -> context manager, entered while 
 """
 
 import contextlib
+import dataclasses
 import functools
+import sys
+import types
 
 import torch
+
+from .attention_processor import at_home
 
 
 @contextlib.contextmanager
@@ -111,4 +116,111 @@ def behind_the_image(pipe, denoiser, guidance):
     with contextlib.ExitStack() as stack:
         for attention in attentions:
             stack.enter_context(replaced(attention, "forward", functools.partial(forward, attention)))
+        yield
+
+
+def kept_references(pipe, denoiser, guidance):
+    """FLUX.2 klein KV keeps the keys of its reference images from the first step: keys without queries, which would pass for an
+    attention that is not the text's. The references attend themselves alone, so what is kept holds nothing of a text."""
+    def forward(original, *args, **kwargs):
+        if guidance.layout is not None:
+            cache = kwargs.get("kv_cache")
+            guidance.layout.kept = cache.num_ref_tokens if cache is not None else kwargs.get("num_ref_tokens", 0)
+        return original(*args, **kwargs)
+    return replaced(denoiser, "forward", forward)
+
+
+def mask_of_text_and_image(pipe, denoiser, guidance):
+    """The mask comes inside `joint_attention_kwargs`, covers the image too and is left out where nothing is padded; it would be
+    too short for a packed text. `attention_mask` brings the negative's."""
+    def forward(original, hidden_states, *args, attention_mask=None, joint_attention_kwargs=None, **kwargs):
+        given = (joint_attention_kwargs or {}).get("attention_mask")
+        if guidance.layout is not None and (given is not None or attention_mask is not None):
+            positive, negative = guidance.layout.texts[0]
+            ones = hidden_states.new_ones(len(hidden_states), positive + hidden_states.shape[1]).bool()
+            own = ones if given is None else given[:, 0, 0]
+            other = ones[:, :1].expand(-1, negative) if attention_mask is None else attention_mask[:, positive:].bool()
+            mask = torch.cat([own[:, :positive], other, own[:, positive:]], 1)[:, None, None]
+            joint_attention_kwargs = {**(joint_attention_kwargs or {}), "attention_mask": mask}
+        return original(hidden_states, *args, joint_attention_kwargs=joint_attention_kwargs, **kwargs)
+    return replaced(denoiser, "forward", forward)
+
+
+def around_the_image(kind, lengths, count):
+    """Spans: the positive text, the image, the negative text."""
+    positive, negative = lengths[0]
+    return [(0, positive)], [(count - negative, negative)]
+
+
+@contextlib.contextmanager
+def ideogram_sequence(pipe, denoiser, guidance):
+    """Text (padded on its left) and image are one sequence from `encode_prompt` on: the negative would bring its padding and an
+    image of its own. It is cut out and stands behind the image, with roles and positions made for it as the pipeline makes them."""
+    text = {}
+
+    def encode_prompt(original, *args, **kwargs):
+        result = original(*args, **kwargs)
+        positive, negative = (side["encoder_hidden_states"] for side in guidance.encoded)
+        used = [side.any(-1).any(0).nonzero()[:, 0] for side in (positive, negative)]  # padding and image are zeros
+        text["length"] = int(used[0].max()) + 1
+        guidance.encoded[1]["encoder_hidden_states"] = negative[:, used[1].min():used[1].max() + 1]
+        return result
+
+    def forward(original, hidden_states, timestep, encoder_hidden_states, position_ids, segment_ids, indicator, **kwargs):
+        if guidance.layout is None:
+            return original(hidden_states, timestep, encoder_hidden_states, position_ids, segment_ids, indicator, **kwargs)
+        end, negative = text["length"], guidance.layout.texts[0][1]
+        guidance.layout = dataclasses.replace(guidance.layout, texts=((end, negative),))
+        used = encoder_hidden_states[:, -negative:].any(-1)
+        places = (used.long().cumsum(1) - 1).clamp(min=0)[..., None].expand(-1, -1, position_ids.shape[-1])
+        output = original(
+            torch.cat([hidden_states, hidden_states.new_zeros(len(hidden_states), negative, hidden_states.shape[2])], 1), timestep,
+            encoder_hidden_states, torch.cat([position_ids, places], 1),
+            torch.cat([segment_ids, torch.where(used, segment_ids[:, end - 1:end], -1)], 1),
+            torch.cat([indicator, torch.where(used, indicator[:, end - 1:end], 0)], 1), **kwargs)
+        return (output[0][:, :-negative],)
+
+    with replaced(pipe, "encode_prompt", encode_prompt), replaced(denoiser, "forward", forward):
+        yield
+
+
+def gists_or_text(kind, lengths, count):
+    """Spans: keys are the text itself where it is injected, and else its gist tokens, which `gist_tokens` counts while it runs."""
+    positive, negative = lengths[0 if kind == "injected" else -1]
+    return [(0, positive)], [(positive, negative)]
+
+
+@contextlib.contextmanager
+def gist_tokens(pipe, denoiser, guidance):
+    """A perceiver turns the text into gist tokens, fewer than the text's and as many as its length asks for, numbered from 1: both
+    texts together would make the gist of one long text. So they are counted, made and numbered apart."""
+    forward = type(denoiser).forward
+    module = sys.modules[forward.__module__]
+    namespace = types.SimpleNamespace(**vars(module))
+
+    def compute_gist_count(text_lengths, **options):
+        layout = guidance.layout
+        gists = module.compute_gist_count(list(layout.texts[0]), **options)
+        guidance.layout = dataclasses.replace(layout, texts=(layout.texts[0], tuple(gists)))
+        return [sum(gists)] * len(text_lengths)
+
+    def perceive(original, text, count, mask=None, gist_mask=None):
+        if guidance.layout is None:
+            return original(text, count, mask, gist_mask)
+        texts, gists = guidance.layout.texts
+        masks = (None, None) if mask is None else mask.split(texts, 1)
+        return torch.cat([original(*half) for half in zip(text.split(texts, 1), gists, masks, strict=True)], 1)
+
+    def grid(original, size, start, *args, **kwargs):
+        if guidance.layout is None or start[0] != 1:  # images stand behind the last gist's place
+            return original(size, start, *args, **kwargs)
+        return torch.cat([original((gist, 1, 1), start, *args, **kwargs) for gist in guidance.layout.texts[1]])
+
+    def call(original, *args, **kwargs):
+        return original(*args, **kwargs) if guidance.layout is None else counting(denoiser, *args, **kwargs)
+
+    namespace.compute_gist_count = compute_gist_count
+    counting = at_home(forward, namespace)
+    with (replaced(denoiser.perceiver, "forward", perceive), replaced(denoiser, "create_coordinate_grid", grid),
+          replaced(denoiser, "forward", call)):
         yield

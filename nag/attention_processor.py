@@ -29,11 +29,13 @@ _serial = itertools.count()
 
 @dataclass
 class Layout:
-    """What the packed sequence of the running denoiser call holds: T+ and T- tokens of every text input; `rows` of `total` are conditional."""
+    """What the packed sequence of the running denoiser call holds: T+ and T- tokens of every text input; `rows` of `total` are conditional.
+    `kept`: keys without a query in joint attention (reference images in a cache)."""
 
     texts: tuple[tuple[int, int], ...]
     rows: slice
     total: int
+    kept: int = 0
 
     @property
     def whole(self) -> bool:
@@ -62,7 +64,7 @@ class GuidedAttention:
         # not the text: an IP-Adapter's image tokens
         if count < texts if self.kind == "joint" else count != texts:
             return op(query, key, value, mask)
-        if self.kind != "cross" and query.shape[tokens] != count:
+        if self.kind in ("joint", "text") and query.shape[tokens] + (layout.kept if self.kind == "joint" else 0) != count:
             return op(query, key, value, mask)
         self.hit = True
         if mask is not None and mask.ndim == 2 and tokens == 1:  # dispatch_attention_fn also takes (B, keys)
@@ -84,23 +86,26 @@ class GuidedAttention:
         """Each text attends itself alone."""
         parts = {}
         for pieces in (positive, negative):
-            out = op(*(take(x, tokens, pieces) for x in (query, key, value)), mask_of(mask, pieces, both=True))
+            out = op(*(take(x, tokens, pieces) for x in (query, key, value)), mask_of(mask, pieces, pieces))
             parts |= zip(pieces, out.split([length for _, length in pieces], tokens), strict=True)
         return torch.cat([parts[piece] for piece in sorted(parts)], tokens)
 
     def _joint(self, op, query, key, value, mask, tokens, positive, negative, layout):
-        """text+ attends [text+, image], text- attends [text-, image], the image both. Two passes, which attend the image keys
-        twice; here is where attention with log-sum-exp will attend them once and merge."""
-        rows, image = rows_of(layout, query), rest(positive + negative, query.shape[tokens])
+        """text+ attends [text+, image], text- attends [text-, image], the image both; where text is `injected`, each its text only.
+        Two passes, which attend the image keys twice; here is where attention with log-sum-exp will attend them once and merge."""
+        rows, keys = rows_of(layout, query), rest(positive + negative, key.shape[tokens])
+        attended = positive + keys, negative + keys
+        positive, negative = self.family.pieces("joint", layout.texts, query.shape[tokens])  # the same, but for `kept` and `injected`
+        image = rest(positive + negative, query.shape[tokens])
 
-        def branch(text, q, k, v, m):
+        def branch(text, attended, q, k, v, m):
             """One text with the image -> {(start, length): its tokens, each (B, H, N, D)}"""
             pieces = sorted(text + image)
-            out = op(*(take(x, tokens, pieces) for x in (q, k, v)), mask_of(m, pieces, both=True))
+            out = op(take(q, tokens, pieces), take(k, tokens, attended), take(v, tokens, attended), mask_of(m, attended, pieces))
             return dict(zip(pieces, out.split([length for _, length in pieces], tokens), strict=True))
 
-        parts = branch(positive, query, key, value, mask)
-        other = branch(negative, query[rows], key[rows], value[rows], mask_rows(mask, rows, len(query)))
+        parts = branch(positive, attended[0], query, key, value, mask)
+        other = branch(negative, attended[1], query[rows], key[rows], value[rows], mask_rows(mask, rows, len(query)))
         for piece in image:
             parts[piece] = self._blend(parts[piece], other[piece], rows, tokens, layout)
         for piece in negative:
@@ -150,17 +155,27 @@ def take(tensor, dim: int, pieces):
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
 
 
-def mask_of(mask, pieces, both: bool = False):
-    """A mask's keys, and with `both` its queries too where it has them."""
+def mask_of(mask, keys, queries=None):
+    """A mask's keys, and its queries too where it has them and they are wanted."""
     if mask is None:
         return None
-    mask = take(mask, mask.ndim - 1, pieces)
-    return take(mask, mask.ndim - 2, pieces) if both and mask.ndim > 1 and mask.shape[-2] > 1 else mask
+    mask = take(mask, mask.ndim - 1, keys)
+    return take(mask, mask.ndim - 2, queries) if queries and mask.ndim > 1 and mask.shape[-2] > 1 else mask
 
 
 def mask_rows(mask, rows: slice, count: int):
     """The rows of a mask that may be broadcast over the batch."""
     return mask[rows] if mask is not None and mask.ndim > 2 and mask.shape[0] == count else mask
+
+
+ATTENTION = {"scaled_dot_product_attention", "dispatch_attention_fn"}
+
+
+def at_home(function, namespace):
+    """The same code, run in another namespace."""
+    call = types.FunctionType(function.__code__, namespace.__dict__, function.__name__, function.__defaults__, function.__closure__)
+    call.__kwdefaults__ = function.__kwdefaults__
+    return call
 
 
 def twin(processor, guided: GuidedAttention):
@@ -186,12 +201,15 @@ def twin(processor, guided: GuidedAttention):
                 return dispatch(q, k, v, mask, *args, **options)
             return guided.attend(op, query, key, value, attn_mask, 1)
         namespace.dispatch_attention_fn = dispatch_attention_fn
+    for name, helper in list(vars(namespace).items()):  # functions of the same module that attend for the processor
+        own = isinstance(helper, types.FunctionType) and helper.__globals__ is function.__globals__
+        if own and ATTENTION & set(helper.__code__.co_names):
+            setattr(namespace, name, at_home(helper, namespace))
 
     # Found under its name in sys.modules, the namespace can be traced by torch.compile; `remove` takes it out again.
     sys.modules[namespace.__name__] = namespace
     sys.modules[functional.__name__] = functional
-    call = types.FunctionType(function.__code__, namespace.__dict__, function.__name__, function.__defaults__, function.__closure__)
-    call.__kwdefaults__ = function.__kwdefaults__
+    call = at_home(function, namespace)
     other = copy.copy(processor)
     other.__class__ = type(type(processor).__name__, (type(processor),), {"__call__": call, "_nag_namespace": namespace.__name__})
     return other

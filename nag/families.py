@@ -14,6 +14,7 @@ KINDS = {
     "cross": "keys are the text, queries the image",
     "joint": "keys and queries are text and image in one sequence",
     "text": "keys and queries are the text alone",
+    "injected": "keys are the text, queries are text and image in one sequence",
 }
 
 
@@ -22,7 +23,7 @@ class Packed:
     """One input of the denoiser that carries something per text token, and grows by the negative's when they are packed.
 
     argument: its name in the denoiser's `forward`. encoded: its place in what `encode_prompt` returns; None where it is made elsewhere.
-    dim: the dimension that counts tokens. kind: "text", "mask" or "ids". of: which text (0 the first) the tokens belong to.
+    dim: the dimension that counts tokens. kind: "text", "mask", "ids" or "layers". of: which text (0 the first) the tokens belong to.
     """
 
     argument: str
@@ -43,8 +44,14 @@ def mask(encoded: int | None, argument: str = "encoder_attention_mask", of: int 
 
 
 def ids(encoded: int | None, argument: str = "txt_ids", dim: int = -2, of: int = 0) -> Packed:
-    """Position ids of a text's tokens, (T, axes) or (rows, T, axes): the negative brings its own."""
+    """Position ids of a text's tokens, (T, axes) or (rows, T, axes), image tokens may follow. The negative brings its own, or counts
+    as the positive does."""
     return Packed(argument, encoded, dim, "ids", of)
+
+
+def text_layers(encoded: int, argument: str = "text_encoder_layers", of: int = 0) -> Packed:
+    """A text's hidden states in every layer of its encoder: a list of (rows, T, D). The denoiser may get the last of them only."""
+    return Packed(argument, encoded, 1, "layers", of)
 
 
 @dataclass(frozen=True)
@@ -57,8 +64,9 @@ class Family:
         (kind, lengths, count) -> (pieces of the positive, pieces of the negative), each a list of (start, length).
     grow: tokens that a text of so many tokens has inside the model (registers, padding to a multiple).
     adapter: (pipe, denoiser, guidance) -> context manager, for models that count their text tokens; see `nag/adapters.py`.
-    rows: names of the arguments with one entry per row. Set where texts of different length cannot share a call: padding is
-        then cut off by the mask, and rows of different length (or un-guided ones) run one after the other.
+    rows: names of the arguments with one entry per row ("name[]": a list of tensors with rows). Set where texts of different length
+        cannot share a call: padding is then cut off by the mask, and rows of different length (or un-guided ones) run one by one.
+    repeats: the pipeline repeats its texts for `num_images_per_prompt` itself, after `encode_prompt`.
     remark: what a user should know, for the README's table.
     """
 
@@ -69,6 +77,7 @@ class Family:
     grow: Callable | None = None
     adapter: Callable | None = None
     rows: tuple[str, ...] = ()
+    repeats: bool = False
     remark: str = ""
 
     @property
@@ -121,6 +130,7 @@ def cross_attention(denoiser) -> dict:
 
 cross_attention.kinds = ("cross",)
 
+IN_TWO_STREAMS = named(joint=r"(single_)?transformer_blocks\.\d+\.attn")  # Flux and what is built like it
 
 FAMILIES = {
     # SD 1.5, SDXL and all that is distilled from them. The pooled text of SDXL stays as it is.
@@ -131,8 +141,29 @@ FAMILIES = {
     # --- joint attention
     # SD3.5-Medium's attn2 sees the image only and is left alone.
     "SD3Transformer2DModel": Family(named(joint=r"transformer_blocks\.\d+\.attn")),
-    "FluxTransformer2DModel": Family(named(joint=r"(single_)?transformer_blocks\.\d+\.attn"), (text(), ids(2)), "text, image"),
+    "FluxTransformer2DModel": Family(IN_TWO_STREAMS, (text(), ids(2)), "text, image"),
+    # the mask covers text and image
+    "ChromaTransformer2DModel": Family(IN_TWO_STREAMS, (text(), ids(1), mask(2, "attention_mask")), "text, image"),
+    "BriaTransformer2DModel": Family(IN_TWO_STREAMS, (text(), ids(2)), "text, image"),
+    "OvisImageTransformer2DModel": Family(IN_TWO_STREAMS, (text(), ids(2)), "text, image"),
+    "LongCatImageTransformer2DModel": Family(IN_TWO_STREAMS, (text(), ids(1)), "text, image"),
+    # layerwise_blocks attend the layers of one token, and are left alone
+    "Krea2Transformer2DModel": Family(
+        named(joint=r"transformer_blocks\.\d+\.attn", text=r"text_fusion\.refiner_blocks\.\d+\.attn"),
+        (text(), mask(1), ids(None, "position_ids")), "text, image"),
     # --- joint attention with an adapter
+    "Flux2Transformer2DModel": Family(IN_TWO_STREAMS, (text(), ids(1)), "text, image", adapter=adapters.kept_references),
+    "BriaFiboTransformer2DModel": Family(
+        IN_TWO_STREAMS, (text(), text_layers(5), mask(3, "attention_mask"), ids(2)), "text, image",
+        adapter=adapters.mask_of_text_and_image),
+    # the main stream sees gist tokens, which a perceiver makes of each text; a few blocks see the text itself too
+    "BriaFibo2Transformer2DModel": Family(
+        named(joint=r"layers\.\d+\.attention", injected=r"layers\.\d+\.cross_attention"), (text(dim=2), mask(1)), "text, image",
+        spans=adapters.gists_or_text, adapter=adapters.gist_tokens,
+        rows=("hidden_states", "timestep", "encoder_hidden_states", "encoder_attention_mask", "context_latents[]"),
+        remark="With pictures of rendered text, the first steps run on another caption and are not guided."),
+    "Ideogram4Transformer2DModel": Family(
+        named(joint=r"layers\.\d+\.attention"), spans=adapters.around_the_image, adapter=adapters.ideogram_sequence, repeats=True),
     "QwenImageTransformer2DModel": Family(
         named(joint=r"transformer_blocks\.\d+\.attn"), (text(), mask(1, "encoder_hidden_states_mask")), "text, image",
         adapter=adapters.qwen_positions),
@@ -146,6 +177,8 @@ FAMILIES = {
 
 REFUSED = {
     # class: why NAG cannot guide it as it is
+    "Flux3Transformer2DModel":
+        "diffusers runs FLUX.3 with modular blocks only, one of which encodes the prompt, so there is no encode_prompt to listen to.",
 }
 
 

@@ -93,11 +93,11 @@ def _given(family, embeds, mask) -> dict | None:
     """Embeddings given by hand, by the denoiser's arguments."""
     if embeds is None:
         return None
+    needed = [p.argument for p in family.inputs if p.kind in ("text", "layers")]
     if not isinstance(embeds, dict):
-        if len(family.texts) > 1:
-            raise ValueError(f"This model has {len(family.texts)} texts: give negative_prompt_embeds as a dictionary of "
-                             f"{', '.join(p.argument for p in family.texts)}.")
-        embeds = {family.inputs[0].argument: embeds}
+        embeds = {needed[0]: embeds}
+    if not set(needed) <= set(embeds):
+        raise ValueError(f"This model has {len(needed)} texts: give negative_prompt_embeds as a dictionary of {', '.join(needed)}.")
     if mask is not None:
         if family.companion("mask") is None:
             raise ValueError("This model has no attention mask for its text, but a negative_prompt_attention_mask was given.")
@@ -112,7 +112,8 @@ def _counted(guidance, step, /, *args, **kwargs):
     return step(*args, **kwargs)
 
 
-OTHER_WORDS = re.compile(r"negative_.*|prompt_\d+|.*prompt_embeds.*|(prompt|text)_.*mask.*")  # arguments that belong to the positive's words
+# arguments that belong to the positive's words
+OTHER_WORDS = re.compile(r"negative_.*|prompt_\d+|.*prompt_embeds.*|(prompt|text)_.*mask.*|text_images")
 
 
 def _capture(guidance, family, words, embeds, encode_prompt, /, *args, **kwargs):
@@ -141,7 +142,7 @@ def _capture(guidance, family, words, embeds, encode_prompt, /, *args, **kwargs)
         negative = _inputs(family, encode_prompt(*bound.args, **bound.kwargs))
     for p in family.inputs:
         if p.argument in negative and p.kind != "ids":
-            negative[p.argument] = _rows(negative[p.argument], count, p.argument)
+            negative[p.argument] = _each(p, negative[p.argument], _rows, count, p.argument)
     guidance.encoded = positive, negative
     return result
 
@@ -150,6 +151,11 @@ def _inputs(family, result) -> dict:
     """What `encode_prompt` returned, by the denoiser's arguments."""
     result = result if isinstance(result, tuple) else (result,)
     return {p.argument: result[p.encoded] for p in family.inputs if p.encoded is not None}
+
+
+def _each(p, value, function, *args):
+    """`function` of an input, or of each of its layers."""
+    return [function(layer, *args) for layer in value] if p.kind == "layers" and value is not None else function(value, *args)
 
 
 def _one_per_prompt(words, count: int) -> list[str]:
@@ -197,13 +203,20 @@ def _around(pipe, guidance, family, layers, names, forward, /, *args, **kwargs):
     try:
         for rows, layout, packed in parts:
             guidance.layout = layout
-            change = packed if rows is None else {name: _row(given[name], rows, len(text)) for name in family.rows if name in given} | packed
+            change = packed if rows is None else _rows_of(given, family.rows, rows, len(text)) | packed
             outputs.append(forward(*(change.get(name, value) for name, value in zip(names, args, strict=False)),
                                    **{**kwargs, **{name: value for name, value in change.items() if name not in names[:len(args)]}}))
     finally:
         guidance.layout = None
     _all_hit(layers)
     return outputs[0] if len(outputs) == 1 else _joined(outputs)
+
+
+def _rows_of(given: dict, names, rows: slice, total: int) -> dict:
+    """Some rows of every argument that has rows; "name[]" is a list of tensors that have."""
+    listed = [name[:-2] for name in names if name.endswith("[]") and given.get(name[:-2])]
+    return ({name: _row(given[name], rows, total) for name in names if name in given}
+            | {name: [_row(value, rows, total) for value in given[name]] for name in listed})
 
 
 def _row(value, rows: slice, total: int):
@@ -257,11 +270,15 @@ def _plan(guidance, family, given, text) -> list | None:
     """How to run a denoiser call with this text: [(rows or None for all, layout or None, {argument: packed input})], or None: as it is."""
     positive, negative = guidance.encoded
     wanted, total = positive[family.inputs[0].argument], len(text)
+    times = total // len(wanted)
+    if family.repeats and times > 1 and _conditional(text, wanted.repeat_interleave(times, 0)):
+        wanted = wanted.repeat_interleave(times, 0)
+        negative = {name: value.repeat_interleave(times, 0) for name, value in negative.items()}
     found = _conditional(text, wanted)
     if found is None:
         return None
     inputs = {p.argument: given.get(p.argument) for p in family.inputs}
-    others = {p.argument: _repeated(negative.get(p.argument), total, len(wanted)) for p in family.inputs}
+    others = {p.argument: _each(p, negative.get(p.argument), _repeated, total, len(wanted)) for p in family.inputs}
     if not family.rows:
         layout, packed = _packed(family, inputs, others, slice(*found), total)
         return [(None, layout, packed)]
@@ -310,7 +327,7 @@ def _trimmed(packed, family, side: dict, rows: slice):
     keep = keep if keep.any() else torch.ones_like(keep[:1])  # an empty text keeps one token: a model wants something to attend to
     if isinstance(value, list):
         return [one[:len(keep)][keep[:len(one)]] for one in value]
-    return value[:, keep.nonzero()[:, 0]]
+    return value.index_select(packed.dim, keep.nonzero()[:, 0])
 
 
 def _packed(family, inputs: dict, others: dict, rows: slice, total: int) -> tuple[Layout, dict]:
@@ -327,17 +344,26 @@ def _packed(family, inputs: dict, others: dict, rows: slice, total: int) -> tupl
         plus, minus, (positive, negative) = inputs[p.argument], others[p.argument], lengths[p.of]
         text = packed[family.texts[p.of].argument]
         if p.kind == "mask":
-            if plus is None and minus is None:
+            if plus is None and (minus is None or minus.all()):
                 continue
             plus = text.new_ones(len(text), positive) if plus is None else plus
             minus = plus.new_ones(len(plus), negative) if minus is None else minus.to(plus)
             packed[p.argument] = torch.cat([plus[:, :positive], minus, plus[:, positive:]], 1)
+        elif p.kind == "layers":
+            minus = minus[-len(plus):]  # the pipeline's own choice: the last layers, or the last one again
+            minus = minus + minus[-1:] * (len(plus) - len(minus))
+            packed[p.argument] = [torch.cat([a, b.to(a)], p.dim) for a, b in zip(plus, minus, strict=True)]
         else:
-            dim = plus.ndim + p.dim if p.dim < 0 else p.dim  # (T, axes), or with a row dimension in older pipelines
-            shape = [*plus.shape[:dim], negative, *plus.shape[dim + 1:]]
-            # embeddings given by hand come without ids: text ids of such models are all alike
-            minus = plus.narrow(dim, 0, 1).expand(shape) if minus is None else minus.to(plus).reshape(shape)
-            packed[p.argument] = torch.cat([plus, minus], dim)
+            dim = plus.ndim + p.dim if p.dim < 0 else p.dim  # (T, axes), or with a row dimension
+            if minus is None:  # embeddings given by hand come without ids: these are all alike, or count on
+                first, second = plus.narrow(dim, 0, 1), plus.narrow(dim, min(1, positive - 1), 1)
+                steps = torch.arange(negative, device=plus.device).to(plus).reshape(negative, *[1] * (plus.ndim - dim - 1))
+                minus = first + (second - first) * steps
+            elif minus.ndim > plus.ndim:  # pipelines that take one row's ids for all
+                minus = minus[0]
+            minus = minus.to(plus).expand(*plus.shape[:dim], negative, *plus.shape[dim + 1:])
+            text_ids, image_ids = plus.split([positive, plus.shape[dim] - positive], dim)
+            packed[p.argument] = torch.cat([text_ids, minus, image_ids], dim)
     return Layout(tuple(lengths), rows, total), packed
 
 

@@ -37,7 +37,8 @@ def masks(words: list[str], length: int):
 class Case:
     """build: () -> denoiser. latents: shape of one row. arguments: (latents, timestep) -> the call's arguments that carry no text.
     texts: (words, length) -> the text inputs by argument. out: the call's result -> what the scheduler gets, of the latents' shape.
-    masked: whether a mask may leave text tokens out.
+    deliver: (text inputs, latents) -> what the pipeline makes of them on their way to the denoiser.
+    lengths: text inputs -> number of tokens of each text inside the denoiser, where that is not theirs.
     """
 
     build: Callable
@@ -45,6 +46,8 @@ class Case:
     arguments: Callable
     texts: Callable
     out: Callable = operator.itemgetter(0)
+    deliver: Callable = lambda texts, latents: texts
+    lengths: Callable | None = None
 
 
 class Scheduler:
@@ -94,7 +97,7 @@ class Bare:
             for texts in calls:
                 times = 2 if cfg in ("before", "behind") else 1
                 rows = torch.cat([latents] * times)
-                outputs.append(self.case.out(self.transformer(**self.case.arguments(rows, timestep), **texts)))
+                outputs.append(self.case.out(self.transformer(**self.case.arguments(rows, timestep) | self.case.deliver(texts, rows))))
             if cfg:
                 first, second = outputs if cfg == "apart" else outputs[0].chunk(2)
                 cond, uncond = (second, first) if cfg == "before" else (first, second)
@@ -105,6 +108,8 @@ class Bare:
     def _both(self, p, first, second):
         if first is None:
             return None
+        if p.kind == "layers":
+            return [torch.cat(layers) for layers in zip(first, second, strict=True)]
         if isinstance(first, list):
             return first + second
         if p.kind == "ids" and first.ndim == 2:
@@ -185,6 +190,105 @@ def _z_image():
         cap_feat_dim=16, axes_dims=[8, 4, 4], axes_lens=[256, 32, 32])
 
 
+def _flux2():
+    from diffusers import Flux2Transformer2DModel
+
+    return Flux2Transformer2DModel(
+        in_channels=16, num_layers=2, num_single_layers=2, attention_head_dim=8, num_attention_heads=2, joint_attention_dim=16,
+        timestep_guidance_channels=16, axes_dims_rope=(2, 2, 2, 2))
+
+
+def _flux2_kv():
+    from diffusers.models.transformers.transformer_flux2 import Flux2KVAttnProcessor, Flux2KVParallelSelfAttnProcessor
+
+    denoiser = _flux2()
+    for block in denoiser.transformer_blocks:
+        block.attn.set_processor(Flux2KVAttnProcessor())
+    for block in denoiser.single_transformer_blocks:
+        block.attn.set_processor(Flux2KVParallelSelfAttnProcessor())
+    return denoiser
+
+
+def _chroma():
+    from diffusers import ChromaTransformer2DModel
+
+    return ChromaTransformer2DModel(
+        in_channels=16, num_layers=2, num_single_layers=2, attention_head_dim=8, num_attention_heads=2, joint_attention_dim=16,
+        axes_dims_rope=(2, 2, 4), approximator_num_channels=8, approximator_hidden_dim=16, approximator_layers=1)
+
+
+def _like_flux(name: str, **config):
+    import diffusers
+
+    return getattr(diffusers, name)(**{
+        "in_channels": 16, "num_layers": 2, "num_single_layers": 2, "attention_head_dim": 8, "num_attention_heads": 2,
+        "joint_attention_dim": 16, "axes_dims_rope": (2, 2, 4), **config})
+
+
+def _krea2():
+    from diffusers import Krea2Transformer2DModel
+
+    return Krea2Transformer2DModel(
+        in_channels=16, num_layers=2, attention_head_dim=8, num_attention_heads=2, num_key_value_heads=1, intermediate_size=32,
+        timestep_embed_dim=16, text_hidden_dim=16, num_text_layers=3, text_num_attention_heads=2, text_num_key_value_heads=2,
+        text_intermediate_size=32, num_layerwise_text_blocks=2, num_refiner_text_blocks=2, axes_dims_rope=(2, 2, 4))
+
+
+def _ideogram():
+    from diffusers import Ideogram4Transformer2DModel
+
+    return Ideogram4Transformer2DModel(
+        in_channels=16, num_layers=2, attention_head_dim=12, num_attention_heads=2, intermediate_size=32, adaln_dim=16, llm_features_dim=16,
+        mrope_section=(2, 2, 2))
+
+
+def _fibo2():
+    from diffusers import BriaFibo2Transformer2DModel
+
+    return BriaFibo2Transformer2DModel(
+        in_channels=4, dim=24, n_layers=3, n_refiner_layers=1, n_heads=2, axes_dims=(4, 4, 4), axes_lens=(16, 16, 16), cap_feat_dim=8,
+        min_num_gist_tokens=2, max_num_gist_tokens=6, gist_step=1, gist_min_text_len=1, gist_max_text_len=13, injection_layer_ids=(1, 2),
+        perceiver_num_layers=1)
+
+
+def tokens_of(x, t, **more):
+    """A call with 16 image tokens and a timestep below 1."""
+    return {"hidden_states": x, "timestep": steps_of(x, t) / 1000, "return_dict": False, **more}
+
+
+def _chroma_mask(texts, x):
+    return texts | {"attention_mask": torch.cat([texts["attention_mask"], torch.ones(x.shape[:2])], 1)}
+
+
+def _fibo_layers(texts, x):
+    """The last four layers for four blocks; the mask, which covers the image, in another place."""
+    mask = torch.cat([texts["attention_mask"], torch.ones(x.shape[:2])], 1).bool() if "attention_mask" in texts else None
+    return {name: value for name, value in texts.items() if name != "attention_mask"} | {
+        "text_encoder_layers": texts["text_encoder_layers"][-4:],
+        "joint_attention_kwargs": {} if mask is None else {"attention_mask": mask[:, None, None]}}
+
+
+def _fibo_texts(words, n):
+    return {"encoder_hidden_states": embeds(words, n, 16), "txt_ids": torch.zeros(len(words), n, 3),
+            "text_encoder_layers": [embeds(words, n, 8, str(layer)) for layer in range(6)]}
+
+
+def _ideogram_texts(words, n):
+    """Padded on the left, and with zeros for the image behind."""
+    return {"encoder_hidden_states": torch.nn.functional.pad(embeds(words, n, 16) * masks(words, n).flip(1)[..., None], (0, 0, 0, 16))}
+
+
+def _ideogram_sequence(texts, x):
+    features = texts["encoder_hidden_states"]
+    used, place = features.any(-1), torch.arange(features.shape[1]) - (features.shape[1] - 16)  # negative: text
+    image = place >= 0
+    position = torch.where(image[:, None], 65536 + torch.nn.functional.pad(ramp(4, 4), (1, 0, len(place) - 16, 0)).long(),
+                           (used.cumsum(1) - 1).clamp(min=0)[..., None])
+    return {"encoder_hidden_states": features, "position_ids": position, "segment_ids": torch.where(used | image, 1, -1),
+            "indicator": torch.where(image, 2, torch.where(used, 3, 0)),
+            "hidden_states": torch.nn.functional.pad(x, (0, 0, len(place) - 16, 0))}
+
+
 def cross(build, latents=(4, 8, 8), width=16, extra=None, **fields):
     """A denoiser that takes (latents, timestep, text) and nothing else worth mentioning."""
     return Case(build, latents, lambda x, t: {"hidden_states": x, "timestep": steps_of(x, t), "return_dict": False, **(extra(x) if extra else {})},
@@ -217,7 +321,57 @@ CASES = {
         _flux, (16, 16), lambda x, t: {"hidden_states": x, "timestep": steps_of(x, t) / 1000, "return_dict": False,
                                        "pooled_projections": noise("pooled", 1, 16).repeat(len(x), 1), "img_ids": ramp(1, 4, 4)},
         lambda words, n: {"encoder_hidden_states": embeds(words, n, 16), "txt_ids": torch.zeros(n, 3)}),
+    "ChromaTransformer2DModel": Case(
+        _chroma, (16, 16), lambda x, t: tokens_of(x, t, img_ids=ramp(1, 4, 4)),
+        lambda words, n: {"encoder_hidden_states": embeds(words, n, 16), "txt_ids": torch.zeros(n, 3),
+                          "attention_mask": masks(words, n).float()},
+        deliver=_chroma_mask),
+    # encode_prompt's ids have rows; the pipeline takes those of the first
+    "BriaTransformer2DModel": Case(
+        functools.partial(_like_flux, "BriaTransformer2DModel"), (16, 16), lambda x, t: tokens_of(x, t * 1000, img_ids=ramp(1, 4, 4)),
+        lambda words, n: {"encoder_hidden_states": embeds(words, n, 16), "txt_ids": torch.zeros(len(words), n, 3)},
+        deliver=lambda texts, x: texts | {"txt_ids": texts["txt_ids"][0]}),
+    "OvisImageTransformer2DModel": Case(
+        functools.partial(_like_flux, "OvisImageTransformer2DModel", out_channels=16), (16, 16),
+        lambda x, t: tokens_of(x, t, img_ids=ramp(1, 4, 4)),
+        lambda words, n: {"encoder_hidden_states": embeds(words, n, 16), "txt_ids": torch.arange(n)[:, None] * torch.tensor([0., 1, 1])}),
+    "LongCatImageTransformer2DModel": Case(
+        functools.partial(_like_flux, "LongCatImageTransformer2DModel"), (16, 16), lambda x, t: tokens_of(x, t, img_ids=ramp(1, 4, 4) + 7),
+        lambda words, n: {"encoder_hidden_states": embeds(words, n, 16), "txt_ids": torch.arange(n)[:, None] * torch.tensor([0., 1, 1])}),
+    "Krea2Transformer2DModel": Case(
+        _krea2, (16, 16), lambda x, t: tokens_of(x, t, position_ids=torch.cat([torch.zeros(LENGTH, 3), ramp(1, 4, 4)])),
+        lambda words, n: {"encoder_hidden_states": embeds(words, n, 48).unflatten(2, (3, 16)),
+                          "encoder_attention_mask": masks(words, n).bool()}),
     # --- joint attention with an adapter
+    # the ids count the text's tokens, and have rows
+    "Flux2Transformer2DModel": Case(
+        _flux2, (16, 16),
+        lambda x, t: tokens_of(x, t, guidance=torch.full((len(x),), 4.0), img_ids=ramp(1, 4, 4, 1).expand(len(x), -1, -1)),
+        lambda words, n: {"encoder_hidden_states": embeds(words, n, 16), "txt_ids": ramp(1, 1, 1, n).expand(len(words), -1, -1)}),
+    # klein KV, first step: 8 tokens of a reference image stand before the image's and attend themselves alone
+    "Flux2Transformer2DModel:kv": Case(
+        _flux2_kv, (16, 16), lambda x, t: tokens_of(
+            torch.cat([noise("reference", 1, 8, 16).expand(len(x), -1, -1), x], 1), steps_of(x, t), kv_cache_mode="extract",
+            num_ref_tokens=8, img_ids=torch.cat([ramp(1, 2, 4, 1) + torch.tensor([10, 0, 0, 0]), ramp(1, 4, 4, 1)]).expand(len(x), -1, -1)),
+        lambda words, n: {"encoder_hidden_states": embeds(words, n, 16), "txt_ids": ramp(1, 1, 1, n).expand(len(words), -1, -1)}),
+    "BriaFiboTransformer2DModel": Case(
+        functools.partial(_like_flux, "BriaFiboTransformer2DModel", text_encoder_dim=8), (16, 16),
+        lambda x, t: tokens_of(x, t * 1000, img_ids=ramp(1, 4, 4)),
+        lambda words, n: _fibo_texts(words, n) | {"attention_mask": masks(words, n)}, deliver=_fibo_layers),
+    "BriaFiboTransformer2DModel:unpadded": Case(
+        functools.partial(_like_flux, "BriaFiboTransformer2DModel", text_encoder_dim=8), (16, 16),
+        lambda x, t: tokens_of(x, t * 1000, img_ids=ramp(1, 4, 4)),
+        lambda words, n: _fibo_texts(words, n) | {"attention_mask": torch.ones(len(words), n)},
+        deliver=lambda texts, x: _fibo_layers({name: value for name, value in texts.items() if name != "attention_mask"}, x)),
+    # 7 tokens make 4 gist tokens; a picture to edit stands behind the image
+    "BriaFibo2Transformer2DModel": Case(
+        _fibo2, (4, 8, 8), lambda x, t: tokens_of(x, t, context_latents=[noise("context", 1, 4, 4, 8).expand(len(x), -1, -1, -1)]),
+        lambda words, n: {"encoder_hidden_states": embeds(words, n, 24).unflatten(2, (3, 8)).transpose(1, 2),
+                          "encoder_attention_mask": None},
+        lengths=lambda texts: [texts["encoder_hidden_states"].shape[2], 4]),
+    "Ideogram4Transformer2DModel": Case(
+        _ideogram, (16, 16), lambda x, t: tokens_of(x, t), _ideogram_texts, lambda output: output[0][:, -16:],
+        deliver=_ideogram_sequence, lengths=lambda texts: [texts["encoder_hidden_states"].shape[1] - 16]),
     "QwenImageTransformer2DModel": Case(
         _qwen, (16, 16), lambda x, t: {"hidden_states": x, "timestep": steps_of(x, t) / 1000, "return_dict": False,
                                        "img_shapes": [[(1, 4, 4)]] * len(x)},

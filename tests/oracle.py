@@ -44,6 +44,8 @@ def doubled(pipe, positive: dict, negative: dict, monkeypatch, s, tau, alpha):
     family, denoiser = families.find(pipe), families.denoiser_of(pipe)
     state, handles, sdpa = {"guided": []}, [], F.scaled_dot_product_attention
     first = family.inputs[0].argument
+    case = getattr(pipe, "case", None)
+    ids = [p.argument for p in family.inputs if p.kind == "ids"]
 
     def twice(value):
         if isinstance(value, dict):
@@ -53,14 +55,18 @@ def doubled(pipe, positive: dict, negative: dict, monkeypatch, s, tau, alpha):
         batched = isinstance(value, torch.Tensor) and value.ndim and len(value) == state["rows"]
         return torch.cat([value, value]) if batched else value
 
-    def again(p, value, minus):
+    def again(name, value, minus):
         """A text input with the negative's rows behind."""
         times = state["rows"] // len(positive[first])
-        if value is None or (p.kind == "ids" and value.ndim == 2):
+        if value is None or (name in ids and value.ndim == 2):
             return value
+        if isinstance(value, dict):
+            return {key: again(key, value[key], minus[key]) for key in value}
+        if isinstance(value, list) and name == "text_encoder_layers":
+            return [again(None, *layers) for layers in zip(value, minus, strict=True)]
         if isinstance(value, list):
             return value + minus * times
-        rows = 1 if value.ndim == 4 else 0  # (layers, rows, T, D)
+        rows = 1 if name == "encoder_hidden_states_llama3" else 0  # (layers, rows, T, D)
         return torch.cat([value, torch.cat([minus] * times, rows)], rows)
 
     def same(a, b):
@@ -75,9 +81,12 @@ def doubled(pipe, positive: dict, negative: dict, monkeypatch, s, tau, alpha):
         state["guided"] = [i for i in range(0, len(text), n) if same(text[i:i + n], positive[first])]
         if not state["guided"]:
             return None
-        texts = {p.argument: again(p, given[p.argument], negative[p.argument]) for p in family.inputs if p.argument in given}
+        state["kept"] = given.get("num_ref_tokens", 0)
+        minus = case.deliver(negative, given["hidden_states"][:n]) if case and "hidden_states" in given else negative
+        texts = {name: again(name, given[name], minus[name]) for name in minus if name in given and name != "hidden_states"}
+        listed = {name[:-2]: [twice(v) for v in given[name[:-2]]] for name in family.rows if name.endswith("[]")}
         fixed = {k: v for k, v in given.items() if k in ("img_ids", "image_rotary_emb", "num_frames", "height", "width")}
-        return (), {k: twice(v) for k, v in given.items()} | fixed | texts
+        return (), {k: twice(v) for k, v in given.items()} | fixed | listed | texts
 
     def halved(output):
         if isinstance(output, tuple):
@@ -93,12 +102,14 @@ def doubled(pipe, positive: dict, negative: dict, monkeypatch, s, tau, alpha):
     def attention(query, key, value, *args, **options):
         out = sdpa(query, key, value, *args, **options)
         kind = state.get("kind")
-        if not state["guided"] or kind not in ("cross", "joint"):
+        if not state["guided"] or kind not in ("cross", "joint", "injected"):
             return out
-        lengths = [(length(positive[p.argument], p), 0) for p in family.texts]
-        pieces, _ = family.pieces(kind, lengths, key.shape[2])
+        lengths = case.lengths(positive) if case and case.lengths else [length(positive[p.argument], p) for p in family.texts]
+        pieces, _ = family.pieces(kind, [(n, 0) for n in lengths], key.shape[2])
         texts = sum(n for _, n in pieces)
-        if (kind == "cross" and key.shape[2] != texts) or (kind == "joint" and key.shape[2] != query.shape[2]):
+        if kind == "injected":
+            kind, (pieces, _) = "joint", family.pieces("joint", [(n, 0) for n in lengths], query.shape[2])
+        elif (kind == "cross" and key.shape[2] != texts) or (kind == "joint" and key.shape[2] - query.shape[2] != state["kept"]):
             return out
         image = torch.ones(out.shape[2], dtype=torch.bool)
         for start, count in pieces if kind == "joint" else ():

@@ -127,7 +127,74 @@ def test_a_negative_longer_or_shorter_than_the_positive(name, length):
     seen = []
     with text_seen(pipe, seen):
         plain = pipe(PROMPT)
-    of_texts = {p.argument: texts[p.argument] for p in pipe.family.inputs if p.kind == "text"}
+    of_texts = {p.argument: texts[p.argument] for p in pipe.family.inputs if p.kind in ("text", "layers")}
     with nag.guide(pipe, negative_prompt_embeds=of_texts, **STRONG):
         out = pipe(PROMPT)
     assert out.isfinite().all() and differ(out, plain)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_embeddings_given_by_hand_equal_words(name):
+    """Position ids are not given by hand: they are made."""
+    given = {p.argument: value for p in bare(name).family.inputs if p.kind != "ids" and p.encoded is not None
+             and (value := CASES[name].texts([NEGATIVE], LENGTH)[p.argument]) is not None}
+    with nag.guide(bare(name), negative_prompt_embeds=given, **STRONG):
+        out = bare(name)(PROMPT)
+    close(out, guided(name))
+
+
+def test_references_kept_in_a_cache_are_those_of_the_first_step():
+    """FLUX.2 klein KV: with the cache, or with the reference images in every step, the guided picture is the same."""
+    pipe = bare("Flux2Transformer2DModel:kv")
+    latents, texts = torch.randn(1, 16, 16, generator=torch.Generator().manual_seed(0)), pipe.texts(PROMPT)
+    with nag.guide(pipe, NEGATIVE, **STRONG) as guidance, torch.no_grad():
+        pipe.encode_prompt(PROMPT)
+        pipe.scheduler.set_timesteps(2)
+        _, cache = pipe.transformer(**pipe.case.arguments(latents, torch.tensor(900.0)), **texts)
+        every = pipe.case.arguments(latents, torch.tensor(100.0))
+        expected = pipe.transformer(**every, **texts)[0]
+        once = every | {"hidden_states": latents, "img_ids": every["img_ids"][:, 8:], "num_ref_tokens": 0, "kv_cache_mode": "cached",
+                        "kv_cache": cache}
+        close(pipe.transformer(**once, **texts)[0], expected)
+    assert guidance.guided_calls == 3
+    with torch.no_grad():
+        assert differ(pipe.transformer(**once, **texts)[0], expected)
+
+
+def test_pictures_repeated_after_encode_prompt():
+    """Ideogram 4: two pictures of each of two prompts, repeated behind encode_prompt's back."""
+    pipe = bare("Ideogram4Transformer2DModel")
+    latents, prompts, negatives = torch.randn(4, 16, 16), ["a pirate", "portrait of a chef"], ["glasses", "a long beard"]
+
+    def call(pipe, prompts, negatives, latents):
+        with nag.guide(pipe, negatives, **STRONG), torch.no_grad():
+            texts = pipe.texts(prompts)
+            pipe.scheduler.set_timesteps(1)
+            texts = {name: value.repeat_interleave(len(latents) // len(prompts), 0) for name, value in texts.items()}
+            call = pipe.case.arguments(latents, torch.tensor(500.0)) | pipe.case.deliver(texts, latents)
+            return pipe.case.out(pipe.transformer(**call))
+
+    together = call(pipe, prompts, negatives, latents)
+    for i in range(4):
+        close(together[i:i + 1], call(pipe, prompts[i // 2:i // 2 + 1], negatives[i // 2:i // 2 + 1], latents[i:i + 1]))
+
+
+def test_gist_tokens_of_padded_texts(monkeypatch):
+    """Fibo 2: prompts and negatives of different length have different numbers of gist tokens, in one batch as alone."""
+    pipe = bare("BriaFibo2Transformer2DModel")
+    prompts, negatives = ["a pirate", "portrait of a chef"], ["glasses", "a long beard"]
+    lengths = {"a pirate": 9, "glasses": 13, "a long beard": 5}
+
+    def encode(prompt):
+        prompt = [prompt] if isinstance(prompt, str) else prompt
+        counts = [lengths.get(p, 7) for p in prompt]
+        rows = [pipe.case.texts([p], n)["encoder_hidden_states"] for p, n in zip(prompt, counts, strict=True)]
+        padded = [torch.nn.functional.pad(row, (0, 0, 0, max(counts) - n), value=9.0) for row, n in zip(rows, counts, strict=True)]
+        return torch.cat(padded), torch.arange(max(counts)) < torch.tensor(counts)[:, None] if len(set(counts)) > 1 else None
+
+    monkeypatch.setattr(pipe, "encode_prompt", encode)
+    latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    for cfg in (None, "apart"):
+        batch = guided("BriaFibo2Transformer2DModel", negatives, prompts, latents=latents, cfg=cfg)
+        for row, prompt, negative, start in zip(batch, prompts, negatives, latents, strict=True):
+            close(row[None], guided("BriaFibo2Transformer2DModel", negative, prompt, latents=start[None], cfg=cfg), 1e-4)
