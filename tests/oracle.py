@@ -43,7 +43,7 @@ def doubled(pipe, positive: dict, negative: dict, monkeypatch, s, tau, alpha):
     """`pipe` guided by doubling the batch. `positive` and `negative`: text inputs of the denoiser by argument, n rows of equal shape."""
     family, denoiser = families.find(pipe), families.denoiser_of(pipe)
     state, handles, sdpa = {"guided": []}, [], F.scaled_dot_product_attention
-    first = family.inputs[0].argument
+    first, case = family.inputs[0].argument, getattr(pipe, "case", None)
 
     def twice(value):
         if isinstance(value, dict):
@@ -60,8 +60,7 @@ def doubled(pipe, positive: dict, negative: dict, monkeypatch, s, tau, alpha):
             return value
         if isinstance(value, list):
             return value + minus * times
-        rows = 1 if value.ndim == 4 else 0  # (layers, rows, T, D)
-        return torch.cat([value, torch.cat([minus] * times, rows)], rows)
+        return torch.cat([value, torch.cat([minus] * times, p.batch)], p.batch)
 
     def same(a, b):
         if isinstance(a, list):
@@ -76,6 +75,8 @@ def doubled(pipe, positive: dict, negative: dict, monkeypatch, s, tau, alpha):
         if not state["guided"]:
             return None
         texts = {p.argument: again(p, given[p.argument], negative[p.argument]) for p in family.inputs if p.argument in given}
+        if case and case.moved:
+            state["starts"] = texts[family.companion("mask").argument].sum(1).tolist()
         fixed = {k: v for k, v in given.items() if k in ("img_ids", "image_rotary_emb", "num_frames", "height", "width")}
         return (), {k: twice(v) for k, v in given.items()} | fixed | texts
 
@@ -98,27 +99,38 @@ def doubled(pipe, positive: dict, negative: dict, monkeypatch, s, tau, alpha):
         lengths = [(length(positive[p.argument], p), 0) for p in family.texts]
         pieces, _ = family.pieces(kind, lengths, key.shape[2])
         texts = sum(n for _, n in pieces)
-        if (kind == "cross" and key.shape[2] != texts) or (kind == "joint" and key.shape[2] != query.shape[2]):
+        alone = kind == "joint" and query.shape[2] == key.shape[2] - texts  # queries of the image alone
+        if (kind == "cross" and key.shape[2] != texts) or (kind == "joint" and key.shape[2] != query.shape[2] and not alone):
             return out
-        image = torch.ones(out.shape[2], dtype=torch.bool)
-        for start, count in pieces if kind == "joint" else ():
-            image[start:start + count] = False
+        image = torch.ones(len(out), out.shape[2], dtype=torch.bool)
+        if kind == "joint" and "starts" in state:
+            count = out.shape[2] - max(state["starts"])
+            image = torch.stack([torch.arange(out.shape[2]).sub(start).div(count, rounding_mode="floor") == 0 for start in state["starts"]])
+        elif kind == "joint" and not alone:
+            for start, count in pieces:
+                image[:, start:start + count] = False
         out, times = out.clone(), len(query) // (2 * state["rows"])
-        n = len(positive[first]) * times
-        for begin in range(0, state["rows"] * times, n):
-            plus, minus = out[begin:begin + n], out[begin + state["rows"] * times:][:n]
-            z = plus[:, :, image]
-            if begin // times in state["guided"]:
-                z = naive(z, minus[:, :, image], s, tau, alpha).to(out.dtype)
-            plus[:, :, image] = z
-            minus[:, :, image] = z
+        n = len(positive[first])
+        for row in range(state["rows"] * times):
+            other = row + state["rows"] * times
+            z = out[row, :, image[row]]
+            if row // times // n * n in state["guided"]:
+                z = naive(z[None], out[other, :, image[other]][None], s, tau, alpha)[0].to(out.dtype)
+            out[row, :, image[row]] = z
+            out[other, :, image[other]] = z
         return out
+
+    def pooled(module, args, output):
+        """What is pooled from the text is the positive's for both."""
+        return torch.cat([output[:state["rows"]]] * 2) if state["guided"] else None
 
     with monkeypatch.context() as patch:
         patch.setattr(F, "scaled_dot_product_attention", attention)
         for kind, module in family.layers(denoiser).values():
             handles.append(module.register_forward_pre_hook(lambda *_, kind=kind: state.update(kind=kind)))
             handles.append(module.register_forward_hook(lambda *_: state.update(kind=None)))
+        if case and case.pooled:
+            handles.append(denoiser.get_submodule(case.pooled).register_forward_hook(pooled))
         handles.append(denoiser.register_forward_pre_hook(before, with_kwargs=True))
         handles.append(denoiser.register_forward_hook(after))
         try:
@@ -129,4 +141,6 @@ def doubled(pipe, positive: dict, negative: dict, monkeypatch, s, tau, alpha):
 
 
 def length(value, packed) -> int:
+    if value is None:
+        return 0
     return value[0].shape[packed.dim] if isinstance(value, list) else value.shape[packed.dim]
