@@ -157,8 +157,8 @@ def registers(pipe, denoiser, guidance):
 
 @contextlib.contextmanager
 def ernie_texts(pipe, denoiser, guidance):
-    """The pipeline pads its list of texts into a tensor, which is not what `encode_prompt` returned. In the model the image's
-    positions start behind the text; the negative keeps its own distance to the image, as if it were alone with it."""
+    """The pipeline pads its list of texts into a tensor, which is not what `encode_prompt` returned. In the model every
+    text is numbered from 0, and the image's number follows the positive's (not a rotation, so distances would not do)."""
     def pad_text(original, text_hiddens, *args, **kwargs):
         padded = original(text_hiddens, *args, **kwargs)
         sides = guidance.encoded and [side.get("text_bth") for side in guidance.encoded]
@@ -174,7 +174,7 @@ def ernie_texts(pipe, denoiser, guidance):
         if guidance.layout is not None:
             ids, (positive, negative) = ids.clone(), guidance.layout.texts[0]
             ids[:, :-positive - negative, 0] = positive
-            ids[:, -negative:, 0] = torch.arange(positive - negative, positive, dtype=ids.dtype, device=ids.device)
+            ids[:, -negative:, 0] = torch.arange(negative, dtype=ids.dtype, device=ids.device)
         return original(ids)
 
     with contextlib.ExitStack() as stack:

@@ -8,7 +8,7 @@ import functools
 import operator
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -37,7 +37,7 @@ def masks(words: list[str], length: int):
 class Case:
     """build: () -> denoiser. latents: shape of one row. arguments: (latents, timestep) -> the call's arguments that carry no text.
     texts: (words, length) -> the text inputs by argument. out: the call's result -> what the scheduler gets, of the latents' shape.
-    pooled: a module that pools the text into the modulation; the oracle's negative rows take its result for the positive.
+    shared: {module: tokens} whose result is the positive's in the oracle's negative rows too (a modulation pooled from the text).
     moved: whether the image moves up to the last valid text token of its row.
     """
 
@@ -46,7 +46,7 @@ class Case:
     arguments: Callable
     texts: Callable
     out: Callable = operator.itemgetter(0)
-    pooled: str = ""
+    shared: dict = field(default_factory=dict)
     moved: bool = False
 
 
@@ -233,7 +233,7 @@ def _nucleus():
     from diffusers.models import NucleusMoEImageTransformer2DModel
 
     denoiser = NucleusMoEImageTransformer2DModel(
-        in_channels=16, out_channels=16, num_layers=3, attention_head_dim=16, num_attention_heads=2, num_key_value_heads=1,
+        in_channels=16, out_channels=4, num_layers=3, attention_head_dim=16, num_attention_heads=2, num_key_value_heads=1,
         joint_attention_dim=16, axes_dims_rope=(4, 6, 6), mlp_ratio=12, dense_moe_strategy="leave_first_block_dense", num_experts=2,
         moe_intermediate_dim=16, capacity_factors=1.0)
     for name, parameter in denoiser.named_parameters():
@@ -346,12 +346,13 @@ CASES = {
         lambda words, n: {
             "encoder_hidden_states": embeds(words, n, 16), "text_embedding_mask": masks(words, n),
             "encoder_hidden_states_t5": embeds(words, n, 32, "t5"), "text_embedding_mask_t5": masks([w + "t5" for w in words], n)},
-        pooled="time_extra_emb"),
+        shared={"time_extra_emb": slice(None)}),
     "LuminaNextDiT2DModel": Case(
         _lumina_next, (4, 8, 8), lambda x, t: {
             "hidden_states": x, "timestep": 1 - steps_of(x, t) / 1000, "return_dict": False, "cross_attention_kwargs": {},
             "image_rotary_emb": lumina_rotary()},
-        lambda words, n: {"encoder_hidden_states": embeds(words, n, 16), "encoder_mask": masks(words, n)}, pooled="time_caption_embed"),
+        lambda words, n: {"encoder_hidden_states": embeds(words, n, 16), "encoder_mask": masks(words, n)},
+        shared={"time_caption_embed": slice(None)}),
     # --- joint attention
     "SD3Transformer2DModel": Case(
         _sd3, (4, 8, 8), lambda x, t: {"hidden_states": x, "timestep": steps_of(x, t), "return_dict": False,
@@ -387,10 +388,11 @@ CASES = {
     "Lumina2Transformer2DModel": Case(
         _lumina2, (4, 8, 8), lambda x, t: {"hidden_states": x, "timestep": 1 - steps_of(x, t) / 1000, "return_dict": False},
         lambda words, n: {"encoder_hidden_states": embeds(words, n, 16), "encoder_attention_mask": masks(words, n)}, moved=True),
-    # the pipeline pads texts of different length with zeros
+    # the pipeline pads texts of different length with zeros; the 16 image tokens stand behind the positive
     "ErnieImageTransformer2DModel": Case(
         _ernie, (4, 4, 4), lambda x, t: {"hidden_states": x, "timestep": steps_of(x, t), "return_dict": False},
-        lambda words, n: {"text_bth": embeds(words, n, 16) * masks(words, n)[..., None], "text_lens": masks(words, n).sum(1)}),
+        lambda words, n: {"text_bth": embeds(words, n, 16) * masks(words, n)[..., None], "text_lens": masks(words, n).sum(1)},
+        shared={"pos_embed": slice(0, 16)}),
     # the second text is what stands between quotation marks in the first
     "HunyuanImageTransformer2DModel": Case(
         _hunyuan_image, (4, 4, 4), _hunyuan_image_arguments, lambda words, n: {

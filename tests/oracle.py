@@ -1,6 +1,7 @@
 """NAG the way the authors run it: the batch doubled, positive rows first, negative rows behind. Slow, obvious, and nobody's code but this."""
 
 import contextlib
+import functools
 import inspect
 
 import torch
@@ -120,17 +121,17 @@ def doubled(pipe, positive: dict, negative: dict, monkeypatch, s, tau, alpha):
             out[other, :, image[other]] = z
         return out
 
-    def pooled(module, args, output):
-        """What is pooled from the text is the positive's for both."""
-        return torch.cat([output[:state["rows"]]] * 2) if state["guided"] else None
+    def shared(module, args, output, tokens):
+        if state["guided"]:
+            output[state["rows"]:, tokens] = output[:state["rows"], tokens]
 
     with monkeypatch.context() as patch:
         patch.setattr(F, "scaled_dot_product_attention", attention)
         for kind, module in family.layers(denoiser).values():
             handles.append(module.register_forward_pre_hook(lambda *_, kind=kind: state.update(kind=kind)))
             handles.append(module.register_forward_hook(lambda *_: state.update(kind=None)))
-        if case and case.pooled:
-            handles.append(denoiser.get_submodule(case.pooled).register_forward_hook(pooled))
+        for path, tokens in case.shared.items() if case else ():
+            handles.append(denoiser.get_submodule(path).register_forward_hook(functools.partial(shared, tokens=tokens)))
         handles.append(denoiser.register_forward_pre_hook(before, with_kwargs=True))
         handles.append(denoiser.register_forward_hook(after))
         try:
