@@ -12,7 +12,7 @@ from . import adapters
 
 KINDS = {
     "cross": "keys are the text, queries the image",
-    "joint": "keys and queries are text and image in one sequence",
+    "joint": "keys are text and image in one sequence; queries are too, or are the image alone",
     "text": "keys and queries are the text alone",
 }
 
@@ -150,14 +150,14 @@ FAMILIES = {
     # --- cross-attention
     "PixArtTransformer2DModel": Family(named(cross=r"transformer_blocks\.\d+\.attn2"), (text(), mask(1))),
     "WanTransformer3DModel": Family(named(cross=r"blocks\.\d+\.attn2"), adapter=adapters.behind_the_image),
-    # The text is also pooled into the modulation, which is the positive's for both texts.
     "HunyuanDiT2DModel": Family(
         named(cross=r"blocks\.\d+\.attn2"),
         (text(), mask(2, "text_embedding_mask"),
          text(0, "encoder_hidden_states_t5", of=1, call=1), mask(2, "text_embedding_mask_t5", of=1, call=1)),
-        adapter=adapters.hunyuan_dit_texts),
+        adapter=adapters.hunyuan_dit_texts, remark="the modulation, pooled from T5's text, is the prompt's for both"),
     "LuminaNextDiT2DModel": Family(
-        named(cross=r"layers\.\d+\.attn2"), (text(), mask(1, "encoder_mask")), adapter=adapters.pooled("time_caption_embed")),
+        named(cross=r"layers\.\d+\.attn2"), (text(), mask(1, "encoder_mask")), adapter=adapters.pooled("time_caption_embed"),
+        remark="the modulation, pooled from the text, is the prompt's for both"),
     # --- joint attention
     # SD3.5-Medium's attn2 sees the image only and is left alone.
     "SD3Transformer2DModel": Family(named(joint=r"transformer_blocks\.\d+\.attn")),
@@ -186,7 +186,8 @@ FAMILIES = {
         adapter=adapters.lumina_positions, rows=("hidden_states", "timestep", "encoder_hidden_states", "encoder_attention_mask")),
     "ErnieImageTransformer2DModel": Family(
         named(joint=r"layers\.\d+\.self_attention"), (text(0, "text_bth"), valid(1, "text_lens")),
-        adapter=adapters.ernie_texts, rows=("hidden_states", "timestep", "text_bth", "text_lens")),
+        adapter=adapters.ernie_texts, remark="the image stands behind the prompt, also for the negative",
+        rows=("hidden_states", "timestep", "text_bth", "text_lens")),
     "HunyuanImageTransformer2DModel": Family(
         named(joint=r"(single_)?transformer_blocks\.\d+\.attn"),
         (text(), mask(1), text(2, "encoder_hidden_states_2", of=1), mask(3, "encoder_attention_mask_2", of=1)), spans=hunyuan_image_spans,

@@ -382,7 +382,8 @@ CASES = {
         _qwen_21, (16, 16), lambda x, t: {
             "hidden_states": x, "timestep": steps_of(x, t) / 1000, "return_dict": False, "img_shapes": [[(1, 4, 4)]] * len(x),
             "img_mask": (torch.arange(LENGTH + 4) >= LENGTH).expand(len(x), -1)},
-        lambda words, n: {"encoder_hidden_states": embeds(words, n, 16), "encoder_hidden_states_mask": masks(words, n)},
+        lambda words, n: {"encoder_hidden_states": embeds(words, n, 16), "encoder_hidden_states_mask": masks(words, n),
+                          "img_mask": (torch.arange(n + 4) >= n).expand(len(words), -1)},
         lambda output: output[0][:, -16:]),
     "AuraFlowTransformer2DModel": cross(_auraflow, (4, 8, 8)),
     "Lumina2Transformer2DModel": Case(
