@@ -11,6 +11,7 @@ import sys
 import types
 
 import torch
+import torch.nn.functional as F
 
 from .attention_processor import at_home
 
@@ -34,9 +35,9 @@ def replaced(owner, name: str, wrapper):
             object.__delattr__(owner, name)
 
 
-def halves(value, layout, sign: int):
+def halves(value, layout, sign: int, of: int = 0):
     """The positive's (sign 0) or the negative's (sign 1) part of a packed tensor (B, T+ + T-, ...); anything else as it is."""
-    positive, negative = layout.texts[0]
+    positive, negative = layout.texts[of]
     if isinstance(value, torch.Tensor) and value.ndim > 1 and value.shape[1] == positive + negative:
         return value.narrow(1, *((0, positive), (positive, negative))[sign])
     return value
@@ -223,4 +224,127 @@ def gist_tokens(pipe, denoiser, guidance):
     counting = at_home(forward, namespace)
     with (replaced(denoiser.perceiver, "forward", perceive), replaced(denoiser, "create_coordinate_grid", grid),
           replaced(denoiser, "forward", call)):
+        yield
+
+
+def pooled(path: str, of: int = 0):
+    """A module that pools a text into one vector for all tokens (a modulation) sees the positive alone."""
+    def adapter(pipe, denoiser, guidance):
+        def forward(original, *args, **kwargs):
+            if guidance.layout is None:
+                return original(*args, **kwargs)
+            positive = functools.partial(halves, layout=guidance.layout, sign=0, of=of)
+            return original(*map(positive, args), **{name: positive(value) for name, value in kwargs.items()})
+        return replaced(denoiser.get_submodule(path), "forward", forward)
+    return adapter
+
+
+def shifted(text, image_from, image_to):
+    """Rotary factors of a text whose image stands at `image_from`, moved along so that it has its distance to `image_to`."""
+    return text * (image_to[..., :1, :] / image_from[..., :1, :])
+
+
+def lumina_positions(pipe, denoiser, guidance):
+    """The image's positions start behind the caption. The negative keeps its own distance to the image, as if it were alone with it."""
+    def forward(original, hidden_states, attention_mask):
+        layout = guidance.layout
+        if layout is None:
+            return original(hidden_states, attention_mask)
+        plus, minus = (original(hidden_states, mask) for mask in attention_mask.split(layout.texts[0], 1))
+        text = torch.cat([plus[1], shifted(minus[1], minus[2], plus[2])], 1)
+        lengths = [[a + b for a, b in zip(plus[4], minus[4], strict=True)], [a + b for a, b in zip(plus[5], minus[4], strict=True)]]
+        return plus[0], text, plus[2], torch.cat([text, plus[2]], 1), *lengths
+    return replaced(denoiser.rope_embedder, "forward", forward)
+
+
+def registers(pipe, denoiser, guidance):
+    """The model puts its register tokens before its text. The negative needs a copy: registers see text and image, and differ with them."""
+    def forward(original, encoder_hidden_states):
+        text, layout = original(encoder_hidden_states), guidance.layout
+        if layout is None:
+            return text
+        positive, negative = text.split(layout.texts[0], 1)
+        return torch.cat([positive, denoiser.register_tokens.to(text).expand(len(text), -1, -1), negative], 1)
+    return replaced(denoiser.context_embedder, "forward", forward)
+
+
+@contextlib.contextmanager
+def ernie_texts(pipe, denoiser, guidance):
+    """The pipeline pads its list of texts into a tensor, which is not what `encode_prompt` returned. In the model every
+    text is numbered from 0, and the image's number follows the positive's (not a rotation, so distances would not do)."""
+    def pad_text(original, text_hiddens, *args, **kwargs):
+        padded = original(text_hiddens, *args, **kwargs)
+        sides = guidance.encoded and [side.get("text_bth") for side in guidance.encoded]
+        if sides and isinstance(sides[0], list):
+            if not all(a is b for a, b in zip(sides[0], text_hiddens[-len(sides[0]):], strict=True)):
+                raise ValueError("NAG needs the words: with prompt_embeds ErnieImagePipeline does not call encode_prompt for the prompt.")
+            plus, minus = (original(side, *args, **kwargs) if isinstance(side, list) else (side, None) for side in sides)
+            plus = F.pad(plus[0], (0, 0, 0, padded[0].shape[1] - plus[0].shape[1])), plus[1]
+            guidance.encoded = tuple(dict(zip(("text_bth", "text_lens"), side, strict=True)) for side in (plus, minus))
+        return padded
+
+    def pos_embed(original, ids):
+        if guidance.layout is not None:
+            ids, (positive, negative) = ids.clone(), guidance.layout.texts[0]
+            ids[:, :-positive - negative, 0] = positive
+            ids[:, -negative:, 0] = torch.arange(negative, dtype=ids.dtype, device=ids.device)
+        return original(ids)
+
+    with contextlib.ExitStack() as stack:
+        if hasattr(pipe, "_pad_text"):
+            stack.enter_context(replaced(pipe, "_pad_text", pad_text))
+        stack.enter_context(replaced(denoiser.pos_embed, "forward", pos_embed))
+        yield
+
+
+@contextlib.contextmanager
+def qwen_21_layout(pipe, denoiser, guidance):
+    """The model reads where its image tokens are from a mask over the joint sequence, and the image's positions start behind the
+    text: the negative keeps its own distance. Its cache of text keys is left out: it would not know that guidance has ended."""
+    if any("Flex" in base.__name__ for m in denoiser.modules() for base in type(getattr(m, "processor", None)).__mro__):
+        raise ValueError("NAG needs QwenImage21AttnProcessor: one flex_attention call cannot hold two texts apart.")
+    cached = set()
+
+    def forward(original, *args, **kwargs):
+        layout, cache = guidance.layout, kwargs.get("kv_cache")
+        if layout is not None:
+            cached.add(id(cache))
+            positive, negative = layout.texts[0]
+            mask = kwargs["img_mask"]
+            if mask[:, :positive].any():
+                raise ValueError("NAG guides Qwen-Image 2.1 from text alone: with condition images the pictures stand between the words.")
+            kwargs["img_mask"] = torch.cat([mask.new_zeros(len(mask), negative), mask], 1)
+        if cache is not None and id(cache) in cached:
+            kwargs |= {"kv_cache": None, "kv_cache_mode": None}
+        return original(*args, **kwargs)
+
+    def pos_embed(original, img_shapes, image_pad_mask, *args, **kwargs):
+        if guidance.layout is None:
+            return original(img_shapes, image_pad_mask, *args, **kwargs)
+        positive, negative = guidance.layout.texts[0]
+        plus, minus = (original(img_shapes, image_pad_mask[other:], *args, **kwargs) for other in (negative, positive))
+        return torch.cat([plus[:positive], shifted(minus[:negative], minus[negative:], plus[positive:]), plus[positive:]])
+
+    with replaced(denoiser, "forward", forward), replaced(denoiser.pos_embed, "forward", pos_embed):
+        yield
+
+
+@contextlib.contextmanager
+def hunyuan_dit_texts(pipe, denoiser, guidance):
+    """Padding is a learned token per position of the two texts, the negative's like the positive's; T5's text is also pooled into the
+    modulation, by a module that has as many positions, and sees the positive's alone."""
+    def forward(original, *args, **kwargs):
+        if guidance.layout is None:
+            return original(*args, **kwargs)
+        positions = []
+        for start, length, pair in zip((0, denoiser.config.text_len), (denoiser.config.text_len, denoiser.config.text_len_t5),
+                                       guidance.layout.texts, strict=True):
+            positions += [start + torch.arange(count).clamp(max=length - 1) for count in pair]
+        object.__setattr__(denoiser, "text_embedding_padding", denoiser.text_embedding_padding[torch.cat(positions)])
+        try:
+            return original(*args, **kwargs)
+        finally:
+            object.__delattr__(denoiser, "text_embedding_padding")  # the parameter is back
+
+    with replaced(denoiser, "forward", forward), pooled("time_extra_emb", of=1)(pipe, denoiser, guidance):
         yield

@@ -64,12 +64,16 @@ class GuidedAttention:
         # not the text: an IP-Adapter's image tokens
         if count < texts if self.kind == "joint" else count != texts:
             return op(query, key, value, mask)
-        if self.kind in ("joint", "text") and query.shape[tokens] + (layout.kept if self.kind == "joint" else 0) != count:
+        queries, whole = query.shape[tokens], count - (layout.kept if self.kind == "joint" else 0)
+        crossing = self.kind == "cross" or (self.kind == "joint" and queries == count - texts != whole)  # queries of the image alone
+        if not crossing and self.kind != "injected" and queries != whole:
             return op(query, key, value, mask)
         self.hit = True
         if mask is not None and mask.ndim == 2 and tokens == 1:  # dispatch_attention_fn also takes (B, keys)
             mask = mask[:, None, None, :]
-        if self.kind == "cross":
+        if crossing:
+            image = rest(positive + negative, count)
+            positive, negative = positive + image, negative + image
             return self._cross(op, query, key, value, mask, tokens, positive, negative, layout)
         if self.kind == "text":
             return self._text(op, query, key, value, mask, tokens, positive, negative)

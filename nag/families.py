@@ -12,7 +12,7 @@ from . import adapters
 
 KINDS = {
     "cross": "keys are the text, queries the image",
-    "joint": "keys and queries are text and image in one sequence",
+    "joint": "keys are text and image in one sequence; queries are too, or are the image alone",
     "text": "keys and queries are the text alone",
     "injected": "keys are the text, queries are text and image in one sequence",
 }
@@ -23,7 +23,8 @@ class Packed:
     """One input of the denoiser that carries something per text token, and grows by the negative's when they are packed.
 
     argument: its name in the denoiser's `forward`. encoded: its place in what `encode_prompt` returns; None where it is made elsewhere.
-    dim: the dimension that counts tokens. kind: "text", "mask", "ids" or "layers". of: which text (0 the first) the tokens belong to.
+    dim: the dimension that counts tokens. kind: "text", "layers", "mask", "count" or "ids". of: which text (0 the first) they belong to.
+    batch: the dimension that counts rows. call: which call of `encode_prompt` returns it, where a pipeline has one per text encoder.
     """
 
     argument: str
@@ -31,16 +32,24 @@ class Packed:
     dim: int = 1
     kind: str = "text"
     of: int = 0
+    batch: int = 0
+    call: int = 0
 
 
-def text(encoded: int | None = 0, argument: str = "encoder_hidden_states", dim: int = 1, of: int = 0) -> Packed:
-    """A text: (rows, T, D), or a list of `rows` tensors (T, D) with `dim=0`."""
-    return Packed(argument, encoded, dim, "text", of)
+def text(encoded: int | None = 0, argument: str = "encoder_hidden_states", dim: int = 1, of: int = 0, batch: int = 0,
+         call: int = 0) -> Packed:
+    """A text: (rows, T, D), or a list of `rows` tensors (T, D) with `dim=0`; with `batch=1` (layers, rows, T, D)."""
+    return Packed(argument, encoded, dim, "text", of, batch, call)
 
 
-def mask(encoded: int | None, argument: str = "encoder_attention_mask", of: int = 0) -> Packed:
+def mask(encoded: int | None, argument: str = "encoder_attention_mask", of: int = 0, call: int = 0) -> Packed:
     """A text's mask, (rows, T); image tokens may follow the text's."""
-    return Packed(argument, encoded, 1, "mask", of)
+    return Packed(argument, encoded, 1, "mask", of, 0, call)
+
+
+def valid(encoded: int | None, argument: str, of: int = 0) -> Packed:
+    """How many of a text's tokens are not padding, (rows,): a mask in short, for families with `rows`."""
+    return Packed(argument, encoded, 0, "count", of)
 
 
 def ids(encoded: int | None, argument: str = "txt_ids", dim: int = -2, of: int = 0) -> Packed:
@@ -85,7 +94,7 @@ class Family:
         return [p for p in self.inputs if p.kind == "text"]
 
     def companion(self, kind: str, of: int = 0) -> Packed | None:
-        """The mask or the ids of a text."""
+        """The mask, the ids or the count of a text."""
         return next((p for p in self.inputs if p.kind == kind and p.of == of), None)
 
     def pieces(self, kind: str, lengths, count: int) -> tuple[list, list]:
@@ -97,13 +106,7 @@ class Family:
             lengths = [(self.grow(positive), self.grow(negative) if negative else 0) for positive, negative in lengths]
         if self.spans:
             return self.spans(kind, lengths, count)
-        start = count - sum(map(sum, lengths)) if kind == "joint" and self.order == "image, text" else 0
-        positives, negatives = [], []
-        for positive, negative in lengths:
-            positives.append((start, positive))
-            negatives.append((start + positive, negative))
-            start += positive + negative
-        return positives, negatives
+        return one_after_another(lengths, count - sum(map(sum, lengths)) if kind == "joint" and self.order == "image, text" else 0)
 
 
 def named(**patterns: str) -> Callable:
@@ -132,12 +135,44 @@ cross_attention.kinds = ("cross",)
 
 IN_TWO_STREAMS = named(joint=r"(single_)?transformer_blocks\.\d+\.attn")  # Flux and what is built like it
 
+
+def one_after_another(lengths, start: int) -> tuple[list, list]:
+    """Each positive before its negative, from `start` on."""
+    positives, negatives = [], []
+    for positive, negative in lengths:
+        positives.append((start, positive))
+        negatives.append((start + positive, negative))
+        start += positive + negative
+    return positives, negatives
+
+
+def hidream_spans(kind, lengths, count) -> tuple[list, list]:
+    """Behind the image T5's text, then Llama's last layer, then the Llama layer of the block."""
+    t5, llama = lengths
+    return one_after_another([t5, llama, llama], count - sum(t5) - 2 * sum(llama))
+
+
+def hunyuan_image_spans(kind, lengths, count) -> tuple[list, list]:
+    """Behind the image the text between quotation marks, if any, then the prompt."""
+    return one_after_another(lengths[::-1], count - sum(map(sum, lengths)))
+
+
+COGVIEW = Family(named(joint=r"transformer_blocks\.\d+\.attn1"), order="text, image")
+
 FAMILIES = {
     # SD 1.5, SDXL and all that is distilled from them. The pooled text of SDXL stays as it is.
     "UNet2DConditionModel": Family(cross_attention, (text(), mask(None))),
     # --- cross-attention
     "PixArtTransformer2DModel": Family(named(cross=r"transformer_blocks\.\d+\.attn2"), (text(), mask(1))),
     "WanTransformer3DModel": Family(named(cross=r"blocks\.\d+\.attn2"), adapter=adapters.behind_the_image),
+    "HunyuanDiT2DModel": Family(
+        named(cross=r"blocks\.\d+\.attn2"),
+        (text(), mask(2, "text_embedding_mask"),
+         text(0, "encoder_hidden_states_t5", of=1, call=1), mask(2, "text_embedding_mask_t5", of=1, call=1)),
+        adapter=adapters.hunyuan_dit_texts, remark="the modulation, pooled from T5's text, is the prompt's for both"),
+    "LuminaNextDiT2DModel": Family(
+        named(cross=r"layers\.\d+\.attn2"), (text(), mask(1, "encoder_mask")), adapter=adapters.pooled("time_caption_embed"),
+        remark="the modulation, pooled from the text, is the prompt's for both"),
     # --- joint attention
     # SD3.5-Medium's attn2 sees the image only and is left alone.
     "SD3Transformer2DModel": Family(named(joint=r"transformer_blocks\.\d+\.attn")),
@@ -151,6 +186,13 @@ FAMILIES = {
     "Krea2Transformer2DModel": Family(
         named(joint=r"transformer_blocks\.\d+\.attn", text=r"text_fusion\.refiner_blocks\.\d+\.attn"),
         (text(), mask(1), ids(None, "position_ids")), "text, image"),
+    "CogView3PlusTransformer2DModel": COGVIEW,
+    "CogView4Transformer2DModel": COGVIEW,
+    "HiDreamImageTransformer2DModel": Family(
+        named(joint=r"(double|single)_stream_blocks\.\d+\.block\.attn1"),
+        (text(0, "encoder_hidden_states_t5"), text(2, "encoder_hidden_states_llama3", dim=2, of=1, batch=1)), spans=hidream_spans),
+    # The text has keys and values, and no queries.
+    "PRXTransformer2DModel": Family(named(joint=r"blocks\.\d+\.attention"), (text(), mask(1, "attention_mask")), "text, image"),
     # --- joint attention with an adapter
     "Flux2Transformer2DModel": Family(IN_TWO_STREAMS, (text(), ids(1)), "text, image", adapter=adapters.kept_references),
     "BriaFiboTransformer2DModel": Family(
@@ -167,6 +209,27 @@ FAMILIES = {
     "QwenImageTransformer2DModel": Family(
         named(joint=r"transformer_blocks\.\d+\.attn"), (text(), mask(1, "encoder_hidden_states_mask")), "text, image",
         adapter=adapters.qwen_positions),
+    "NucleusMoEImageTransformer2DModel": Family(
+        named(joint=r"transformer_blocks\.\d+\.attn"), (text(), mask(1, "encoder_hidden_states_mask")), adapter=adapters.qwen_positions),
+    "QwenImage21Transformer2DModel": Family(
+        named(joint=r"transformer_blocks\.\d+\.attn"), (text(), mask(1, "encoder_hidden_states_mask")), "text, image",
+        adapter=adapters.qwen_21_layout, remark="text to image only"),
+    "AuraFlowTransformer2DModel": Family(
+        named(joint=r"(joint|single)_transformer_blocks\.\d+\.attn"), order="text, image", grow=lambda length: length + 8,
+        adapter=adapters.registers),
+    "Lumina2Transformer2DModel": Family(
+        named(joint=r"layers\.\d+\.attn", text=r"context_refiner\.\d+\.attn"), (text(), mask(1)), "text, image",
+        adapter=adapters.lumina_positions, rows=("hidden_states", "timestep", "encoder_hidden_states", "encoder_attention_mask")),
+    "ErnieImageTransformer2DModel": Family(
+        named(joint=r"layers\.\d+\.self_attention"), (text(0, "text_bth"), valid(1, "text_lens")),
+        adapter=adapters.ernie_texts, remark="the image stands behind the prompt, also for the negative",
+        rows=("hidden_states", "timestep", "text_bth", "text_lens")),
+    "HunyuanImageTransformer2DModel": Family(
+        named(joint=r"(single_)?transformer_blocks\.\d+\.attn"),
+        (text(), mask(1), text(2, "encoder_hidden_states_2", of=1), mask(3, "encoder_attention_mask_2", of=1)), spans=hunyuan_image_spans,
+        adapter=adapters.apart("context_embedder"),
+        rows=("hidden_states", "timestep", "timestep_r", "encoder_hidden_states", "encoder_attention_mask", "encoder_hidden_states_2",
+              "encoder_attention_mask_2", "guidance")),
     "HunyuanVideoTransformer3DModel": Family(
         named(joint=r"(single_)?transformer_blocks\.\d+\.attn"), (text(), mask(2)), adapter=adapters.apart("context_embedder"),
         rows=("hidden_states", "timestep", "encoder_hidden_states", "encoder_attention_mask", "pooled_projections", "guidance")),
@@ -179,6 +242,12 @@ REFUSED = {
     # class: why NAG cannot guide it as it is
     "Flux3Transformer2DModel":
         "diffusers runs FLUX.3 with modular blocks only, one of which encodes the prompt, so there is no encode_prompt to listen to.",
+    "GlmImageTransformer2DModel":
+        "all it reads as text are the words between quotation marks; the rest of a prompt reaches it as image tokens drawn by a language "
+        "model, so a negative prompt has nothing to steer.",
+    "OmniGenTransformer2DModel":
+        "its pipeline has no text encoder that NAG could ask for the negative prompt: words go in as token ids, in one causal sequence "
+        "with the pictures.",
 }
 
 

@@ -29,6 +29,7 @@ class Guidance:
     fresh: bool = False                # a guided call since the last scheduler step
     layout: Layout | None = None       # of the running denoiser call
     encoded: tuple | None = None       # positive and negative of the running pipeline call: ({argument: tensor}, {argument: tensor})
+    calls: int = 0                     # which call of `encode_prompt` in the running pipeline call was the latest
     verdicts: dict = field(default_factory=dict)  # ids of a text's tensors -> (the tensors, what to do)
 
 
@@ -120,14 +121,17 @@ def _capture(guidance, family, words, embeds, encode_prompt, /, *args, **kwargs)
     """Runs `encode_prompt`, and the first time in a pipeline call once more with the negative words in place of the prompt:
     the same tokenizer, length limits and clip skip. The second time it is CFG's own negative prompt, and none of our business."""
     result = encode_prompt(*args, **kwargs)
-    if guidance.encoded is not None and guidance.step == 0:
+    again = guidance.encoded is not None and guidance.step == 0
+    guidance.calls = guidance.calls + 1 if again else 0
+    positive = _inputs(family, result, guidance.calls)
+    if again and not positive:
         return result
-    guidance.step = 0
-    guidance.verdicts.clear()
-    positive = _inputs(family, result)
-    count = len(positive[family.inputs[0].argument])
+    if not again:
+        guidance.step = 0
+        guidance.verdicts.clear()
+    count = _count(*next((positive[p.argument], p.batch) for p in family.inputs if p.argument in positive))
     if embeds is not None:
-        negative = dict(embeds)
+        negative = {} if again else dict(embeds)
     else:
         bound = inspect.signature(encode_prompt).bind(*args, **kwargs)
         bound.apply_defaults()
@@ -139,18 +143,25 @@ def _capture(guidance, family, words, embeds, encode_prompt, /, *args, **kwargs)
         given["prompt"] = _one_per_prompt(words, count // pictures)
         if "do_classifier_free_guidance" in given:
             given["do_classifier_free_guidance"] = False
-        negative = _inputs(family, encode_prompt(*bound.args, **bound.kwargs))
+        negative = _inputs(family, encode_prompt(*bound.args, **bound.kwargs), guidance.calls)
     for p in family.inputs:
         if p.argument in negative and p.kind != "ids":
-            negative[p.argument] = _each(p, negative[p.argument], _rows, count, p.argument)
-    guidance.encoded = positive, negative
+            negative[p.argument] = _each(p, negative[p.argument], _rows, count, p.argument, p.batch)
+    before = guidance.encoded if again else ({}, {})
+    guidance.encoded = before[0] | positive, before[1] | negative
     return result
 
 
-def _inputs(family, result) -> dict:
-    """What `encode_prompt` returned, by the denoiser's arguments."""
+def _inputs(family, result, call: int = 0) -> dict:
+    """What a call of `encode_prompt` returned, by the denoiser's arguments; some pipelines have fewer texts than their denoiser takes."""
     result = result if isinstance(result, tuple) else (result,)
-    return {p.argument: result[p.encoded] for p in family.inputs if p.encoded is not None}
+    return {p.argument: result[p.encoded] for p in family.inputs
+            if p.call == call and p.encoded is not None and p.encoded < len(result)}
+
+
+def _count(value, dim: int = 0) -> int:
+    """How many rows a text has."""
+    return len(value) if isinstance(value, list) else value.shape[dim]
 
 
 def _each(p, value, function, *args):
@@ -165,15 +176,16 @@ def _one_per_prompt(words, count: int) -> list[str]:
     return words * count if len(words) == 1 else words
 
 
-def _rows(value, count: int, name: str):
+def _rows(value, count: int, name: str, dim: int = 0):
     """Expanded to `count` rows: one row for all, or one per prompt for several pictures each."""
     if value is None:
         return None
-    if count % len(value):
-        raise ValueError(f"Got {len(value)} rows of negative {name} for {count} pictures; give 1, or one per prompt.")
+    rows = _count(value, dim)
+    if count % rows:
+        raise ValueError(f"Got {rows} rows of negative {name} for {count} pictures; give 1, or one per prompt.")
     if isinstance(value, list):
-        return [row for row in value for _ in range(count // len(value))]
-    return value.repeat_interleave(count // len(value), dim=0)
+        return [row for row in value for _ in range(count // rows)]
+    return value.repeat_interleave(count // rows, dim=dim)
 
 
 def _active(pipe, guidance) -> bool:
@@ -278,7 +290,7 @@ def _plan(guidance, family, given, text) -> list | None:
     if found is None:
         return None
     inputs = {p.argument: given.get(p.argument) for p in family.inputs}
-    others = {p.argument: _each(p, negative.get(p.argument), _repeated, total, len(wanted)) for p in family.inputs}
+    others = {p.argument: _each(p, negative.get(p.argument), _repeated, total, len(wanted), p.batch) for p in family.inputs}
     if not family.rows:
         layout, packed = _packed(family, inputs, others, slice(*found), total)
         return [(None, layout, packed)]
@@ -308,23 +320,26 @@ def _grouped(parts) -> list:
     return groups
 
 
-def _repeated(value, total: int, count: int):
+def _repeated(value, total: int, count: int, dim: int = 0):
     """The negative's rows for every group of prompts in the batch."""
-    if value is None or not isinstance(value, (torch.Tensor, list)) or len(value) != count:
+    if value is None or not isinstance(value, (torch.Tensor, list)) or _count(value, dim) != count:
         return value
-    return value * (total // count) if isinstance(value, list) else value.repeat(total // count, *[1] * (value.ndim - 1))
+    return value * (total // count) if isinstance(value, list) else torch.cat([value] * (total // count), dim)
 
 
 def _trimmed(packed, family, side: dict, rows: slice):
     """One row of a text or its companions without the tokens that its mask leaves out."""
-    value, mask = side.get(packed.argument), family.companion("mask", packed.of)
+    value, mask = side.get(packed.argument), family.companion("mask", packed.of) or family.companion("count", packed.of)
     if value is None:
         return None
-    value, mask = value[rows], side.get(mask.argument) if mask else None
-    if mask is None:
+    value, kind, mask = value[rows], mask and mask.kind, side.get(mask.argument) if mask else None
+    if mask is None or packed.kind == "count":
         return value
+    if kind == "count":
+        return value[:, :int(mask[rows])]
     keep = mask[rows][0].to(value[0].device).bool()
-    keep = keep if keep.any() else torch.ones_like(keep[:1])  # an empty text keeps one token: a model wants something to attend to
+    if not packed.of and not keep.any():
+        keep = torch.ones_like(keep[:1])  # an empty text keeps one token: a model wants something to attend to
     if isinstance(value, list):
         return [one[:len(keep)][keep[:len(one)]] for one in value]
     return value.index_select(packed.dim, keep.nonzero()[:, 0])
@@ -335,14 +350,20 @@ def _packed(family, inputs: dict, others: dict, rows: slice, total: int) -> tupl
     lengths, packed = [], {}
     for p in family.texts:
         plus, minus = inputs[p.argument], others[p.argument]
+        if plus is None:  # a text that this pipeline does without
+            lengths.append((0, 0))
+            continue
         lengths.append((_length(plus, p), _length(minus, p)))
         packed[p.argument] = ([torch.cat([a, b.to(a)], p.dim) for a, b in zip(plus, minus, strict=True)] if isinstance(plus, list)
                               else torch.cat([plus, minus.to(plus)], p.dim))
     for p in family.inputs:
-        if p.kind == "text":
-            continue
         plus, minus, (positive, negative) = inputs[p.argument], others[p.argument], lengths[p.of]
-        text = packed[family.texts[p.of].argument]
+        text = packed.get(family.texts[p.of].argument)
+        if p.kind == "text" or text is None:
+            continue
+        if p.kind == "count":
+            packed[p.argument] = plus + negative
+            continue
         if p.kind == "mask":
             if plus is None and (minus is None or minus.all()):
                 continue

@@ -8,7 +8,7 @@ import functools
 import operator
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -39,6 +39,8 @@ class Case:
     texts: (words, length) -> the text inputs by argument. out: the call's result -> what the scheduler gets, of the latents' shape.
     deliver: (text inputs, latents) -> what the pipeline makes of them on their way to the denoiser.
     lengths: text inputs -> number of tokens of each text inside the denoiser, where that is not theirs.
+    shared: {module: tokens} whose result is the positive's in the oracle's negative rows too (a modulation pooled from the text).
+    moved: whether the image moves up to the last valid text token of its row.
     """
 
     build: Callable
@@ -48,6 +50,8 @@ class Case:
     out: Callable = operator.itemgetter(0)
     deliver: Callable = lambda texts, latents: texts
     lengths: Callable | None = None
+    shared: dict = field(default_factory=dict)
+    moved: bool = False
 
 
 class Scheduler:
@@ -70,14 +74,14 @@ class Bare:
         self.case, self.transformer, self.scheduler = case, denoiser, Scheduler()
         self.family = families.find(denoiser)
 
-    def encode_prompt(self, prompt, length: int = LENGTH):
+    def encode_prompt(self, prompt, length: int = LENGTH, text_encoder_index: int = 0):
         texts = self.case.texts([prompt] if isinstance(prompt, str) else list(prompt), length)
-        places = {p.encoded: texts[p.argument] for p in self.family.inputs if p.encoded is not None}
+        places = {p.encoded: texts[p.argument] for p in self.family.inputs if p.encoded is not None and p.call == text_encoder_index}
         return tuple(places.get(i) for i in range(max(places) + 1))
 
     def texts(self, prompt) -> dict:
-        result = self.encode_prompt(prompt)
-        return {p.argument: result[p.encoded] for p in self.family.inputs if p.encoded is not None}
+        results = [self.encode_prompt(prompt, text_encoder_index=i) for i in range(1 + max(p.call for p in self.family.inputs))]
+        return {p.argument: results[p.call][p.encoded] for p in self.family.inputs if p.encoded is not None}
 
     @torch.no_grad()
     def __call__(self, prompt, cfg=None, steps: int = 2, seed: int = 0, latents=None, scale: float = 4.0):
@@ -114,7 +118,7 @@ class Bare:
             return first + second
         if p.kind == "ids" and first.ndim == 2:
             return first
-        return torch.cat([first, second], 1 if p.argument == "encoder_hidden_states_llama3" else 0)
+        return torch.cat([first, second], p.batch)
 
 
 def steps_of(latents, timestep):
@@ -287,12 +291,138 @@ def _ideogram_sequence(texts, x):
     return {"encoder_hidden_states": features, "position_ids": position, "segment_ids": torch.where(used | image, 1, -1),
             "indicator": torch.where(image, 2, torch.where(used, 3, 0)),
             "hidden_states": torch.nn.functional.pad(x, (0, 0, len(place) - 16, 0))}
+def _hunyuan_dit():
+    from diffusers import HunyuanDiT2DModel
+
+    return HunyuanDiT2DModel(
+        num_attention_heads=2, attention_head_dim=8, in_channels=4, patch_size=2, sample_size=8, hidden_size=16, num_layers=4,
+        learn_sigma=False, cross_attention_dim=16, cross_attention_dim_t5=32, pooled_projection_dim=8, text_len=LENGTH, text_len_t5=LENGTH)
+
+
+def _lumina_next():
+    from diffusers import LuminaNextDiT2DModel
+
+    denoiser = LuminaNextDiT2DModel(
+        sample_size=8, in_channels=4, hidden_size=16, num_layers=2, num_attention_heads=2, num_kv_heads=2, multiple_of=16,
+        learn_sigma=False, cross_attention_dim=16)
+    torch.nn.init.normal_(denoiser.pad_token)
+    return denoiser
+
+
+def _cogview(name):
+    import diffusers
+
+    return getattr(diffusers, name)(
+        in_channels=4, out_channels=4, num_layers=2, attention_head_dim=8, num_attention_heads=2, text_embed_dim=16, time_embed_dim=16,
+        condition_dim=4, sample_size=8)
+
+
+def _prx(**config):
+    from diffusers.models import PRXTransformer2DModel
+
+    return PRXTransformer2DModel(in_channels=4, context_in_dim=16, hidden_size=16, num_heads=2, depth=2, axes_dim=[4, 4], **config)
+
+
+def _hidream():
+    from diffusers import HiDreamImageTransformer2DModel
+
+    return HiDreamImageTransformer2DModel(
+        patch_size=2, in_channels=4, out_channels=4, num_layers=2, num_single_layers=2, attention_head_dim=8, num_attention_heads=2,
+        caption_channels=[16, 12], text_emb_dim=8, num_routed_experts=2, axes_dims_rope=(4, 2, 2), max_resolution=(8, 16),
+        llama_layers=[0, 2, 1, 2])
+
+
+def _nucleus():
+    from diffusers.models import NucleusMoEImageTransformer2DModel
+
+    denoiser = NucleusMoEImageTransformer2DModel(
+        in_channels=16, out_channels=4, num_layers=3, attention_head_dim=16, num_attention_heads=2, num_key_value_heads=1,
+        joint_attention_dim=16, axes_dims_rope=(4, 6, 6), mlp_ratio=12, dense_moe_strategy="leave_first_block_dense", num_experts=2,
+        moe_intermediate_dim=16, capacity_factors=1.0)
+    for name, parameter in denoiser.named_parameters():
+        if ".experts." in name:
+            torch.nn.init.normal_(parameter, std=.1)
+    return denoiser
+
+
+def _qwen_21():
+    from diffusers.models import QwenImage21Transformer2DModel
+
+    return QwenImage21Transformer2DModel(
+        in_channels=16, out_channels=16, num_layers=2, attention_head_dim=16, num_attention_heads=2, context_in_dim=16,
+        axes_dims_rope=(4, 6, 6))
+
+
+def _auraflow():
+    from diffusers import AuraFlowTransformer2DModel
+
+    return AuraFlowTransformer2DModel(
+        sample_size=8, in_channels=4, num_mmdit_layers=2, num_single_dit_layers=2, attention_head_dim=8, num_attention_heads=2,
+        joint_attention_dim=16, caption_projection_dim=16, pos_embed_max_size=64)
+
+
+def _lumina2():
+    from diffusers import Lumina2Transformer2DModel
+
+    return Lumina2Transformer2DModel(
+        sample_size=8, in_channels=4, hidden_size=24, num_layers=2, num_refiner_layers=1, num_attention_heads=2, num_kv_heads=1,
+        multiple_of=16, axes_dim_rope=(4, 4, 4), axes_lens=(32, 16, 16), cap_feat_dim=16)
+
+
+def _ernie():
+    from diffusers.models import ErnieImageTransformer2DModel
+
+    return ErnieImageTransformer2DModel(
+        hidden_size=24, num_attention_heads=2, num_layers=2, ffn_hidden_size=32, in_channels=4, out_channels=4, text_in_dim=16,
+        rope_axes_dim=(4, 4, 4))
+
+
+def _hunyuan_image(**config):
+    from diffusers import HunyuanImageTransformer2DModel
+
+    return HunyuanImageTransformer2DModel(**{
+        "in_channels": 4, "out_channels": 4, "num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 1, "num_single_layers": 1,
+        "num_refiner_layers": 1, "text_embed_dim": 16, "text_embed_2_dim": 12, "rope_axes_dim": (4, 4), **config})
+
+
+def _hunyuan_image_arguments(x, t):
+    return {"hidden_states": x, "timestep": steps_of(x, t), "return_dict": False}
+
+
+def cogview(name):
+    """Sizes and crops as in SDXL."""
+    return Case(
+        functools.partial(_cogview, name), (4, 8, 8), lambda x, t: {
+            "hidden_states": x, "timestep": steps_of(x, t), "return_dict": False,
+            **{size: torch.full((len(x), 2), 8.) for size in ("original_size", "target_size", "crop_coords")}},
+        lambda words, n: {"encoder_hidden_states": embeds(words, n, 16)})
 
 
 def cross(build, latents=(4, 8, 8), width=16, extra=None, **fields):
     """A denoiser that takes (latents, timestep, text) and nothing else worth mentioning."""
     return Case(build, latents, lambda x, t: {"hidden_states": x, "timestep": steps_of(x, t), "return_dict": False, **(extra(x) if extra else {})},
                 lambda words, n: {"encoder_hidden_states": embeds(words, n, width)}, **fields)
+
+
+def hidream(latents):
+    return Case(
+        _hidream, latents, lambda x, t: {"hidden_states": x, "timesteps": steps_of(x, t), "return_dict": False,
+                                         "pooled_embeds": noise("pooled", 1, 8).repeat(len(x), 1)},
+        lambda words, n: {
+            "encoder_hidden_states_t5": embeds(words, n, 16),
+            "encoder_hidden_states_llama3": torch.stack([embeds(words, n + 2, 12, f"layer {i}") for i in range(3)])})
+
+
+def prx(build, latents):
+    return Case(
+        build, latents, lambda x, t: {"hidden_states": x, "timestep": steps_of(x, t) / 1000, "return_dict": False},
+        lambda words, n: {"encoder_hidden_states": embeds(words, n, 16), "attention_mask": masks(words, n).bool()})
+
+
+def lumina_rotary():
+    from diffusers.models.embeddings import get_2d_rotary_pos_embed_lumina
+
+    return get_2d_rotary_pos_embed_lumina(8, 384, 384)
 
 
 # name -> case; the name is the denoiser's class, with a variant behind a colon
@@ -312,6 +442,20 @@ CASES = {
         lambda x, t: {"hidden_states": x, "timestep": steps_of(x, t), "return_dict": False,
                       "encoder_hidden_states_image": noise("picture", 1, 5, 8).repeat(len(x), 1, 1)},
         lambda words, n: {"encoder_hidden_states": embeds(words, 512 if n == LENGTH else n, 16)}),
+    "HunyuanDiT2DModel": Case(
+        _hunyuan_dit, (4, 8, 8), lambda x, t: {
+            "hidden_states": x, "timestep": steps_of(x, t), "return_dict": False, "image_meta_size": torch.ones(len(x), 6),
+            "style": torch.zeros(len(x), dtype=torch.long), "image_rotary_emb": tuple(noise("rotary", 2, 16, 8))},
+        lambda words, n: {
+            "encoder_hidden_states": embeds(words, n, 16), "text_embedding_mask": masks(words, n),
+            "encoder_hidden_states_t5": embeds(words, n, 32, "t5"), "text_embedding_mask_t5": masks([w + "t5" for w in words], n)},
+        shared={"time_extra_emb": slice(None)}),
+    "LuminaNextDiT2DModel": Case(
+        _lumina_next, (4, 8, 8), lambda x, t: {
+            "hidden_states": x, "timestep": 1 - steps_of(x, t) / 1000, "return_dict": False, "cross_attention_kwargs": {},
+            "image_rotary_emb": lumina_rotary()},
+        lambda words, n: {"encoder_hidden_states": embeds(words, n, 16), "encoder_mask": masks(words, n)},
+        shared={"time_caption_embed": slice(None)}),
     # --- joint attention
     "SD3Transformer2DModel": Case(
         _sd3, (4, 8, 8), lambda x, t: {"hidden_states": x, "timestep": steps_of(x, t), "return_dict": False,
@@ -342,6 +486,12 @@ CASES = {
         _krea2, (16, 16), lambda x, t: tokens_of(x, t, position_ids=torch.cat([torch.zeros(LENGTH, 3), ramp(1, 4, 4)])),
         lambda words, n: {"encoder_hidden_states": embeds(words, n, 48).unflatten(2, (3, 16)),
                           "encoder_attention_mask": masks(words, n).bool()}),
+    "CogView3PlusTransformer2DModel": cogview("CogView3PlusTransformer2DModel"),
+    "CogView4Transformer2DModel": cogview("CogView4Transformer2DModel"),
+    "HiDreamImageTransformer2DModel": hidream((4, 8, 8)),
+    "HiDreamImageTransformer2DModel:wide": hidream((4, 4, 8)),  # pictures that are not square are padded to the most tokens
+    "PRXTransformer2DModel": prx(_prx, (4, 8, 8)),
+    "PRXTransformer2DModel:pixel": prx(functools.partial(_prx, bottleneck_size=8, resolution_embeds=True), (4, 8, 8)),
     # --- joint attention with an adapter
     # the ids count the text's tokens, and have rows
     "Flux2Transformer2DModel": Case(
@@ -376,6 +526,43 @@ CASES = {
         _qwen, (16, 16), lambda x, t: {"hidden_states": x, "timestep": steps_of(x, t) / 1000, "return_dict": False,
                                        "img_shapes": [[(1, 4, 4)]] * len(x)},
         lambda words, n: {"encoder_hidden_states": embeds(words, n, 16), "encoder_hidden_states_mask": masks(words, n)}),
+    "NucleusMoEImageTransformer2DModel": Case(
+        _nucleus, (16, 16), lambda x, t: {"hidden_states": x, "timestep": steps_of(x, t) / 1000, "return_dict": False,
+                                          "img_shapes": [(1, 4, 4)] * len(x)},
+        lambda words, n: {"encoder_hidden_states": embeds(words, n, 16), "encoder_hidden_states_mask": masks(words, n)}),
+    # a slot of the mask over the joint sequence stands for four image tokens
+    "QwenImage21Transformer2DModel": Case(
+        _qwen_21, (16, 16), lambda x, t: {
+            "hidden_states": x, "timestep": steps_of(x, t) / 1000, "return_dict": False, "img_shapes": [[(1, 4, 4)]] * len(x),
+            "img_mask": (torch.arange(LENGTH + 4) >= LENGTH).expand(len(x), -1)},
+        lambda words, n: {"encoder_hidden_states": embeds(words, n, 16), "encoder_hidden_states_mask": masks(words, n),
+                          "img_mask": (torch.arange(n + 4) >= n).expand(len(words), -1)},
+        lambda output: output[0][:, -16:]),
+    "AuraFlowTransformer2DModel": cross(_auraflow, (4, 8, 8)),
+    "Lumina2Transformer2DModel": Case(
+        _lumina2, (4, 8, 8), lambda x, t: {"hidden_states": x, "timestep": 1 - steps_of(x, t) / 1000, "return_dict": False},
+        lambda words, n: {"encoder_hidden_states": embeds(words, n, 16), "encoder_attention_mask": masks(words, n)}, moved=True),
+    # the pipeline pads texts of different length with zeros; the 16 image tokens stand behind the positive
+    "ErnieImageTransformer2DModel": Case(
+        _ernie, (4, 4, 4), lambda x, t: {"hidden_states": x, "timestep": steps_of(x, t), "return_dict": False},
+        lambda words, n: {"text_bth": embeds(words, n, 16) * masks(words, n)[..., None], "text_lens": masks(words, n).sum(1)},
+        shared={"pos_embed": slice(0, 16)}),
+    # the second text is what stands between quotation marks in the first
+    "HunyuanImageTransformer2DModel": Case(
+        _hunyuan_image, (4, 4, 4), _hunyuan_image_arguments, lambda words, n: {
+            "encoder_hidden_states": embeds(words, n, 16), "encoder_attention_mask": masks(words, n),
+            "encoder_hidden_states_2": torch.zeros(len(words), 5, 12), "encoder_attention_mask_2": torch.zeros(len(words), 5).long()}),
+    "HunyuanImageTransformer2DModel:glyphs": Case(
+        _hunyuan_image, (4, 4, 4), _hunyuan_image_arguments, lambda words, n: {
+            "encoder_hidden_states": embeds(words, n, 16), "encoder_attention_mask": masks(words, n),
+            "encoder_hidden_states_2": embeds(words, 5, 12), "encoder_attention_mask_2": masks([w + "glyph" for w in words], 5)}),
+    # the distilled refiner: five dimensions, no second text
+    "HunyuanImageTransformer2DModel:refiner": Case(
+        functools.partial(_hunyuan_image, patch_size=(1, 1, 1), rope_axes_dim=(4, 2, 2), text_embed_2_dim=None, guidance_embeds=True),
+        (4, 1, 4, 4), lambda x, t: {**_hunyuan_image_arguments(x, t), "guidance": torch.full((len(x),), 3250.0)},
+        lambda words, n: {
+            "encoder_hidden_states": embeds(words, n, 16), "encoder_attention_mask": masks(words, n),
+            "encoder_hidden_states_2": None, "encoder_attention_mask_2": None}),
     "HunyuanVideoTransformer3DModel": Case(
         _hunyuan_video, (4, 2, 4, 4), lambda x, t: {
             "hidden_states": x, "timestep": steps_of(x, t), "return_dict": False, "guidance": torch.full((len(x),), 6000.0),

@@ -1,6 +1,7 @@
 """NAG the way the authors run it: the batch doubled, positive rows first, negative rows behind. Slow, obvious, and nobody's code but this."""
 
 import contextlib
+import functools
 import inspect
 
 import torch
@@ -43,9 +44,9 @@ def doubled(pipe, positive: dict, negative: dict, monkeypatch, s, tau, alpha):
     """`pipe` guided by doubling the batch. `positive` and `negative`: text inputs of the denoiser by argument, n rows of equal shape."""
     family, denoiser = families.find(pipe), families.denoiser_of(pipe)
     state, handles, sdpa = {"guided": []}, [], F.scaled_dot_product_attention
-    first = family.inputs[0].argument
-    case = getattr(pipe, "case", None)
+    first, case = family.inputs[0].argument, getattr(pipe, "case", None)
     ids = [p.argument for p in family.inputs if p.kind == "ids"]
+    batch = {p.argument: p.batch for p in family.inputs}
 
     def twice(value):
         if isinstance(value, dict):
@@ -66,7 +67,7 @@ def doubled(pipe, positive: dict, negative: dict, monkeypatch, s, tau, alpha):
             return [again(None, *layers) for layers in zip(value, minus, strict=True)]
         if isinstance(value, list):
             return value + minus * times
-        rows = 1 if name == "encoder_hidden_states_llama3" else 0  # (layers, rows, T, D)
+        rows = batch.get(name, 0)
         return torch.cat([value, torch.cat([minus] * times, rows)], rows)
 
     def same(a, b):
@@ -85,6 +86,8 @@ def doubled(pipe, positive: dict, negative: dict, monkeypatch, s, tau, alpha):
         minus = case.deliver(negative, given["hidden_states"][:n]) if case and "hidden_states" in given else negative
         texts = {name: again(name, given[name], minus[name]) for name in minus if name in given and name != "hidden_states"}
         listed = {name[:-2]: [twice(v) for v in given[name[:-2]]] for name in family.rows if name.endswith("[]")}
+        if case and case.moved:
+            state["starts"] = texts[family.companion("mask").argument].sum(1).tolist()
         fixed = {k: v for k, v in given.items() if k in ("img_ids", "image_rotary_emb", "num_frames", "height", "width")}
         return (), {k: twice(v) for k, v in given.items()} | fixed | listed | texts
 
@@ -107,29 +110,41 @@ def doubled(pipe, positive: dict, negative: dict, monkeypatch, s, tau, alpha):
         lengths = case.lengths(positive) if case and case.lengths else [length(positive[p.argument], p) for p in family.texts]
         pieces, _ = family.pieces(kind, [(n, 0) for n in lengths], key.shape[2])
         texts = sum(n for _, n in pieces)
+        kept = key.shape[2] - query.shape[2]
+        alone = kind == "joint" and kept == texts != state["kept"]  # queries of the image alone
         if kind == "injected":
             kind, (pieces, _) = "joint", family.pieces("joint", [(n, 0) for n in lengths], query.shape[2])
-        elif (kind == "cross" and key.shape[2] != texts) or (kind == "joint" and key.shape[2] - query.shape[2] != state["kept"]):
+        elif (kind == "cross" and key.shape[2] != texts) or (kind == "joint" and kept != state["kept"] and not alone):
             return out
-        image = torch.ones(out.shape[2], dtype=torch.bool)
-        for start, count in pieces if kind == "joint" else ():
-            image[start:start + count] = False
+        image = torch.ones(len(out), out.shape[2], dtype=torch.bool)
+        if kind == "joint" and "starts" in state:
+            count = out.shape[2] - max(state["starts"])
+            image = torch.stack([torch.arange(out.shape[2]).sub(start).div(count, rounding_mode="floor") == 0 for start in state["starts"]])
+        elif kind == "joint" and not alone:
+            for start, count in pieces:
+                image[:, start:start + count] = False
         out, times = out.clone(), len(query) // (2 * state["rows"])
-        n = len(positive[first]) * times
-        for begin in range(0, state["rows"] * times, n):
-            plus, minus = out[begin:begin + n], out[begin + state["rows"] * times:][:n]
-            z = plus[:, :, image]
-            if begin // times in state["guided"]:
-                z = naive(z, minus[:, :, image], s, tau, alpha).to(out.dtype)
-            plus[:, :, image] = z
-            minus[:, :, image] = z
+        n = len(positive[first])
+        for row in range(state["rows"] * times):
+            other = row + state["rows"] * times
+            z = out[row, :, image[row]]
+            if row // times // n * n in state["guided"]:
+                z = naive(z[None], out[other, :, image[other]][None], s, tau, alpha)[0].to(out.dtype)
+            out[row, :, image[row]] = z
+            out[other, :, image[other]] = z
         return out
+
+    def shared(module, args, output, tokens):
+        if state["guided"]:
+            output[state["rows"]:, tokens] = output[:state["rows"], tokens]
 
     with monkeypatch.context() as patch:
         patch.setattr(F, "scaled_dot_product_attention", attention)
         for kind, module in family.layers(denoiser).values():
             handles.append(module.register_forward_pre_hook(lambda *_, kind=kind: state.update(kind=kind)))
             handles.append(module.register_forward_hook(lambda *_: state.update(kind=None)))
+        for path, tokens in case.shared.items() if case else ():
+            handles.append(denoiser.get_submodule(path).register_forward_hook(functools.partial(shared, tokens=tokens)))
         handles.append(denoiser.register_forward_pre_hook(before, with_kwargs=True))
         handles.append(denoiser.register_forward_hook(after))
         try:
@@ -140,4 +155,6 @@ def doubled(pipe, positive: dict, negative: dict, monkeypatch, s, tau, alpha):
 
 
 def length(value, packed) -> int:
+    if value is None:
+        return 0
     return value[0].shape[packed.dim] if isinstance(value, list) else value.shape[packed.dim]

@@ -120,6 +120,20 @@ def test_a_batch_equals_single_runs(name, cfg):
 
 
 @pytest.mark.parametrize("length", [LENGTH - 2, LENGTH + 5])
+@pytest.mark.parametrize("name", [name for name in NAMES if not CASES[name].shared and ":i2v" not in name])
+def test_the_negative_alone_is_the_model_with_the_negative_as_prompt(name, length, monkeypatch):
+    """With the blend replaced by its negative half the positive is out of the picture: lengths, positions and masks are the negative's own."""
+    case, texts = CASES[name], CASES[name].texts([NEGATIVE], length)
+    latents = torch.randn(1, *case.latents, generator=torch.Generator().manual_seed(0))
+    bare(name).scheduler.set_timesteps(1)
+    with torch.no_grad():
+        expected = case.out(bare(name).transformer(**case.arguments(latents, bare(name).scheduler.timesteps[0]) | texts))
+    monkeypatch.setattr("nag.attention_processor.normalized_attention_guidance", lambda positive, negative, *_, **__: negative)
+    with nag.guide(bare(name), negative_prompt_embeds=texts, **STRONG):
+        close(latents - bare(name)(PROMPT, steps=1, latents=latents), expected)
+
+
+@pytest.mark.parametrize("length", [LENGTH - 2, LENGTH + 5])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_negative_longer_or_shorter_than_the_positive(name, length):
     pipe = bare(name)
