@@ -127,7 +127,8 @@ def test_the_negative_alone_is_the_model_with_the_negative_as_prompt(name, lengt
     latents = torch.randn(1, *case.latents, generator=torch.Generator().manual_seed(0))
     bare(name).scheduler.set_timesteps(1)
     with torch.no_grad():
-        expected = case.out(bare(name).transformer(**case.arguments(latents, bare(name).scheduler.timesteps[0]) | texts))
+        arguments = case.arguments(latents, bare(name).scheduler.timesteps[0]) | case.deliver(texts, latents)
+        expected = case.out(bare(name).transformer(**arguments))
     monkeypatch.setattr("nag.attention_processor.normalized_attention_guidance", lambda positive, negative, *_, **__: negative)
     with nag.guide(bare(name), negative_prompt_embeds=texts, **STRONG):
         close(latents - bare(name)(PROMPT, steps=1, latents=latents), expected)
