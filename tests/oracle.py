@@ -43,13 +43,15 @@ def doubled(pipe, positive: dict, negative: dict, monkeypatch, s, tau, alpha):
     """`pipe` guided by doubling the batch. `positive` and `negative`: text inputs of the denoiser by argument, n rows of equal shape."""
     family, denoiser = families.find(pipe), families.denoiser_of(pipe)
     state, handles, sdpa = {"guided": []}, [], F.scaled_dot_product_attention
-    first = family.inputs[0].argument
+    first, case = family.inputs[0].argument, getattr(pipe, "case", None)
 
     def twice(value):
         if isinstance(value, dict):
             return {k: twice(v) for k, v in value.items()}
         if isinstance(value, list) and len(value) == state["rows"]:
             return value * 2
+        if isinstance(value, list):
+            return [twice(v) for v in value]
         batched = isinstance(value, torch.Tensor) and value.ndim and len(value) == state["rows"]
         return torch.cat([value, value]) if batched else value
 
@@ -58,6 +60,8 @@ def doubled(pipe, positive: dict, negative: dict, monkeypatch, s, tau, alpha):
         times = state["rows"] // len(positive[first])
         if value is None or (p.kind == "ids" and value.ndim == 2):
             return value
+        if isinstance(value, tuple):  # (text, picture)
+            return again(p, value[0], minus), *map(twice, value[1:])
         if isinstance(value, list):
             return value + minus * times
         rows = 1 if value.ndim == 4 else 0  # (layers, rows, T, D)
@@ -71,12 +75,14 @@ def doubled(pipe, positive: dict, negative: dict, monkeypatch, s, tau, alpha):
     def before(module, args, kwargs):
         given = arguments_of(module, args, kwargs)
         text, n = given[first], len(positive[first])
+        text = text[0] if isinstance(text, tuple) else text
         state["rows"] = len(text)
         state["guided"] = [i for i in range(0, len(text), n) if same(text[i:i + n], positive[first])]
         if not state["guided"]:
             return None
         texts = {p.argument: again(p, given[p.argument], negative[p.argument]) for p in family.inputs if p.argument in given}
-        fixed = {k: v for k, v in given.items() if k in ("img_ids", "image_rotary_emb", "num_frames", "height", "width")}
+        fixed = {k: v for k, v in given.items() if k.startswith("indices") or k in (
+            "img_ids", "image_rotary_emb", "num_frames", "height", "width", "text_rope_pos")}
         return (), {k: twice(v) for k, v in given.items()} | fixed | texts
 
     def halved(output):
@@ -96,14 +102,17 @@ def doubled(pipe, positive: dict, negative: dict, monkeypatch, s, tau, alpha):
         if not state["guided"] or kind not in ("cross", "joint"):
             return out
         lengths = [(length(positive[p.argument], p), 0) for p in family.texts]
-        pieces, _ = family.pieces(kind, lengths, key.shape[2])
+        pieces, _ = ((case and case.spans) or family.pieces)(kind, lengths, key.shape[2])
         texts = sum(n for _, n in pieces)
         if (kind == "cross" and key.shape[2] != texts) or (kind == "joint" and key.shape[2] != query.shape[2]):
             return out
         image = torch.ones(out.shape[2], dtype=torch.bool)
         for start, count in pieces if kind == "joint" else ():
             image[start:start + count] = False
-        out, times = out.clone(), len(query) // (2 * state["rows"])
+        return blend(out, image)
+
+    def blend(out, image):
+        out, times = out.clone(), len(out) // (2 * state["rows"])
         n = len(positive[first]) * times
         for begin in range(0, state["rows"] * times, n):
             plus, minus = out[begin:begin + n], out[begin + state["rows"] * times:][:n]
@@ -114,8 +123,25 @@ def doubled(pipe, positive: dict, negative: dict, monkeypatch, s, tau, alpha):
             minus[:, :, image] = z
         return out
 
+    def rows_alone(module, args):
+        """The formula before the output projection: attention ran row by row, and this sees the rows together again."""
+        if not state["guided"]:
+            return None
+        return blend(args[0][:, None], slice(None))[:, 0], *args[1:]
+
+    def pooled(module, args, output):
+        """What is pooled from the text is the positive's for both."""
+        if not state["guided"]:
+            return None
+        return torch.cat([output[0][:state["rows"]]] * 2), *output[1:]
+
     with monkeypatch.context() as patch:
-        patch.setattr(F, "scaled_dot_product_attention", attention)
+        if case and case.pooled:
+            handles.append(denoiser.get_submodule(case.pooled).register_forward_hook(pooled))
+        if case and case.alone:
+            handles += [module.to_out[0].register_forward_pre_hook(rows_alone) for _, module in family.layers(denoiser).values()]
+        else:
+            patch.setattr(F, "scaled_dot_product_attention", attention)
         for kind, module in family.layers(denoiser).values():
             handles.append(module.register_forward_pre_hook(lambda *_, kind=kind: state.update(kind=kind)))
             handles.append(module.register_forward_hook(lambda *_: state.update(kind=None)))
