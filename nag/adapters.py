@@ -63,7 +63,8 @@ def apart(path: str):
 
 
 def counted_from_zero(*paths: str):
-    """The rotary tables of a text, looked up by position: without this the negative's tokens would count on from the positive's."""
+    """Rotary tables of a text, looked up by position. The negative's tokens would have none: Kandinsky 5 is told the positive's positions
+    alone, and two texts at full length count beyond the table's end."""
     @contextlib.contextmanager
     def adapter(pipe, denoiser, guidance):
         def forward(original, positions, *args, **kwargs):

@@ -87,10 +87,12 @@ def guide(pipe, negative_prompt=None, *, negative_prompt_embeds=None, negative_p
             stack.enter_context(replaced(outer, "_compiled_call_impl" if compiled else "forward", around))
         stack.callback(guidance.verdicts.clear)
         yield guidance
-        if guidance.encoded and guidance.step and not guidance.guided_calls:
+        if guidance.step and not guidance.guided_calls:
             raise RuntimeError(
                 "NAG guided nothing: none of the texts that reached the denoiser was the one that encode_prompt returned. "
                 f"{type(pipe).__name__} changes its embeddings on the way, and needs a row of its own in nag/families.py."
+                if guidance.encoded else
+                f"NAG guided nothing: {type(pipe).__name__} encoded no prompt. Some pipelines do not when they are given embeddings: give words."
             )
 
 

@@ -1,5 +1,6 @@
 """What must hold for every denoiser class that NAG knows, on a tiny random one each, whatever way its pipeline runs CFG."""
 
+import copy
 import gc
 import re
 import sys
@@ -7,6 +8,7 @@ import sys
 import diffusers
 import pytest
 import torch
+import torch.nn.functional as F
 from denoisers import CASES, LENGTH, bare
 from oracle import doubled, text_seen
 from torch.testing import assert_close
@@ -133,3 +135,67 @@ def test_a_negative_longer_or_shorter_than_the_positive(name, length):
     with nag.guide(pipe, negative_prompt_embeds=of_texts, **STRONG):
         out = pipe(PROMPT)
     assert out.isfinite().all() and differ(out, plain)
+
+
+def test_steps_are_counted_by_rounds_of_denoiser_calls():
+    """Cosmos steps its scheduler twice a round, Framepack goes through the timesteps once per section, Kandinsky 6 copies the scheduler."""
+    pipe, guided_calls = bare("CosmosTransformer3DModel"), []
+    x = torch.randn(1, *pipe.case.latents)
+    with nag.guide(pipe, NEGATIVE, **STRONG, end=.5) as guidance:
+        texts = pipe.texts(PROMPT)
+        pipe.scheduler.set_timesteps(4)
+        sound = copy.deepcopy(pipe.scheduler)
+        for timestep in [*pipe.scheduler.timesteps] * 2:
+            pipe.transformer(**pipe.case.arguments(x, timestep), **texts)
+            guided_calls.append(guidance.guided_calls)
+            for scheduler in (pipe.scheduler, sound, pipe.scheduler):
+                scheduler.step(x, timestep, x)
+    assert guided_calls == [1, 2, 2, 2, 3, 4, 4, 4] and guidance.guided_steps == 4 and guidance.step == 8
+    assert sound.step.__self__ is sound and "step" not in vars(pipe.scheduler)
+
+
+def test_a_text_padded_to_the_length_of_cfgs_other_text_is_still_found():
+    pipe = bare("JoyImageEditPlusTransformer3DModel")
+    pipe.scheduler.set_timesteps(1)
+    arguments = pipe.case.arguments(torch.randn(1, *pipe.case.latents), torch.tensor(500.))
+    with nag.guide(pipe, NEGATIVE, **STRONG) as guidance:
+        texts = pipe.texts(PROMPT)
+        short = pipe.transformer(**arguments, **texts)[0]
+        padded = {name: F.pad(value, (0, 0, 0, 3) if value.ndim == 3 else (0, 3)) for name, value in texts.items()}
+        long = pipe.transformer(**arguments, **padded)[0]
+    assert guidance.guided_calls == 2 and differ(short, pipe.transformer(**arguments, **texts)[0])
+    close(long, short)
+
+
+def test_a_negative_is_put_in_the_form_that_the_pipeline_gave_its_prompt():
+    class EditPlus:
+        transformer, scheduler = bare("JoyImageEditPlusTransformer3DModel").transformer, bare("JoyImageEditPlusTransformer3DModel").scheduler
+
+        def encode_prompt_multiple_images(self, prompt, images=None):
+            seen.append(prompt)
+            return tuple(CASES["JoyImageEditPlusTransformer3DModel"].texts(prompt, LENGTH).values())
+
+    pipe, seen, form = EditPlus(), [], "<|im_start|>user\n<image>\n<image>\n{}<|im_end|>\n"
+    with nag.guide(pipe, "glasses"):
+        pipe.encode_prompt_multiple_images(prompt=[form.format("a cat\non a mat")])
+    assert seen == [[form.format("a cat\non a mat")], [form.format("glasses")]]
+
+
+def test_a_mask_may_leave_nothing_of_a_negative():
+    """Mochi's empty prompt has no token that counts: the negative branch is the video alone."""
+    pipe, seen = bare("MochiTransformer3DModel"), []
+    texts = pipe.case.texts([""], LENGTH)["encoder_hidden_states"]
+    with nag.guide(pipe, negative_prompt_embeds=texts, negative_prompt_attention_mask=torch.zeros(1, LENGTH), **STRONG) as guidance:
+        handle = pipe.transformer.time_embed.register_forward_pre_hook(lambda *_: seen.append(guidance.layout.texts))
+        out = pipe(PROMPT)
+        handle.remove()
+    assert set(seen) == {((int(pipe.texts(PROMPT)["encoder_attention_mask"].sum()), 0),)}
+    assert out.isfinite().all() and differ(out, pipe(PROMPT))
+
+
+def test_a_pipeline_that_encodes_nothing_raises():
+    pipe = bare("CosmosTransformer3DModel")
+    texts, x = pipe.texts(PROMPT), torch.randn(1, *pipe.case.latents)
+    with pytest.raises(RuntimeError, match="encoded no prompt"), nag.guide(pipe, NEGATIVE):
+        pipe.transformer(**pipe.case.arguments(x, torch.tensor(500.)), **texts)
+        pipe.scheduler.step(x, 0, x)
