@@ -68,6 +68,57 @@ def apart(path: str):
     return adapter
 
 
+def counted_from_zero(*paths: str):
+    """Rotary tables of a text, looked up by position. The negative's tokens would have none: Kandinsky 5 is told the positive's positions
+    alone, and two texts at full length count beyond the table's end."""
+    @contextlib.contextmanager
+    def adapter(pipe, denoiser, guidance):
+        def forward(original, positions, *args, **kwargs):
+            if guidance.layout is not None:
+                positions = torch.cat([torch.arange(length, device=positions.device) for length in guidance.layout.texts[0]])
+            return original(positions, *args, **kwargs)
+        with contextlib.ExitStack() as stack:
+            for path in paths:
+                stack.enter_context(replaced(denoiser.get_submodule(path), "forward", forward))
+            yield
+    return adapter
+
+
+def one_text_per_patch_embed(pipe, denoiser, guidance):
+    """The table of positions that is added to text and video has room for one text: the negative takes the positive's places (in turns
+    of the positive's length where it is longer), or the shapes would not match."""
+    def forward(original, text, video):
+        if guidance.layout is None:
+            return original(text, video)
+        positive, negative = text.split(guidance.layout.texts[0], 1)
+        count = positive.shape[1]
+        embedded = original(positive, video)
+        parts = [original(F.pad(part, (0, 0, 0, count - part.shape[1])), video)[:, :part.shape[1]] for part in negative.split(count, 1)]
+        return torch.cat([embedded[:, :count], *parts, embedded[:, count:]], 1)
+    return replaced(denoiser.patch_embed, "forward", forward)
+
+
+@contextlib.contextmanager
+def hunyuan_video_15(pipe, denoiser, guidance):
+    """Its refiner pools and mixes the first text's tokens, so each text goes through it alone. Without a picture, the model keeps masked
+    tokens of one behind the texts, with one they stand before: the masked ones are left out, so that the texts are always last."""
+    def forward(original, image_embeds):
+        embedded = original(image_embeds)
+        return embedded[:, :0] if guidance.layout is not None and not image_embeds.any() else embedded
+    with apart("context_embedder")(pipe, denoiser, guidance), replaced(denoiser.image_embedder, "forward", forward):
+        yield
+
+
+def joy_image_positions(pipe, denoiser, guidance):
+    """Where text has positions (rope_type "mrope"), they start behind the image's; the negative's must start there again."""
+    def get_rotary_pos_embed(original, *args, txt_rope_size=None, **kwargs):
+        if guidance.layout is None or txt_rope_size is None:
+            return original(*args, txt_rope_size=txt_rope_size, **kwargs)
+        positive, negative = (original(*args, txt_rope_size=length, **kwargs) for length in guidance.layout.texts[0])
+        return positive[0], tuple(torch.cat(pair) for pair in zip(positive[1], negative[1], strict=True))
+    return replaced(denoiser, "get_rotary_pos_embed", get_rotary_pos_embed)
+
+
 def qwen_positions(pipe, denoiser, guidance):
     """Text positions start behind the image's and count on; the negative's must start there again."""
     def forward(original, *args, max_txt_seq_len=None, **kwargs):

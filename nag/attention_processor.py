@@ -132,7 +132,9 @@ class GuidedAttention:
 
 
 def rows_of(layout: Layout, query) -> slice:
-    """The conditional rows in attention, where every row of the batch may have become several (one a video frame)."""
+    """The conditional rows in attention, where every row of the batch may have become several (one a video frame) or goes alone."""
+    if layout.whole:
+        return slice(0, len(query))
     times = len(query) // layout.total
     return slice(layout.rows.start * times, layout.rows.stop * times)
 

@@ -76,6 +76,10 @@ class Family:
     rows: names of the arguments with one entry per row ("name[]": a list of tensors with rows). Set where texts of different length
         cannot share a call: padding is then cut off by the mask, and rows of different length (or un-guided ones) run one by one.
     repeats: the pipeline repeats its texts for `num_images_per_prompt` itself, after `encode_prompt`.
+    empty: with `rows`: a text whose mask leaves nothing of it may have no tokens at all; otherwise it keeps one.
+    silent: a pattern of layers that a call may leave out (sound beside a video).
+    encoders: the pipeline's methods that turn words into text, as far as it has them.
+    phrase: (prompt as the pipeline hands it to an encoder, negative words) -> these words in the same form, where that is not the words alone.
     remark: what a user should know, for the README's table.
     """
 
@@ -87,6 +91,10 @@ class Family:
     adapter: Callable | None = None
     rows: tuple[str, ...] = ()
     repeats: bool = False
+    empty: bool = False
+    silent: str = ""
+    encoders: tuple[str, ...] = ("encode_prompt",)
+    phrase: Callable | None = None
     remark: str = ""
 
     @property
@@ -159,11 +167,42 @@ def hunyuan_image_spans(kind, lengths, count) -> tuple[list, list]:
 
 COGVIEW = Family(named(joint=r"transformer_blocks\.\d+\.attn1"), order="text, image")
 
+
+def motif_video(denoiser) -> dict:
+    """The last `num_decoder_layers` single blocks attend the video's own encoder states instead of a text."""
+    singles = len(denoiser.single_transformer_blocks) - denoiser.num_decoder_layers
+    late = tuple(f"single_transformer_blocks.{i}." for i in range(singles, len(denoiser.single_transformer_blocks)))
+    found = named(joint=r"(single_)?transformer_blocks\.\d+\.attn", cross=r"(single_)?transformer_blocks\.\d+\.cross_attn")(denoiser)
+    return {name: layer for name, layer in found.items() if not name.startswith(late)}
+
+
+def second_text_first(kind: str, lengths, count: int) -> tuple[list, list]:
+    """(image, second text, first text), where the first is the one by which conditional rows are known."""
+    (first, first_negative), (second, second_negative) = lengths
+    start = count - first - first_negative - second - second_negative
+    middle = start + second + second_negative
+    return [(middle, first), (start, second)], [(middle + first, first_negative), (start + second, second_negative)]
+
+
+def between_image_tags(prompt: str, words: str) -> str:
+    """`words` in a chat message that names as many reference images as `prompt` does."""
+    found = re.fullmatch(r"(<\|im_start\|>user\n(?:<image>\n)*).*(<\|im_end\|>\n)", prompt, re.DOTALL)
+    return found[1] + words + found[2] if found else words
+
+
+HUNYUAN_VIDEO = Family(
+    named(joint=r"(single_)?transformer_blocks\.\d+\.attn"), (text(), mask(2)), adapter=adapters.apart("context_embedder"),
+    rows=("hidden_states", "timestep", "encoder_hidden_states", "encoder_attention_mask", "pooled_projections", "guidance", "image_embeds",
+          "latents_clean", "latents_history_2x", "latents_history_4x"))
+COGVIDEO_X = Family(named(joint=r"transformer_blocks\.\d+\.attn1"), order="text, image", adapter=adapters.one_text_per_patch_embed)
+
 FAMILIES = {
     # SD 1.5, SDXL and all that is distilled from them. The pooled text of SDXL stays as it is.
     "UNet2DConditionModel": Family(cross_attention, (text(), mask(None))),
     # --- cross-attention
     "PixArtTransformer2DModel": Family(named(cross=r"transformer_blocks\.\d+\.attn2"), (text(), mask(1))),
+    # Cosmos 2.5 Transfer hands over (text, picture).
+    "CosmosTransformer3DModel": Family(named(cross=r"transformer_blocks\.\d+\.attn2")),
     "WanTransformer3DModel": Family(named(cross=r"blocks\.\d+\.attn2"), adapter=adapters.behind_the_image),
     "HunyuanDiT2DModel": Family(
         named(cross=r"blocks\.\d+\.attn2"),
@@ -173,6 +212,15 @@ FAMILIES = {
     "LuminaNextDiT2DModel": Family(
         named(cross=r"layers\.\d+\.attn2"), (text(), mask(1, "encoder_mask")), adapter=adapters.pooled("time_caption_embed"),
         remark="the modulation, pooled from the text, is the prompt's for both"),
+    # --- cross-attention behind a text encoder of the model's own
+    "Kandinsky5Transformer3DModel": Family(
+        named(cross=r"visual_transformer_blocks\.\d+\.cross_attention", text=r"text_transformer_blocks\.\d+\.self_attention"),
+        adapter=adapters.counted_from_zero("text_rope_embeddings")),
+    "Kandinsky6Transformer3DModel": Family(
+        named(cross=r"visual_transformer_blocks\.\d+\.(video|audio)_dec_block\.cross_attention",
+              text=r"(video|audio)_text_transformer_blocks\.\d+\.attn"),
+        (text(), mask(2)), adapter=adapters.counted_from_zero("video_text_rope_embeddings", "audio_text_rope_embeddings"),
+        silent=r".*audio_dec_block\.cross_attention"),
     # --- joint attention
     # SD3.5-Medium's attn2 sees the image only and is left alone.
     "SD3Transformer2DModel": Family(named(joint=r"transformer_blocks\.\d+\.attn")),
@@ -193,6 +241,11 @@ FAMILIES = {
         (text(0, "encoder_hidden_states_t5"), text(2, "encoder_hidden_states_llama3", dim=2, of=1, batch=1)), spans=hidream_spans),
     # The text has keys and values, and no queries.
     "PRXTransformer2DModel": Family(named(joint=r"blocks\.\d+\.attention"), (text(), mask(1, "attention_mask")), "text, image"),
+    "MotifVideoTransformer3DModel": Family(motif_video, (text(), mask(2))),
+    "EasyAnimateTransformer3DModel": Family(named(joint=r"transformer_blocks\.\d+\.attn1"), order="text, image"),
+    "JoyImageEditPlusTransformer3DModel": Family(
+        named(joint=r"double_blocks\.\d+\.attn"), (text(), mask(1, "encoder_hidden_states_mask")),
+        encoders=("encode_prompt", "encode_prompt_multiple_images"), phrase=between_image_tags),
     # --- joint attention with an adapter
     "Flux2Transformer2DModel": Family(IN_TWO_STREAMS, (text(), ids(1)), "text, image", adapter=adapters.kept_references),
     "BriaFiboTransformer2DModel": Family(
@@ -230,9 +283,22 @@ FAMILIES = {
         adapter=adapters.apart("context_embedder"),
         rows=("hidden_states", "timestep", "timestep_r", "encoder_hidden_states", "encoder_attention_mask", "encoder_hidden_states_2",
               "encoder_attention_mask_2", "guidance")),
-    "HunyuanVideoTransformer3DModel": Family(
-        named(joint=r"(single_)?transformer_blocks\.\d+\.attn"), (text(), mask(2)), adapter=adapters.apart("context_embedder"),
-        rows=("hidden_states", "timestep", "encoder_hidden_states", "encoder_attention_mask", "pooled_projections", "guidance")),
+    "HunyuanVideoTransformer3DModel": HUNYUAN_VIDEO,
+    "HunyuanVideoFramepackTransformer3DModel": HUNYUAN_VIDEO,
+    "HunyuanVideo15Transformer3DModel": Family(
+        named(joint=r"transformer_blocks\.\d+\.attn"),
+        (text(0), mask(1), text(2, "encoder_hidden_states_2", of=1), mask(3, "encoder_attention_mask_2", of=1)), spans=second_text_first,
+        adapter=adapters.hunyuan_video_15, empty=True,
+        rows=("hidden_states", "timestep", "timestep_r", "encoder_hidden_states", "encoder_attention_mask", "encoder_hidden_states_2",
+              "encoder_attention_mask_2", "image_embeds")),
+    "CogVideoXTransformer3DModel": COGVIDEO_X,
+    "ConsisIDTransformer3DModel": COGVIDEO_X,
+    "MochiTransformer3DModel": Family(
+        named(joint=r"transformer_blocks\.\d+\.attn1"), (text(), mask(1)), adapter=adapters.apart("time_embed"), empty=True,
+        rows=("hidden_states", "encoder_hidden_states", "timestep", "encoder_attention_mask")),
+    "JoyImageEditTransformer3DModel": Family(
+        named(joint=r"double_blocks\.\d+\.attn"), adapter=adapters.joy_image_positions,
+        encoders=("encode_prompt", "encode_prompt_multiple_images")),
     "ZImageTransformer2DModel": Family(
         named(joint=r"layers\.\d+\.attention", text=r"context_refiner\.\d+\.attention"), (text(0, "cap_feats", 0),),
         grow=lambda length: length + -length % 32, adapter=adapters.z_image_captions, rows=("x", "t", "cap_feats")),
@@ -248,6 +314,13 @@ REFUSED = {
     "OmniGenTransformer2DModel":
         "its pipeline has no text encoder that NAG could ask for the negative prompt: words go in as token ids, in one causal sequence "
         "with the pictures.",
+    "Kandinsky6SRTransformer3DModel": "it enlarges a video and never sees a text, so there is nothing to steer away from.",
+    "Cosmos3OmniTransformer":
+        "its text is token ids in one sequence with the video, whose positions count on from the text's, and its pipeline has no "
+        "encode_prompt, so a second text cannot be put beside the first from outside.",
+    "MiniMaxH3Transformer3DModel":
+        "it runs in modular pipelines only, which have no encode_prompt, and places text, video and sound by index tables made elsewhere, "
+        "so there is no place to bring in a second text.",
 }
 
 

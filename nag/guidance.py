@@ -1,12 +1,14 @@
 """`guide(pipe, "blurry")`: NAG around any unmodified diffusers pipeline, given back on exit."""
 
 import contextlib
+import copy
 import functools
 import inspect
 import re
 from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 
 from . import families
 from .adapters import replaced
@@ -26,7 +28,8 @@ class Guidance:
     step: int = 0                      # scheduler steps done in the running pipeline call
     guided_calls: int = 0              # denoiser calls with at least one guided row
     guided_steps: int = 0              # scheduler steps with such a call
-    fresh: bool = False                # a guided call since the last scheduler step
+    called: bool = False               # a denoiser call since the last scheduler step
+    fresh: bool = False                # a guided one
     layout: Layout | None = None       # of the running denoiser call
     encoded: tuple | None = None       # positive and negative of the running pipeline call: ({argument: tensor}, {argument: tensor})
     calls: int = 0                     # which call of `encode_prompt` in the running pipeline call was the latest
@@ -61,16 +64,18 @@ def guide(pipe, negative_prompt=None, *, negative_prompt_embeds=None, negative_p
     able, why = families.supports(pipe)
     if not able:
         raise ValueError(why)
-    if not hasattr(pipe, "encode_prompt"):
-        raise ValueError(f"NAG listens to a pipeline's encode_prompt, and a {type(pipe).__name__} has none.")
+    encoders = [name for name in family.encoders if hasattr(pipe, name)]
+    if not encoders:
+        raise ValueError(f"NAG listens to a pipeline's {family.encoders[-1]}, and a {type(pipe).__name__} has none.")
     guidance = Guidance(settings)
     if settings.off:
         yield guidance
         return
     embeds = _given(family, negative_prompt_embeds, negative_prompt_attention_mask)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(replaced(pipe, "encode_prompt", functools.partial(_capture, guidance, family, negative_prompt, embeds)))
-        stack.enter_context(replaced(pipe.scheduler, "step", functools.partial(_counted, guidance)))
+        for name in encoders:
+            stack.enter_context(replaced(pipe, name, functools.partial(_capture, guidance, family, negative_prompt, embeds)))
+        stack.enter_context(_counted(pipe.scheduler, guidance))
         for outer in families.denoisers_of(pipe):
             denoiser = families.unwrapped(outer)
             layers, give_back = install(denoiser, family, settings, guidance)
@@ -83,10 +88,12 @@ def guide(pipe, negative_prompt=None, *, negative_prompt_embeds=None, negative_p
             stack.enter_context(replaced(outer, "_compiled_call_impl" if compiled else "forward", around))
         stack.callback(guidance.verdicts.clear)
         yield guidance
-        if guidance.encoded and guidance.step and not guidance.guided_calls:
+        if guidance.step and not guidance.guided_calls:
             raise RuntimeError(
                 "NAG guided nothing: none of the texts that reached the denoiser was the one that encode_prompt returned. "
                 f"{type(pipe).__name__} changes its embeddings on the way, and needs a row of its own in nag/families.py."
+                if guidance.encoded else
+                f"NAG guided nothing: {type(pipe).__name__} encoded no prompt. Some pipelines do not when they are given embeddings: give words."
             )
 
 
@@ -95,9 +102,9 @@ def _given(family, embeds, mask) -> dict | None:
     if embeds is None:
         return None
     needed = [p.argument for p in family.inputs if p.kind in ("text", "layers")]
-    if not isinstance(embeds, dict):
+    if not isinstance(embeds, dict) and len(needed) == 1:
         embeds = {needed[0]: embeds}
-    if not set(needed) <= set(embeds):
+    if not isinstance(embeds, dict) or not set(embeds) & set(needed):
         raise ValueError(f"This model has {len(needed)} texts: give negative_prompt_embeds as a dictionary of {', '.join(needed)}.")
     if mask is not None:
         if family.companion("mask") is None:
@@ -106,11 +113,36 @@ def _given(family, embeds, mask) -> dict | None:
     return embeds
 
 
-def _counted(guidance, step, /, *args, **kwargs):
-    guidance.step += 1
-    guidance.guided_steps += guidance.fresh
-    guidance.fresh = False
-    return step(*args, **kwargs)
+class _Step:
+    """`scheduler.step`, counted: once for every round of denoiser calls (Cosmos steps twice in one round). A deep copy of the scheduler,
+    as pipelines make for the sound beside a video, gets its own step back instead of this one's."""
+
+    def __init__(self, step, guidance):
+        functools.update_wrapper(self, step)
+        self.guidance = guidance
+
+    def __call__(self, *args, **kwargs):
+        guidance = self.guidance
+        guidance.step += guidance.called
+        guidance.guided_steps += guidance.fresh
+        guidance.called = guidance.fresh = False
+        return self.__wrapped__(*args, **kwargs)
+
+    def __deepcopy__(self, memo):
+        return copy.deepcopy(self.__wrapped__, memo)
+
+
+@contextlib.contextmanager
+def _counted(scheduler, guidance):
+    original, had = scheduler.step, "step" in vars(scheduler)
+    scheduler.step = _Step(original, guidance)
+    try:
+        yield
+    finally:
+        if had:
+            scheduler.step = original
+        else:
+            del scheduler.step
 
 
 # arguments that belong to the positive's words
@@ -140,7 +172,11 @@ def _capture(guidance, family, words, embeds, encode_prompt, /, *args, **kwargs)
             if OTHER_WORDS.fullmatch(name):
                 given[name] = None
         pictures = int(given.get("num_images_per_prompt") or given.get("num_videos_per_prompt") or 1)
-        given["prompt"] = _one_per_prompt(words, count // pictures)
+        new = _one_per_prompt(words, count // pictures)
+        if family.phrase:
+            old = [given["prompt"]] if isinstance(given["prompt"], str) else given["prompt"]
+            new = [family.phrase(a, b) for a, b in zip(old, new, strict=True)]
+        given["prompt"] = new
         if "do_classifier_free_guidance" in given:
             given["do_classifier_free_guidance"] = False
         negative = _inputs(family, encode_prompt(*bound.args, **bound.kwargs), guidance.calls)
@@ -191,16 +227,21 @@ def _rows(value, count: int, name: str, dim: int = 0):
 def _active(pipe, guidance) -> bool:
     scheduler = pipe.scheduler
     steps = len(scheduler.timesteps) - (getattr(scheduler, "begin_index", None) or 0)  # image-to-image begins later
-    return guidance.step < guidance.settings.end * steps
+    return guidance.step % max(steps, 1) < guidance.settings.end * steps  # long videos go through the timesteps several times
 
 
 def _around(pipe, guidance, family, layers, names, forward, /, *args, **kwargs):
     """A denoiser call with its text packed: in one piece, or for families with `rows` in pieces of equal text lengths."""
     given = {**dict(zip(names, args, strict=False)), **kwargs}
-    text = given.get(family.inputs[0].argument)
+    first = family.inputs[0].argument
+    text = given.get(first)
+    guidance.called = True
+    beside = text[1:] if isinstance(text, tuple) else ()  # Cosmos 2.5 hands over (text, picture)
+    if beside:
+        text = given[first] = text[0]
     if guidance.encoded is None or text is None or not _active(pipe, guidance):
         return forward(*args, **kwargs)
-    tensors = tuple(text) if isinstance(text, (list, tuple)) else (text,)
+    tensors = tuple(text) if isinstance(text, list) else (text,)
     key = tuple(map(id, tensors))
     if key not in guidance.verdicts:  # comparing values is a wait for the GPU: once per tensor, not once per step
         if len(guidance.verdicts) > 8:  # a pipeline that makes a new tensor every step
@@ -216,11 +257,13 @@ def _around(pipe, guidance, family, layers, names, forward, /, *args, **kwargs):
         for rows, layout, packed in parts:
             guidance.layout = layout
             change = packed if rows is None else _rows_of(given, family.rows, rows, len(text)) | packed
+            if beside:
+                change = change | {first: (change.get(first, text), *beside)}
             outputs.append(forward(*(change.get(name, value) for name, value in zip(names, args, strict=False)),
                                    **{**kwargs, **{name: value for name, value in change.items() if name not in names[:len(args)]}}))
     finally:
         guidance.layout = None
-    _all_hit(layers)
+    _all_hit(layers, family)
     return outputs[0] if len(outputs) == 1 else _joined(outputs)
 
 
@@ -255,6 +298,8 @@ def _conditional(text, wanted) -> tuple[int, int] | None:
     count, total = len(wanted), len(text)
     if isinstance(text, torch.Tensor):
         wanted = wanted.to(text)
+        if text.ndim == wanted.ndim == 3 and text.shape[1] > wanted.shape[1]:  # CFG's two texts made equally long
+            wanted = F.pad(wanted, (0, 0, 0, text.shape[1] - wanted.shape[1]))
         if text.ndim != wanted.ndim or text.shape[1:] != wanted.shape[1:]:
             return None
     elif any(not isinstance(row, torch.Tensor) for row in text):
@@ -338,7 +383,7 @@ def _trimmed(packed, family, side: dict, rows: slice):
     if kind == "count":
         return value[:, :int(mask[rows])]
     keep = mask[rows][0].to(value[0].device).bool()
-    if not packed.of and not keep.any():
+    if not (keep.any() or packed.of or family.empty):
         keep = torch.ones_like(keep[:1])  # an empty text keeps one token: a model wants something to attend to
     if isinstance(value, list):
         return [one[:len(keep)][keep[:len(one)]] for one in value]
@@ -353,6 +398,8 @@ def _packed(family, inputs: dict, others: dict, rows: slice, total: int) -> tupl
         if plus is None:  # a text that this pipeline does without
             lengths.append((0, 0))
             continue
+        if minus is None:
+            raise ValueError(f"NAG has no negative for {p.argument}: negative_prompt_embeds must be a dictionary with all of this model's texts.")
         lengths.append((_length(plus, p), _length(minus, p)))
         packed[p.argument] = ([torch.cat([a, b.to(a)], p.dim) for a, b in zip(plus, minus, strict=True)] if isinstance(plus, list)
                               else torch.cat([plus, minus.to(plus)], p.dim))
@@ -367,7 +414,7 @@ def _packed(family, inputs: dict, others: dict, rows: slice, total: int) -> tupl
         if p.kind == "mask":
             if plus is None and (minus is None or minus.all()):
                 continue
-            plus = text.new_ones(len(text), positive) if plus is None else plus
+            plus = minus.new_ones(len(text), positive) if plus is None else plus
             minus = plus.new_ones(len(plus), negative) if minus is None else minus.to(plus)
             packed[p.argument] = torch.cat([plus[:, :positive], minus, plus[:, positive:]], 1)
         elif p.kind == "layers":
@@ -392,9 +439,9 @@ def _length(value, packed) -> int:
     return value[0].shape[packed.dim] if isinstance(value, list) else value.shape[packed.dim]
 
 
-def _all_hit(layers) -> None:
+def _all_hit(layers, family) -> None:
     """After the first guided call every layer must have been reached."""
-    missed = [layer.name for layer in layers if not layer.hit]
+    missed = [layer.name for layer in layers if not layer.hit and not re.fullmatch(family.silent, layer.name)]
     if missed:
         raise RuntimeError(
             f"NAG did not reach the attention of {len(missed)} of {len(layers)} layers (first: {missed[0]}), so the picture would be "

@@ -41,6 +41,8 @@ class Case:
     lengths: text inputs -> number of tokens of each text inside the denoiser, where that is not theirs.
     shared: {module: tokens} whose result is the positive's in the oracle's negative rows too (a modulation pooled from the text).
     moved: whether the image moves up to the last valid text token of its row.
+    pooled: the same for a module whose first result it is. spans: where texts stand, if the row's adapter moves them.
+    alone: whether attention runs row by row.
     """
 
     build: Callable
@@ -52,6 +54,9 @@ class Case:
     lengths: Callable | None = None
     shared: dict = field(default_factory=dict)
     moved: bool = False
+    pooled: str = ""
+    spans: Callable | None = None
+    alone: bool = False
 
 
 class Scheduler:
@@ -398,6 +403,146 @@ def cogview(name):
         lambda words, n: {"encoder_hidden_states": embeds(words, n, 16)})
 
 
+def _cosmos(**config):
+    from diffusers import CosmosTransformer3DModel
+
+    return CosmosTransformer3DModel(**{
+        "in_channels": 4, "out_channels": 4, "num_attention_heads": 2, "attention_head_dim": 16, "num_layers": 2, "mlp_ratio": 2,
+        "text_embed_dim": 16, "adaln_lora_dim": 4, "max_size": (4, 16, 16),
+        "concat_padding_mask": False, **config})  # the padding mask is the picture's, and wants torchvision
+
+
+def _cogvideo_x(**config):
+    from diffusers import CogVideoXTransformer3DModel
+
+    return CogVideoXTransformer3DModel(**{
+        "num_attention_heads": 2, "attention_head_dim": 8, "in_channels": 4, "out_channels": 4, "time_embed_dim": 4, "text_embed_dim": 16,
+        "num_layers": 2, "sample_width": 4, "sample_height": 4, "sample_frames": 5, "max_text_seq_length": LENGTH, **config})
+
+
+def _consis_id():
+    from diffusers import ConsisIDTransformer3DModel
+
+    return ConsisIDTransformer3DModel(
+        num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=4, time_embed_dim=4, text_embed_dim=16, num_layers=2,
+        sample_width=4, sample_height=4, sample_frames=5, max_text_seq_length=LENGTH, use_rotary_positional_embeddings=True,
+        is_train_face=True, cross_attn_interval=1, cross_attn_dim_head=8, cross_attn_num_heads=1, LFE_id_dim=4, LFE_vit_dim=8, LFE_depth=5,
+        LFE_dim_head=4, LFE_num_heads=2, LFE_num_id_token=2, LFE_num_querie=4, LFE_output_dim=10, LFE_ff_mult=1)
+
+
+def _mochi():
+    from diffusers import MochiTransformer3DModel
+
+    return MochiTransformer3DModel(
+        patch_size=2, num_attention_heads=2, attention_head_dim=8, num_layers=2, pooled_projection_dim=16, in_channels=4, text_embed_dim=16,
+        time_embed_dim=8)
+
+
+def _hunyuan_video_15():
+    from diffusers import HunyuanVideo15Transformer3DModel
+
+    return HunyuanVideo15Transformer3DModel(
+        in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=10, num_layers=2, num_refiner_layers=1, patch_size=1,
+        patch_size_t=1, text_embed_dim=16, text_embed_2_dim=12, image_embed_dim=8, rope_axes_dim=(2, 4, 4))
+
+
+def _framepack():
+    from diffusers import HunyuanVideoFramepackTransformer3DModel
+
+    return HunyuanVideoFramepackTransformer3DModel(
+        in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=10, num_layers=1, num_single_layers=1, num_refiner_layers=1,
+        patch_size=2, patch_size_t=1, guidance_embeds=True, text_embed_dim=16, pooled_projection_dim=8, rope_axes_dim=(2, 4, 4),
+        has_image_proj=True, image_proj_dim=8, has_clean_x_embedder=True)
+
+
+def _easy_animate():
+    from diffusers import EasyAnimateTransformer3DModel
+
+    return EasyAnimateTransformer3DModel(
+        num_attention_heads=2, attention_head_dim=16, in_channels=4, out_channels=4, patch_size=2, num_layers=2, mmdit_layers=1,
+        time_embed_dim=4, text_embed_dim=16)
+
+
+def _motif_video(**config):
+    from diffusers import MotifVideoTransformer3DModel
+
+    return MotifVideoTransformer3DModel(**{
+        "in_channels": 4, "out_channels": 4, "num_attention_heads": 2, "attention_head_dim": 10, "num_layers": 2, "num_single_layers": 2,
+        "num_decoder_layers": 1, "patch_size": 2, "text_embed_dim": 16, "rope_axes_dim": (2, 4, 4), "enable_text_cross_attention_dual": True,
+        "enable_text_cross_attention_single": True, **config})
+
+
+def _kandinsky_5():
+    from diffusers import Kandinsky5Transformer3DModel
+
+    return Kandinsky5Transformer3DModel(
+        in_visual_dim=4, out_visual_dim=4, in_text_dim=16, in_text_dim2=8, time_dim=8, model_dim=16, ff_dim=32, num_text_blocks=2,
+        num_visual_blocks=2, axes_dims=(4, 2, 2))
+
+
+def _kandinsky_6():
+    from diffusers import Kandinsky6Transformer3DModel
+
+    return Kandinsky6Transformer3DModel(
+        in_visual_dim=4, out_visual_dim=4, in_text_dim=16, in_text_dim2=8, time_dim=8, model_dim=16, ff_dim=32, num_text_blocks=2,
+        num_visual_blocks=2, axes_dims=(4, 2, 2), visual_cond=False, in_audio_dim=4, out_audio_dim=4)
+
+
+def _joy_image(**config):
+    from diffusers import JoyImageEditTransformer3DModel
+
+    return JoyImageEditTransformer3DModel(**{
+        "in_channels": 4, "out_channels": 4, "hidden_size": 32, "num_attention_heads": 2, "text_dim": 16, "num_layers": 2,
+        "rope_dim_list": [4, 6, 6], **config})
+
+
+def _joy_image_plus():
+    from diffusers import JoyImageEditPlusTransformer3DModel
+
+    return JoyImageEditPlusTransformer3DModel(
+        in_channels=4, out_channels=4, hidden_size=32, num_attention_heads=2, text_dim=16, num_layers=2, rope_dim_list=[4, 6, 6])
+
+
+def glyphs(words: list[str], length: int):
+    """A second text for the letters to be drawn, of which some words have none: (embeddings, mask)"""
+    mask = masks(words, length) * torch.tensor([[int(len(w) % 4 > 0)] for w in words])
+    return embeds(words, length, 12, "glyphs") * mask.any(1)[:, None, None], mask
+
+
+def masked(words: list[str], length: int) -> dict:
+    return {"encoder_hidden_states": embeds(words, length, 16), "encoder_attention_mask": masks(words, length)}
+
+
+def hunyuan_video_15(words, n):
+    second, mask = glyphs(words, n + 2)
+    return masked(words, n) | {"encoder_hidden_states_2": second, "encoder_attention_mask_2": mask}
+
+
+def rows_of(x, what: str, *shape):
+    """The same random numbers for every row"""
+    return noise(what, 1, *shape).repeat(len(x), *[1] * len(shape))
+
+
+def framepack(x, t):
+    frames, height, width = x.shape[2:]
+    return {"hidden_states": x, "timestep": steps_of(x, t), "return_dict": False, "guidance": torch.full((len(x),), 6000.0),
+            "pooled_projections": rows_of(x, "pooled", 8), "image_embeds": rows_of(x, "picture", 3, 8),
+            "indices_latents": torch.arange(10, 10 + frames),
+            "latents_clean": rows_of(x, "clean", 4, 2, height, width), "indices_latents_clean": torch.tensor([0, 9]),
+            "latents_history_2x": rows_of(x, "2x", 4, 2, height, width), "indices_latents_history_2x": torch.arange(7, 9),
+            "latents_history_4x": rows_of(x, "4x", 4, 4, height, width), "indices_latents_history_4x": torch.arange(3, 7)}
+
+
+def rope(tokens: int, width: int):
+    """(cos, sin) of some rotary positions"""
+    angles = noise("rope", tokens, width)
+    return angles.cos(), angles.sin()
+
+
+def plain(x, t, **more):
+    return {"hidden_states": x, "timestep": steps_of(x, t), "return_dict": False, **more}
+
+
 def cross(build, latents=(4, 8, 8), width=16, extra=None, **fields):
     """A denoiser that takes (latents, timestep, text) and nothing else worth mentioning."""
     return Case(build, latents, lambda x, t: {"hidden_states": x, "timestep": steps_of(x, t), "return_dict": False, **(extra(x) if extra else {})},
@@ -435,6 +580,13 @@ CASES = {
         _pixart, (4, 16, 16), lambda x, t: {"hidden_states": x, "timestep": steps_of(x, t), "return_dict": False,
                                             "added_cond_kwargs": {"resolution": None, "aspect_ratio": None}},
         lambda words, n: {"encoder_hidden_states": embeds(words, n, 16), "encoder_attention_mask": masks(words, n)}),
+    "CosmosTransformer3DModel": cross(_cosmos, (4, 2, 4, 4), extra=lambda x: {"fps": 24}),
+    # Cosmos 2.5 Transfer: the text comes with a picture, in a tuple
+    "CosmosTransformer3DModel:transfer": cross(
+        functools.partial(_cosmos, img_context_dim_in=8, img_context_num_tokens=5, img_context_dim_out=32, use_crossattn_projection=True,
+                          crossattn_proj_in_channels=16, encoder_hidden_states_channels=16),
+        (4, 2, 4, 4),
+        deliver=lambda texts, x: texts | {"encoder_hidden_states": (texts["encoder_hidden_states"], rows_of(x, "picture", 5, 8))}),
     "WanTransformer3DModel": cross(_wan, (4, 2, 4, 4)),
     # image-to-video: 257 tokens of a picture stand before the text, which must have 512
     "WanTransformer3DModel:i2v": Case(
@@ -456,6 +608,20 @@ CASES = {
             "image_rotary_emb": lumina_rotary()},
         lambda words, n: {"encoder_hidden_states": embeds(words, n, 16), "encoder_mask": masks(words, n)},
         shared={"time_caption_embed": slice(None)}),
+    # --- cross-attention behind a text encoder of the model's own
+    "Kandinsky5Transformer3DModel": Case(
+        _kandinsky_5, (2, 4, 4, 4), lambda x, t: plain(
+            x, t, pooled_projections=rows_of(x, "pooled", 8), visual_rope_pos=(torch.arange(2), torch.arange(2), torch.arange(2)),
+            text_rope_pos=torch.arange(LENGTH)),
+        lambda words, n: {"encoder_hidden_states": embeds(words, n, 16)}, lambda output: output),
+    "Kandinsky6Transformer3DModel": Case(
+        _kandinsky_6, (2, 4, 4, 4), lambda x, t: plain(x, t, pooled_projections=rows_of(x, "pooled", 8),
+                                                       audio_hidden_states=rows_of(x, "sound", 5, 4)),
+        lambda words, n: {"encoder_hidden_states": embeds(words, n, 16), "encoder_attention_mask": masks(words, n).bool()}),
+    # no sound; and a prompt that fills all its tokens has no mask
+    "Kandinsky6Transformer3DModel:silent": Case(
+        _kandinsky_6, (2, 4, 4, 4), lambda x, t: plain(x, t, pooled_projections=rows_of(x, "pooled", 8)),
+        lambda words, n: {"encoder_hidden_states": embeds(words, n, 16), "encoder_attention_mask": None}),
     # --- joint attention
     "SD3Transformer2DModel": Case(
         _sd3, (4, 8, 8), lambda x, t: {"hidden_states": x, "timestep": steps_of(x, t), "return_dict": False,
@@ -522,6 +688,38 @@ CASES = {
     "Ideogram4Transformer2DModel": Case(
         _ideogram, (16, 16), lambda x, t: tokens_of(x, t), _ideogram_texts, lambda output: output[0][:, -16:],
         deliver=_ideogram_sequence, lengths=lambda texts: [texts["encoder_hidden_states"].shape[1] - 16]),
+    "EasyAnimateTransformer3DModel": cross(_easy_animate, (4, 2, 4, 4)),
+    "MotifVideoTransformer3DModel": Case(
+        _motif_video, (4, 2, 4, 4), plain, masked),
+    # image-to-video: the tokens of a picture stand before the text
+    "MotifVideoTransformer3DModel:i2v": Case(
+        functools.partial(_motif_video, image_embed_dim=8, enable_text_cross_attention_single=False), (4, 2, 4, 4),
+        lambda x, t: plain(x, t, image_embeds=rows_of(x, "picture", 3, 8)),
+        masked),
+    "JoyImageEditPlusTransformer3DModel": Case(
+        _joy_image_plus, (6, 4, 1, 2, 2), lambda x, t: plain(x, t, shape_list=[[(1, 2, 2), (1, 1, 1)]] * len(x)),
+        lambda words, n: {"encoder_hidden_states": embeds(words, n, 16), "encoder_hidden_states_mask": masks(words, n)}),
+    # --- joint attention with an adapter
+    # CogVideoX-2b: a table of positions; 1.5: rotary ones
+    "CogVideoXTransformer3DModel": cross(_cogvideo_x, (2, 4, 4, 4)),
+    "CogVideoXTransformer3DModel:rotary": cross(
+        functools.partial(_cogvideo_x, use_rotary_positional_embeddings=True, patch_size_t=2), (2, 4, 4, 4),
+        extra=lambda x: {"image_rotary_emb": rope(4, 8)}),
+    "ConsisIDTransformer3DModel": cross(
+        _consis_id, (2, 4, 4, 4), extra=lambda x: {
+            "image_rotary_emb": rope(8, 8), "id_cond": rows_of(x, "face", 4), "id_vit_hidden": [rows_of(x, f"face {i}", 2, 8) for i in range(5)]}),
+    "MochiTransformer3DModel": Case(
+        _mochi, (4, 2, 4, 4), plain, masked, pooled="time_embed", alone=True),
+    # without a picture the model keeps masked tokens of one, which it moves behind the texts that count
+    "HunyuanVideo15Transformer3DModel": Case(
+        _hunyuan_video_15, (4, 2, 4, 4), lambda x, t: plain(x, t, image_embeds=torch.zeros(len(x), 3, 8)), hunyuan_video_15,
+        spans=lambda kind, lengths, count: ([(count - 3 - sum(map(sum, lengths)), 3 + sum(map(sum, lengths)))], [])),
+    "HunyuanVideo15Transformer3DModel:i2v": Case(
+        _hunyuan_video_15, (4, 2, 4, 4), lambda x, t: plain(x, t, image_embeds=rows_of(x, "picture", 3, 8)), hunyuan_video_15),
+    "HunyuanVideoFramepackTransformer3DModel": Case(
+        _framepack, (4, 2, 8, 8), framepack, masked),
+    "JoyImageEditTransformer3DModel": cross(_joy_image, (2, 4, 1, 4, 4)),
+    "JoyImageEditTransformer3DModel:mrope": cross(functools.partial(_joy_image, rope_type="mrope"), (2, 4, 1, 4, 4)),
     "QwenImageTransformer2DModel": Case(
         _qwen, (16, 16), lambda x, t: {"hidden_states": x, "timestep": steps_of(x, t) / 1000, "return_dict": False,
                                        "img_shapes": [[(1, 4, 4)]] * len(x)},

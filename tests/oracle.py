@@ -53,6 +53,8 @@ def doubled(pipe, positive: dict, negative: dict, monkeypatch, s, tau, alpha):
             return {k: twice(v) for k, v in value.items()}
         if isinstance(value, list) and len(value) == state["rows"]:
             return value * 2
+        if isinstance(value, list):
+            return [twice(v) for v in value]
         batched = isinstance(value, torch.Tensor) and value.ndim and len(value) == state["rows"]
         return torch.cat([value, value]) if batched else value
 
@@ -65,6 +67,8 @@ def doubled(pipe, positive: dict, negative: dict, monkeypatch, s, tau, alpha):
             return {key: again(key, value[key], minus[key]) for key in value}
         if isinstance(value, list) and name == "text_encoder_layers":
             return [again(None, *layers) for layers in zip(value, minus, strict=True)]
+        if isinstance(value, tuple):  # (text, picture)
+            return again(name, value[0], minus[0] if isinstance(minus, tuple) else minus), *map(twice, value[1:])
         if isinstance(value, list):
             return value + minus * times
         rows = batch.get(name, 0)
@@ -78,6 +82,7 @@ def doubled(pipe, positive: dict, negative: dict, monkeypatch, s, tau, alpha):
     def before(module, args, kwargs):
         given = arguments_of(module, args, kwargs)
         text, n = given[first], len(positive[first])
+        text = text[0] if isinstance(text, tuple) else text
         state["rows"] = len(text)
         state["guided"] = [i for i in range(0, len(text), n) if same(text[i:i + n], positive[first])]
         if not state["guided"]:
@@ -88,7 +93,8 @@ def doubled(pipe, positive: dict, negative: dict, monkeypatch, s, tau, alpha):
         listed = {name[:-2]: [twice(v) for v in given[name[:-2]]] for name in family.rows if name.endswith("[]")}
         if case and case.moved:
             state["starts"] = texts[family.companion("mask").argument].sum(1).tolist()
-        fixed = {k: v for k, v in given.items() if k in ("img_ids", "image_rotary_emb", "num_frames", "height", "width")}
+        fixed = {k: v for k, v in given.items() if k.startswith("indices") or k in (
+            "img_ids", "image_rotary_emb", "num_frames", "height", "width", "text_rope_pos")}
         return (), {k: twice(v) for k, v in given.items()} | fixed | listed | texts
 
     def halved(output):
@@ -108,7 +114,7 @@ def doubled(pipe, positive: dict, negative: dict, monkeypatch, s, tau, alpha):
         if not state["guided"] or kind not in ("cross", "joint", "injected"):
             return out
         lengths = case.lengths(positive) if case and case.lengths else [length(positive[p.argument], p) for p in family.texts]
-        pieces, _ = family.pieces(kind, [(n, 0) for n in lengths], key.shape[2])
+        pieces, _ = ((case and case.spans) or family.pieces)(kind, [(n, 0) for n in lengths], key.shape[2])
         texts = sum(n for _, n in pieces)
         kept = key.shape[2] - query.shape[2]
         alone = kind == "joint" and kept == texts != state["kept"]  # queries of the image alone
@@ -123,7 +129,11 @@ def doubled(pipe, positive: dict, negative: dict, monkeypatch, s, tau, alpha):
         elif kind == "joint" and not alone:
             for start, count in pieces:
                 image[:, start:start + count] = False
-        out, times = out.clone(), len(query) // (2 * state["rows"])
+        return blend(out, image)
+
+    def blend(out, image):
+        """out: (B, H, N, D). image: (B, N), which of the tokens are guided."""
+        out, times = out.clone(), len(out) // (2 * state["rows"])
         n = len(positive[first])
         for row in range(state["rows"] * times):
             other = row + state["rows"] * times
@@ -138,8 +148,25 @@ def doubled(pipe, positive: dict, negative: dict, monkeypatch, s, tau, alpha):
         if state["guided"]:
             output[state["rows"]:, tokens] = output[:state["rows"], tokens]
 
+    def rows_alone(module, args):
+        """The formula before the output projection: attention ran row by row, and this sees the rows together again."""
+        if not state["guided"]:
+            return None
+        return blend(args[0][:, None], torch.ones(args[0].shape[:2], dtype=torch.bool))[:, 0], *args[1:]
+
+    def pooled(module, args, output):
+        """What is pooled from the text is the positive's for both."""
+        if not state["guided"]:
+            return None
+        return torch.cat([output[0][:state["rows"]]] * 2), *output[1:]
+
     with monkeypatch.context() as patch:
-        patch.setattr(F, "scaled_dot_product_attention", attention)
+        if case and case.pooled:
+            handles.append(denoiser.get_submodule(case.pooled).register_forward_hook(pooled))
+        if case and case.alone:
+            handles += [module.to_out[0].register_forward_pre_hook(rows_alone) for _, module in family.layers(denoiser).values()]
+        else:
+            patch.setattr(F, "scaled_dot_product_attention", attention)
         for kind, module in family.layers(denoiser).values():
             handles.append(module.register_forward_pre_hook(lambda *_, kind=kind: state.update(kind=kind)))
             handles.append(module.register_forward_hook(lambda *_: state.update(kind=None)))

@@ -1,11 +1,14 @@
 """What must hold for every denoiser class that NAG knows, on a tiny random one each, whatever way its pipeline runs CFG."""
 
+import copy
 import gc
+import re
 import sys
 
 import diffusers
 import pytest
 import torch
+import torch.nn.functional as F
 from denoisers import CASES, LENGTH, bare
 from oracle import doubled, text_seen
 from torch.testing import assert_close
@@ -17,6 +20,8 @@ NAMES = list(CASES)
 STRONG = {"scale": 8.0, "tau": 3.0, "alpha": .7}
 PROMPT, NEGATIVE = "a portrait of a pirate", "with big glasses"  # of different length modulo the text's, so that masks differ
 CFG = [None, "before", "behind", "apart"]
+# the cases' own arguments (positions, tables) are made for texts of one length
+COUNTED = ("Krea2Transformer2DModel", "Kandinsky5Transformer3DModel", "CogVideoXTransformer3DModel")
 
 
 def close(a, b, tolerance=1e-5):
@@ -84,7 +89,8 @@ def test_everything_is_given_back(name):
     before, plain = state(pipe), pipe(PROMPT)
     guided(name)
     assert state(pipe) == before and torch.equal(pipe(PROMPT), plain)
-    handle = list(families.find(pipe).layers(pipe.transformer).values())[-1][1].register_forward_hook(lambda *_: 1 / 0)
+    layers = {name: module for name, (_, module) in pipe.family.layers(pipe.transformer).items() if not re.fullmatch(pipe.family.silent, name)}
+    handle = list(layers.values())[-1].register_forward_hook(lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError), nag.guide(pipe, NEGATIVE):
         pipe(PROMPT)
     handle.remove()
@@ -120,10 +126,11 @@ def test_a_batch_equals_single_runs(name, cfg):
 
 
 @pytest.mark.parametrize("length", [LENGTH - 2, LENGTH + 5])
-@pytest.mark.parametrize("name", [name for name in NAMES if not CASES[name].shared and ":i2v" not in name])
+@pytest.mark.parametrize("name", [name for name in NAMES if not (CASES[name].shared or CASES[name].pooled) and ":i2v" not in name])
 def test_the_negative_alone_is_the_model_with_the_negative_as_prompt(name, length, monkeypatch):
     """With the blend replaced by its negative half the positive is out of the picture: lengths, positions and masks are the negative's own."""
-    case, texts = CASES[name], CASES[name].texts([NEGATIVE], length)
+    case = CASES[name]
+    texts = case.texts([NEGATIVE], LENGTH if name in COUNTED else length)
     latents = torch.randn(1, *case.latents, generator=torch.Generator().manual_seed(0))
     bare(name).scheduler.set_timesteps(1)
     with torch.no_grad():
@@ -200,7 +207,7 @@ def test_gist_tokens_of_padded_texts(monkeypatch):
     prompts, negatives = ["a pirate", "portrait of a chef"], ["glasses", "a long beard"]
     lengths = {"a pirate": 9, "glasses": 13, "a long beard": 5}
 
-    def encode(prompt):
+    def encode(prompt, text_encoder_index=0):
         prompt = [prompt] if isinstance(prompt, str) else prompt
         counts = [lengths.get(p, 7) for p in prompt]
         rows = [pipe.case.texts([p], n)["encoder_hidden_states"] for p, n in zip(prompt, counts, strict=True)]
@@ -213,3 +220,67 @@ def test_gist_tokens_of_padded_texts(monkeypatch):
         batch = guided("BriaFibo2Transformer2DModel", negatives, prompts, latents=latents, cfg=cfg)
         for row, prompt, negative, start in zip(batch, prompts, negatives, latents, strict=True):
             close(row[None], guided("BriaFibo2Transformer2DModel", negative, prompt, latents=start[None], cfg=cfg), 1e-4)
+
+
+def test_steps_are_counted_by_rounds_of_denoiser_calls():
+    """Cosmos steps its scheduler twice a round, Framepack goes through the timesteps once per section, Kandinsky 6 copies the scheduler."""
+    pipe, guided_calls = bare("CosmosTransformer3DModel"), []
+    x = torch.randn(1, *pipe.case.latents)
+    with nag.guide(pipe, NEGATIVE, **STRONG, end=.5) as guidance:
+        texts = pipe.texts(PROMPT)
+        pipe.scheduler.set_timesteps(4)
+        sound = copy.deepcopy(pipe.scheduler)
+        for timestep in [*pipe.scheduler.timesteps] * 2:
+            pipe.transformer(**pipe.case.arguments(x, timestep), **texts)
+            guided_calls.append(guidance.guided_calls)
+            for scheduler in (pipe.scheduler, sound, pipe.scheduler):
+                scheduler.step(x, timestep, x)
+    assert guided_calls == [1, 2, 2, 2, 3, 4, 4, 4] and guidance.guided_steps == 4 and guidance.step == 8
+    assert sound.step.__self__ is sound and "step" not in vars(pipe.scheduler)
+
+
+def test_a_text_padded_to_the_length_of_cfgs_other_text_is_still_found():
+    pipe = bare("JoyImageEditPlusTransformer3DModel")
+    pipe.scheduler.set_timesteps(1)
+    arguments = pipe.case.arguments(torch.randn(1, *pipe.case.latents), torch.tensor(500.))
+    with nag.guide(pipe, NEGATIVE, **STRONG) as guidance:
+        texts = pipe.texts(PROMPT)
+        short = pipe.transformer(**arguments, **texts)[0]
+        padded = {name: F.pad(value, (0, 0, 0, 3) if value.ndim == 3 else (0, 3)) for name, value in texts.items()}
+        long = pipe.transformer(**arguments, **padded)[0]
+    assert guidance.guided_calls == 2 and differ(short, pipe.transformer(**arguments, **texts)[0])
+    close(long, short)
+
+
+def test_a_negative_is_put_in_the_form_that_the_pipeline_gave_its_prompt():
+    class EditPlus:
+        transformer, scheduler = bare("JoyImageEditPlusTransformer3DModel").transformer, bare("JoyImageEditPlusTransformer3DModel").scheduler
+
+        def encode_prompt_multiple_images(self, prompt, images=None):
+            seen.append(prompt)
+            return tuple(CASES["JoyImageEditPlusTransformer3DModel"].texts(prompt, LENGTH).values())
+
+    pipe, seen, form = EditPlus(), [], "<|im_start|>user\n<image>\n<image>\n{}<|im_end|>\n"
+    with nag.guide(pipe, "glasses"):
+        pipe.encode_prompt_multiple_images(prompt=[form.format("a cat\non a mat")])
+    assert seen == [[form.format("a cat\non a mat")], [form.format("glasses")]]
+
+
+def test_a_mask_may_leave_nothing_of_a_negative():
+    """Mochi's empty prompt has no token that counts: the negative branch is the video alone."""
+    pipe, seen = bare("MochiTransformer3DModel"), []
+    texts = pipe.case.texts([""], LENGTH)["encoder_hidden_states"]
+    with nag.guide(pipe, negative_prompt_embeds=texts, negative_prompt_attention_mask=torch.zeros(1, LENGTH), **STRONG) as guidance:
+        handle = pipe.transformer.time_embed.register_forward_pre_hook(lambda *_: seen.append(guidance.layout.texts))
+        out = pipe(PROMPT)
+        handle.remove()
+    assert set(seen) == {((int(pipe.texts(PROMPT)["encoder_attention_mask"].sum()), 0),)}
+    assert out.isfinite().all() and differ(out, pipe(PROMPT))
+
+
+def test_a_pipeline_that_encodes_nothing_raises():
+    pipe = bare("CosmosTransformer3DModel")
+    texts, x = pipe.texts(PROMPT), torch.randn(1, *pipe.case.latents)
+    with pytest.raises(RuntimeError, match="encoded no prompt"), nag.guide(pipe, NEGATIVE):
+        pipe.transformer(**pipe.case.arguments(x, torch.tensor(500.)), **texts)
+        pipe.scheduler.step(x, 0, x)
