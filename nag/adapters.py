@@ -10,16 +10,21 @@ import functools
 import torch
 
 
-@contextlib.contextmanager
 def replaced(owner, name: str, wrapper):
-    """`owner.name` is `wrapper(original, ...)` for a while. A method is shadowed on the instance, and the shadow removed."""
-    original, had = getattr(owner, name), name in vars(owner)
+    """`owner.name` is `wrapper(original, ...)` for a while."""
+    original = getattr(owner, name)
 
     @functools.wraps(original)
     def call(*args, **kwargs):
         return wrapper(original, *args, **kwargs)
+    return placed(owner, name, call)
 
-    object.__setattr__(owner, name, call)
+
+@contextlib.contextmanager
+def placed(owner, name: str, value):
+    """`owner.name` is `value` for a while. A method is shadowed on the instance, and the shadow removed."""
+    original, had = getattr(owner, name), name in vars(owner)
+    object.__setattr__(owner, name, value)
     try:
         yield
     finally:
@@ -91,7 +96,7 @@ def z_image_captions(pipe, denoiser, guidance):
 def behind_the_image(pipe, denoiser, guidance):
     """Image-to-video models cut the context at 512 from its end into image and text: the negative is hidden until the
     text's own projections."""
-    attentions = [block.attn2 for block in denoiser.blocks if getattr(block.attn2, "add_k_proj", None) is not None]
+    attentions = [m for name, m in denoiser.named_modules() if name.endswith(".attn2") and getattr(m, "add_k_proj", None) is not None]
 
     def forward(attention, original, hidden_states, encoder_hidden_states=None, *args, **kwargs):
         if guidance.layout is None:
@@ -111,3 +116,26 @@ def behind_the_image(pipe, denoiser, guidance):
         for attention in attentions:
             stack.enter_context(replaced(attention, "forward", functools.partial(forward, attention)))
         yield
+
+
+def connected(pipe, denoiser, guidance):
+    """The pipeline's connectors rewrite the text (and make the sound's) between `encode_prompt` and the denoiser, which would show
+    rows that nobody encoded: the negative goes through them too, and rows are recognised by what they made of the positive."""
+    def forward(original, text, mask, *args, **kwargs):
+        result = original(text, mask, *args, **kwargs)
+        positive, negative = ({**side} for side in guidance.encoded or ({}, {}))
+        wanted = positive.get("encoder_hidden_states", text[:0])
+        count = len(wanted)
+        start = next((i for i in range(0, len(text), count or 1) if torch.equal(text[i:i + count], wanted.to(text))), None)
+        if count and start is not None:
+            sides = [(positive, [out[start:start + count] for out in result])]
+            if "audio_encoder_hidden_states" not in negative:  # given by hand, it comes as the denoiser takes it
+                sides.append((negative, original(negative["encoder_hidden_states"].to(text), negative["encoder_attention_mask"].to(mask),
+                                                 *args, **kwargs)))
+            for side, (video, audio, keep) in sides:
+                side.update(encoder_hidden_states=video, audio_encoder_hidden_states=audio,
+                            encoder_attention_mask=keep, audio_encoder_attention_mask=keep)
+            guidance.encoded = positive, negative
+        return result
+    connectors = getattr(pipe, "connectors", None)
+    return contextlib.nullcontext() if connectors is None else replaced(connectors, "forward", forward)

@@ -118,12 +118,40 @@ def cross_attention(denoiser) -> dict:
     return {name: ("cross", m) for name, m in found.items()}
 
 
+def alike(kind: str, lengths, count: int) -> tuple[list, list]:
+    """Several texts of equal length, each in attentions of its own."""
+    positive, negative = lengths[0]
+    return [(0, positive)], [(positive, negative)]
+
+
+ATTN2 = named(cross=r"transformer_blocks\.\d+\.attn2")
+PIXART = Family(ATTN2, (text(), mask(1)))
+WAN = Family(named(cross=r"(vace_)?blocks\.\d+\.attn2"), adapter=adapters.behind_the_image)
+
 FAMILIES = {
     # SD 1.5, SDXL and all that is distilled from them. The pooled text of SDXL stays as it is.
     "UNet2DConditionModel": Family(cross_attention, (text(), mask(None))),
     # --- cross-attention
-    "PixArtTransformer2DModel": Family(named(cross=r"transformer_blocks\.\d+\.attn2"), (text(), mask(1))),
-    "WanTransformer3DModel": Family(named(cross=r"blocks\.\d+\.attn2"), adapter=adapters.behind_the_image),
+    "PixArtTransformer2DModel": PIXART,
+    "SanaTransformer2DModel": PIXART,
+    "SanaVideoTransformer3DModel": PIXART,
+    "SanaWMTransformer3DModel": Family(named(cross=r"blocks\.\d+\.cross_attn"), (text(dim=2), mask(1, "mask"))),
+    "SanaWMLTX2RefinerTransformer3DModel": PIXART,
+    "LTXVideoTransformer3DModel": PIXART,
+    "LTX2VideoTransformer3DModel": Family(
+        named(cross=r"transformer_blocks\.\d+\.(audio_)?attn2"),
+        (text(), mask(1), text(None, "audio_encoder_hidden_states", of=1), mask(None, "audio_encoder_attention_mask", of=1)),
+        spans=alike, adapter=adapters.connected),
+    "AllegroTransformer3DModel": Family(ATTN2, (text(dim=2), mask(1))),
+    "LatteTransformer3DModel": Family(ATTN2),
+    "WanTransformer3DModel": WAN,
+    "WanVACETransformer3DModel": WAN,
+    "WanAnimateTransformer3DModel": WAN,
+    "SkyReelsV2Transformer3DModel": WAN,
+    "ChronoEditTransformer3DModel": WAN,
+    "AnyFlowTransformer3DModel": WAN,
+    "AnyFlowFARTransformer3DModel": WAN,
+    "HeliosTransformer3DModel": WAN,
     # --- joint attention
     # SD3.5-Medium's attn2 sees the image only and is left alone.
     "SD3Transformer2DModel": Family(named(joint=r"transformer_blocks\.\d+\.attn")),
@@ -142,6 +170,7 @@ FAMILIES = {
 
 REFUSED = {
     # class: why NAG cannot guide it as it is
+    "WanAnimate2Transformer3DModel": "it has a modular pipeline only, which has no encode_prompt, so NAG cannot listen to its words.",
 }
 
 

@@ -1,6 +1,7 @@
 """`guide(pipe, "blurry")`: NAG around any unmodified diffusers pipeline, given back on exit."""
 
 import contextlib
+import copy
 import functools
 import inspect
 import re
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 
 from . import families
-from .adapters import replaced
+from .adapters import placed, replaced
 from .attention_processor import Layout, install
 from .formula import NAGSettings, normalized_attention_guidance
 
@@ -24,6 +25,8 @@ class Guidance:
 
     settings: NAGSettings
     step: int = 0                      # scheduler steps done in the running pipeline call
+    since: int = 0                     # of these, done when the schedule was last set: pipelines that go chunk by chunk set it for each
+    called: bool = False               # a denoiser call since the last scheduler step
     guided_calls: int = 0              # denoiser calls with at least one guided row
     guided_steps: int = 0              # scheduler steps with such a call
     fresh: bool = False                # a guided call since the last scheduler step
@@ -60,7 +63,8 @@ def guide(pipe, negative_prompt=None, *, negative_prompt_embeds=None, negative_p
     able, why = families.supports(pipe)
     if not able:
         raise ValueError(why)
-    if not hasattr(pipe, "encode_prompt"):
+    encoder = next((name for name in ("encode_prompt", "_encode_prompt") if hasattr(pipe, name)), None)
+    if encoder is None:
         raise ValueError(f"NAG listens to a pipeline's encode_prompt, and a {type(pipe).__name__} has none.")
     guidance = Guidance(settings)
     if settings.off:
@@ -68,8 +72,9 @@ def guide(pipe, negative_prompt=None, *, negative_prompt_embeds=None, negative_p
         return
     embeds = _given(family, negative_prompt_embeds, negative_prompt_attention_mask)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(replaced(pipe, "encode_prompt", functools.partial(_capture, guidance, family, negative_prompt, embeds)))
-        stack.enter_context(replaced(pipe.scheduler, "step", functools.partial(_counted, guidance)))
+        stack.enter_context(replaced(pipe, encoder, functools.partial(_capture, guidance, family, negative_prompt, embeds)))
+        for name, report in (("step", _counted), ("set_timesteps", _started)):
+            stack.enter_context(placed(pipe.scheduler, name, Reported(getattr(pipe.scheduler, name), functools.partial(report, guidance))))
         for outer in families.denoisers_of(pipe):
             denoiser = families.unwrapped(outer)
             layers, give_back = install(denoiser, family, settings, guidance)
@@ -105,11 +110,31 @@ def _given(family, embeds, mask) -> dict | None:
     return embeds
 
 
-def _counted(guidance, step, /, *args, **kwargs):
-    guidance.step += 1
+class Reported:
+    """A scheduler's method that also reports its calls. Pipelines deep-copy their scheduler, one for the sound or one a frame: the
+    copy's method must be the copy's, where that of a plain wrapper would go on changing the state of the original."""
+
+    def __init__(self, original, report):
+        functools.update_wrapper(self, original)
+        self.original, self.report = original, report
+
+    def __call__(self, *args, **kwargs):
+        self.report()
+        return self.original(*args, **kwargs)
+
+    def __deepcopy__(self, memo):
+        return Reported(copy.deepcopy(self.original, memo), self.report)
+
+
+def _counted(guidance):
+    """A step is what follows a denoiser call, however many schedulers take it."""
+    guidance.step += guidance.called
     guidance.guided_steps += guidance.fresh
-    guidance.fresh = False
-    return step(*args, **kwargs)
+    guidance.called = guidance.fresh = False
+
+
+def _started(guidance):
+    guidance.since = guidance.step
 
 
 OTHER_WORDS = re.compile(r"negative_.*|prompt_\d+|.*prompt_embeds.*|(prompt|text)_.*mask.*")  # arguments that belong to the positive's words
@@ -121,7 +146,8 @@ def _capture(guidance, family, words, embeds, encode_prompt, /, *args, **kwargs)
     result = encode_prompt(*args, **kwargs)
     if guidance.encoded is not None and guidance.step == 0:
         return result
-    guidance.step = 0
+    guidance.step = guidance.since = 0
+    guidance.called = guidance.fresh = False
     guidance.verdicts.clear()
     positive = _inputs(family, result)
     count = len(positive[family.inputs[0].argument])
@@ -135,7 +161,10 @@ def _capture(guidance, family, words, embeds, encode_prompt, /, *args, **kwargs)
             if OTHER_WORDS.fullmatch(name):
                 given[name] = None
         pictures = int(given.get("num_images_per_prompt") or given.get("num_videos_per_prompt") or 1)
+        single = isinstance(given.get("prompt"), str)  # some pipelines take one prompt only, and no list
         given["prompt"] = _one_per_prompt(words, count // pictures)
+        if single:
+            given["prompt"] = given["prompt"][0]
         if "do_classifier_free_guidance" in given:
             given["do_classifier_free_guidance"] = False
         negative = _inputs(family, encode_prompt(*bound.args, **bound.kwargs))
@@ -171,13 +200,16 @@ def _rows(value, count: int, name: str):
 
 
 def _active(pipe, guidance) -> bool:
+    if guidance.settings.end >= 1:  # to the last call: some pipelines run the denoiser once more, to remember what they made
+        return True
     scheduler = pipe.scheduler
     steps = len(scheduler.timesteps) - (getattr(scheduler, "begin_index", None) or 0)  # image-to-image begins later
-    return guidance.step < guidance.settings.end * steps
+    return guidance.step - guidance.since < guidance.settings.end * steps
 
 
 def _around(pipe, guidance, family, layers, names, forward, /, *args, **kwargs):
     """A denoiser call with its text packed: in one piece, or for families with `rows` in pieces of equal text lengths."""
+    guidance.called = True
     given = {**dict(zip(names, args, strict=False)), **kwargs}
     text = given.get(family.inputs[0].argument)
     if guidance.encoded is None or text is None or not _active(pipe, guidance):
@@ -256,12 +288,12 @@ def _conditional(text, wanted) -> tuple[int, int] | None:
 def _plan(guidance, family, given, text) -> list | None:
     """How to run a denoiser call with this text: [(rows or None for all, layout or None, {argument: packed input})], or None: as it is."""
     positive, negative = guidance.encoded
-    wanted, total = positive[family.inputs[0].argument], len(text)
+    wanted, total = _shaped(positive[family.inputs[0].argument], text), len(text)
     found = _conditional(text, wanted)
     if found is None:
         return None
     inputs = {p.argument: given.get(p.argument) for p in family.inputs}
-    others = {p.argument: _repeated(negative.get(p.argument), total, len(wanted)) for p in family.inputs}
+    others = {name: _repeated(_shaped(negative.get(name), value), total, len(wanted)) for name, value in inputs.items()}
     if not family.rows:
         layout, packed = _packed(family, inputs, others, slice(*found), total)
         return [(None, layout, packed)]
@@ -289,6 +321,12 @@ def _grouped(parts) -> list:
         else:
             groups.append((rows, layout, packed))
     return groups
+
+
+def _shaped(value, like):
+    """Some pipelines give the text a dimension of one behind the rows after it was encoded."""
+    tensors = isinstance(value, torch.Tensor) and isinstance(like, torch.Tensor)
+    return value.unsqueeze(1) if tensors and like.ndim == value.ndim + 1 and like.shape[1] == 1 else value
 
 
 def _repeated(value, total: int, count: int):

@@ -37,7 +37,7 @@ def masks(words: list[str], length: int):
 class Case:
     """build: () -> denoiser. latents: shape of one row. arguments: (latents, timestep) -> the call's arguments that carry no text.
     texts: (words, length) -> the text inputs by argument. out: the call's result -> what the scheduler gets, of the latents' shape.
-    masked: whether a mask may leave text tokens out.
+    connectors: a module of the pipeline. deliver: (pipe, texts) -> what the pipeline makes of the (batched) texts before the denoiser.
     """
 
     build: Callable
@@ -45,6 +45,8 @@ class Case:
     arguments: Callable
     texts: Callable
     out: Callable = operator.itemgetter(0)
+    connectors: Callable | None = None
+    deliver: Callable | None = None
 
 
 class Scheduler:
@@ -66,26 +68,35 @@ class Bare:
     def __init__(self, case: Case, denoiser):
         self.case, self.transformer, self.scheduler = case, denoiser, Scheduler()
         self.family = families.find(denoiser)
+        if case.connectors:
+            self.connectors = case.connectors()
 
     def encode_prompt(self, prompt, length: int = LENGTH):
         texts = self.case.texts([prompt] if isinstance(prompt, str) else list(prompt), length)
         places = {p.encoded: texts[p.argument] for p in self.family.inputs if p.encoded is not None}
         return tuple(places.get(i) for i in range(max(places) + 1))
 
-    def texts(self, prompt) -> dict:
+    def encoded(self, prompt) -> dict:
         result = self.encode_prompt(prompt)
         return {p.argument: result[p.encoded] for p in self.family.inputs if p.encoded is not None}
+
+    def texts(self, prompt) -> dict:
+        return self._delivered(self.encoded(prompt))
+
+    def _delivered(self, texts: dict) -> dict:
+        return self.case.deliver(self, texts) if self.case.deliver else texts
 
     @torch.no_grad()
     def __call__(self, prompt, cfg=None, steps: int = 2, seed: int = 0, latents=None, scale: float = 4.0):
         prompt = [prompt] if isinstance(prompt, str) else prompt
-        positive = self.texts(prompt)
+        positive = self.encoded(prompt)
         calls = [positive]
         if cfg:
-            negative = self.texts(["blurry"] * len(prompt))
+            negative = self.encoded(["blurry"] * len(prompt))
             order = {"before": [negative, positive], "behind": [positive, negative]}.get(cfg)
             calls = [positive, negative] if order is None else [
                 {p.argument: self._both(p, *(side[p.argument] for side in order)) for p in self.family.inputs if p.argument in positive}]
+        calls = [self._delivered(texts) for texts in calls]
         if latents is None:
             latents = torch.randn(len(prompt), *self.case.latents, generator=torch.Generator().manual_seed(seed))
         self.scheduler.set_timesteps(steps)
@@ -136,12 +147,133 @@ def _pixart():
         sample_size=16, caption_channels=16, use_additional_conditions=False)
 
 
-def _wan(**config):
-    from diffusers import WanTransformer3DModel
+def _wan(name="WanTransformer3DModel", **config):
+    import diffusers
 
-    return WanTransformer3DModel(**{
+    return getattr(diffusers, name)(**{
         "patch_size": (1, 2, 2), "num_attention_heads": 2, "attention_head_dim": 12, "in_channels": 4, "out_channels": 4, "text_dim": 16,
         "freq_dim": 16, "ffn_dim": 32, "num_layers": 2, "rope_max_seq_len": 32, **config})
+
+
+def _wan_animate():
+    return _wan(
+        "WanAnimateTransformer3DModel", in_channels=12, latent_channels=4, image_dim=8, added_kv_proj_dim=24,
+        motion_encoder_channel_sizes={"4": 8, "8": 8, "16": 8}, motion_encoder_size=16, motion_style_dim=8, motion_dim=4, motion_encoder_dim=8,
+        face_encoder_hidden_dim=8, face_encoder_num_heads=2, inject_face_latents_blocks=2)
+
+
+def _helios():
+    from diffusers import HeliosTransformer3DModel
+
+    return HeliosTransformer3DModel(
+        patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4, text_dim=16, freq_dim=16,
+        ffn_dim=32, num_layers=2, rope_dim=(4, 4, 4))
+
+
+def _sana():
+    from diffusers import SanaTransformer2DModel
+
+    return SanaTransformer2DModel(
+        patch_size=1, in_channels=4, out_channels=4, num_layers=2, num_attention_heads=2, attention_head_dim=8, num_cross_attention_heads=2,
+        cross_attention_head_dim=8, cross_attention_dim=16, caption_channels=16, sample_size=8)
+
+
+def _sana_video():
+    from diffusers import SanaVideoTransformer3DModel
+
+    return SanaVideoTransformer3DModel(
+        in_channels=4, out_channels=4, num_layers=2, num_attention_heads=2, attention_head_dim=12, num_cross_attention_heads=2,
+        cross_attention_head_dim=12, cross_attention_dim=24, caption_channels=16, sample_size=8, rope_max_seq_len=32)
+
+
+def _sana_wm():
+    from diffusers import SanaWMTransformer3DModel
+
+    return SanaWMTransformer3DModel(
+        in_channels=4, num_layers=2, hidden_size=32, num_attention_heads=2, softmax_every_n=2, linear_head_dim=16, caption_channels=16,
+        chunk_plucker_channels=6)
+
+
+LTX2 = dict(
+    in_channels=16, out_channels=16, num_attention_heads=2, attention_head_dim=8, cross_attention_dim=16, audio_in_channels=16,
+    audio_out_channels=16, audio_num_attention_heads=2, audio_attention_head_dim=4, audio_cross_attention_dim=8, num_layers=2, caption_channels=16)
+
+
+def _ltx2():
+    from diffusers import LTX2VideoTransformer3DModel
+
+    return LTX2VideoTransformer3DModel(**LTX2)
+
+
+def _ltx2_connectors():
+    from diffusers.pipelines.ltx2 import LTX2TextConnectors
+
+    torch.manual_seed(1)
+    connectors = LTX2TextConnectors(
+        caption_channels=16, text_proj_in_factor=1, video_connector_num_attention_heads=2, video_connector_attention_head_dim=8,
+        video_connector_num_layers=1, video_connector_num_learnable_registers=None, audio_connector_num_attention_heads=2,
+        audio_connector_attention_head_dim=8, audio_connector_num_layers=1, audio_connector_num_learnable_registers=None)
+    loud(connectors)
+    return connectors
+
+
+def _ltx2_delivered(pipe, texts):
+    video, audio, keep = pipe.connectors(texts["encoder_hidden_states"], texts["encoder_attention_mask"])
+    return {"encoder_hidden_states": video, "encoder_attention_mask": keep, "audio_encoder_hidden_states": audio,
+            "audio_encoder_attention_mask": keep}
+
+
+def _refiner():
+    from diffusers import SanaWMLTX2RefinerTransformer3DModel
+
+    return SanaWMLTX2RefinerTransformer3DModel(**LTX2)
+
+
+def _ltx():
+    from diffusers import LTXVideoTransformer3DModel
+
+    return LTXVideoTransformer3DModel(
+        in_channels=16, out_channels=16, num_attention_heads=2, attention_head_dim=8, cross_attention_dim=16, num_layers=2, caption_channels=16)
+
+
+def _allegro():
+    from diffusers import AllegroTransformer3DModel
+
+    return AllegroTransformer3DModel(
+        num_attention_heads=2, attention_head_dim=24, in_channels=4, out_channels=4, num_layers=2, cross_attention_dim=48, sample_width=8,
+        sample_height=8, sample_frames=2, caption_channels=16)
+
+
+def _allegro_positions(x):
+    from diffusers.models.embeddings import get_3d_rotary_pos_embed_allegro
+
+    *frequencies, t, h, w = get_3d_rotary_pos_embed_allegro(24, ((0, 0), (4, 4)), (4, 4), 2, interpolation_scale=(2.2, 2.0, 2.0))
+    return {"image_rotary_emb": (tuple(frequencies), torch.cartesian_prod(t.long(), h.long(), w.long()).T.reshape(3, 1, -1).contiguous())}
+
+
+def _anyflow():
+    from diffusers import AnyFlowTransformer3DModel
+
+    return AnyFlowTransformer3DModel(
+        patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4, text_dim=16, freq_dim=16, ffn_dim=32,
+        num_layers=2, rope_max_seq_len=32)
+
+
+def _anyflow_far():
+    from diffusers import AnyFlowFARTransformer3DModel
+
+    return AnyFlowFARTransformer3DModel(
+        patch_size=(1, 2, 2), compressed_patch_size=(1, 4, 4), num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4,
+        text_dim=16, freq_dim=16, ffn_dim=32, num_layers=2, rope_max_seq_len=32, chunk_partition=(1, 1))
+
+
+def _latte():
+    from diffusers import LatteTransformer3DModel
+
+    return LatteTransformer3DModel(
+        num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=4, num_layers=2, cross_attention_dim=16, attention_bias=True,
+        sample_size=8, patch_size=2, activation_fn="gelu-approximate", num_embeds_ada_norm=10, norm_type="ada_norm_single",
+        norm_elementwise_affine=False, norm_eps=1e-6, caption_channels=16, video_length=2)
 
 
 def _sd3():
@@ -185,10 +317,19 @@ def _z_image():
         cap_feat_dim=16, axes_dims=[8, 4, 4], axes_lens=[256, 32, 32])
 
 
-def cross(build, latents=(4, 8, 8), width=16, extra=None, **fields):
-    """A denoiser that takes (latents, timestep, text) and nothing else worth mentioning."""
+def cross(build, latents=(4, 8, 8), width=16, extra=None, masked=None, exact=None, **fields):
+    """A denoiser that takes (latents, timestep, text) and nothing else worth mentioning. extra: latents -> further arguments.
+    masked: the name of the text's mask. exact: the number of text tokens where the model asks for it."""
+    def texts(words, length):
+        length = exact if exact and length == LENGTH else length
+        return {"encoder_hidden_states": embeds(words, length, width)} | ({masked: masks(words, length)} if masked else {})
     return Case(build, latents, lambda x, t: {"hidden_states": x, "timestep": steps_of(x, t), "return_dict": False, **(extra(x) if extra else {})},
-                lambda words, n: {"encoder_hidden_states": embeds(words, n, width)}, **fields)
+                texts, **fields)
+
+
+def picture(x):
+    """Tokens of a picture, which image-to-video models put before the text, which must have 512."""
+    return {"encoder_hidden_states_image": noise("picture", 1, 5, 8).repeat(len(x), 1, 1)}
 
 
 # name -> case; the name is the denoiser's class, with a variant behind a colon
@@ -202,12 +343,68 @@ CASES = {
                                             "added_cond_kwargs": {"resolution": None, "aspect_ratio": None}},
         lambda words, n: {"encoder_hidden_states": embeds(words, n, 16), "encoder_attention_mask": masks(words, n)}),
     "WanTransformer3DModel": cross(_wan, (4, 2, 4, 4)),
-    # image-to-video: 257 tokens of a picture stand before the text, which must have 512
-    "WanTransformer3DModel:i2v": Case(
-        functools.partial(_wan, in_channels=4, image_dim=8, added_kv_proj_dim=24), (4, 2, 4, 4),
-        lambda x, t: {"hidden_states": x, "timestep": steps_of(x, t), "return_dict": False,
-                      "encoder_hidden_states_image": noise("picture", 1, 5, 8).repeat(len(x), 1, 1)},
+    "WanTransformer3DModel:i2v": cross(functools.partial(_wan, image_dim=8, added_kv_proj_dim=24), (4, 2, 4, 4), extra=picture, exact=512),
+    "WanVACETransformer3DModel": cross(
+        functools.partial(_wan, "WanVACETransformer3DModel", vace_layers=[0, 1], vace_in_channels=8), (4, 2, 4, 4),
+        extra=lambda x: {"control_hidden_states": noise("control", 1, 8, 2, 4, 4).repeat(len(x), 1, 1, 1, 1)}),
+    # the pipeline puts the reference's latents and a mask before the noise: channels and one frame more than what it predicts
+    "WanAnimateTransformer3DModel": Case(
+        _wan_animate, (4, 3, 4, 4), lambda x, t: {
+            "hidden_states": torch.cat([x, x, x], 1), "timestep": steps_of(x, t), "return_dict": False, **picture(x),
+            "pose_hidden_states": noise("pose", 1, 4, 2, 4, 4).repeat(len(x), 1, 1, 1, 1),
+            "face_pixel_values": noise("face", 1, 3, 5, 16, 16).repeat(len(x), 1, 1, 1, 1)},
         lambda words, n: {"encoder_hidden_states": embeds(words, 512 if n == LENGTH else n, 16)}),
+    "SkyReelsV2Transformer3DModel": cross(functools.partial(_wan, "SkyReelsV2Transformer3DModel"), (4, 2, 4, 4)),
+    "SkyReelsV2Transformer3DModel:i2v": cross(
+        functools.partial(_wan, "SkyReelsV2Transformer3DModel", image_dim=8, added_kv_proj_dim=24), (4, 2, 4, 4), extra=picture, exact=512),
+    # diffusion forcing: every frame has its own timestep
+    "SkyReelsV2Transformer3DModel:forcing": Case(
+        functools.partial(_wan, "SkyReelsV2Transformer3DModel", num_frame_per_block=2), (4, 4, 4, 4), lambda x, t: {
+            "hidden_states": x, "timestep": steps_of(x, t)[:, None] - torch.arange(4) * 10, "return_dict": False, "enable_diffusion_forcing": True},
+        lambda words, n: {"encoder_hidden_states": embeds(words, n, 16)}),
+    "ChronoEditTransformer3DModel": cross(
+        functools.partial(_wan, "ChronoEditTransformer3DModel", image_dim=8, added_kv_proj_dim=24), (4, 2, 4, 4), extra=picture, exact=512),
+    "AnyFlowTransformer3DModel": Case(
+        _anyflow, (2, 4, 4, 4), lambda x, t: {
+            "hidden_states": x, "timestep": steps_of(x, t)[:, None].repeat(1, 2), "r_timestep": steps_of(x, t)[:, None].repeat(1, 2) / 2, "return_dict": False},
+        lambda words, n: {"encoder_hidden_states": embeds(words, n, 16)}),
+    "AnyFlowFARTransformer3DModel": Case(
+        _anyflow_far, (2, 4, 4, 4), lambda x, t: {
+            "hidden_states": x, "timestep": steps_of(x, t)[:, None].repeat(1, 2), "r_timestep": steps_of(x, t)[:, None].repeat(1, 2) / 2, "return_dict": False,
+            "chunk_partition": (1, 1)},
+        lambda words, n: {"encoder_hidden_states": embeds(words, n, 16)}),
+    # the frames before stand in the sequence too, and see no text
+    "HeliosTransformer3DModel": cross(_helios, (4, 2, 4, 4), extra=lambda x: {
+        "indices_hidden_states": torch.tensor([[1, 2]]).repeat(len(x), 1), "indices_latents_history_short": torch.tensor([[0]]).repeat(len(x), 1),
+        "latents_history_short": noise("before", 1, 4, 1, 4, 4).repeat(len(x), 1, 1, 1, 1)}),
+    "SanaTransformer2DModel": cross(_sana, masked="encoder_attention_mask"),
+    "SanaVideoTransformer3DModel": cross(_sana_video, (4, 2, 4, 4), masked="encoder_attention_mask"),
+    # its text has a dimension of one, (rows, 1, T, D); every frame has its own timestep
+    "SanaWMTransformer3DModel": Case(
+        _sana_wm, (4, 2, 4, 4), lambda x, t: {
+            "hidden_states": x, "timestep": steps_of(x, t)[:, None, None].repeat(1, 1, 2), "return_dict": False},
+        lambda words, n: {"encoder_hidden_states": embeds(words, n, 16)[:, None], "mask": masks(words, n)}),
+    "SanaWMLTX2RefinerTransformer3DModel": Case(
+        _refiner, (8, 16), lambda x, t: {
+            "hidden_states": x, "timestep": steps_of(x, t)[:, None].repeat(1, 8), "return_dict": False,
+            "video_rotary_emb": (noise("cosines", 1, 8, 16), noise("sines", 1, 8, 16))},
+        lambda words, n: {"encoder_hidden_states": embeds(words, n, 16), "encoder_attention_mask": masks(words, n)}),
+    "LTXVideoTransformer3DModel": cross(
+        _ltx, (8, 16), masked="encoder_attention_mask", extra=lambda x: {"num_frames": 2, "height": 2, "width": 2}),
+    # what is denoised is 8 tokens of video and 4 of sound
+    "LTX2VideoTransformer3DModel": Case(
+        _ltx2, (12, 16), lambda x, t: {
+            "hidden_states": x[:, :8], "audio_hidden_states": x[:, 8:], "timestep": steps_of(x, t), "sigma": steps_of(x, t), "num_frames": 2, "height": 2,
+            "width": 2, "audio_num_frames": 4, "return_dict": False},
+        lambda words, n: {"encoder_hidden_states": embeds(words, n, 16), "encoder_attention_mask": masks(words, n),
+                          "audio_encoder_hidden_states": embeds(words, n, 16, "sound")},
+        lambda output: torch.cat(output, 1), _ltx2_connectors, _ltx2_delivered),
+    # the pipeline gives the encoded text a dimension of one behind the rows
+    "AllegroTransformer3DModel": cross(
+        _allegro, (4, 2, 8, 8), masked="encoder_attention_mask", extra=_allegro_positions,
+        deliver=lambda pipe, texts: {**texts, "encoder_hidden_states": texts["encoder_hidden_states"][:, None]}),
+    # every frame is a row of its own inside
+    "LatteTransformer3DModel": cross(_latte, (4, 2, 8, 8)),
     # --- joint attention
     "SD3Transformer2DModel": Case(
         _sd3, (4, 8, 8), lambda x, t: {"hidden_states": x, "timestep": steps_of(x, t), "return_dict": False,

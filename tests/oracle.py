@@ -60,7 +60,7 @@ def doubled(pipe, positive: dict, negative: dict, monkeypatch, s, tau, alpha):
             return value
         if isinstance(value, list):
             return value + minus * times
-        rows = 1 if value.ndim == 4 else 0  # (layers, rows, T, D)
+        rows = 1 if p.argument == "encoder_hidden_states_llama3" else 0  # (layers, rows, T, D)
         return torch.cat([value, torch.cat([minus] * times, rows)], rows)
 
     def same(a, b):
