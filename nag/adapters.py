@@ -66,6 +66,41 @@ def apart(path: str):
     return adapter
 
 
+def pooled(path: str):
+    """A module that pools the text and returns no tokens would mix both texts into one modulation: it sees the positive's."""
+    def adapter(pipe, denoiser, guidance):
+        def alone(value):
+            total = sum(guidance.layout.texts[0])
+            if not isinstance(value, torch.Tensor) or value.ndim < 3:
+                return value
+            dim = next((dim for dim in (1, value.ndim - 1) if value.shape[dim] == total), None)  # tokens, or a mask over them
+            return value if dim is None else value.narrow(dim, 0, guidance.layout.texts[0][0])
+
+        def forward(original, *args, **kwargs):
+            if guidance.layout is None:
+                return original(*args, **kwargs)
+            return original(*map(alone, args), **{name: alone(value) for name, value in kwargs.items()})
+        return replaced(denoiser.get_submodule(path), "forward", forward)
+    return adapter
+
+
+@contextlib.contextmanager
+def beside_the_image(pipe, denoiser, guidance):
+    """UNets that add their text's keys to the image's may pool it into the time embedding, and normalise it over all tokens: each
+    text alone, or they would mix."""
+    def norm(original, tokens):  # (B, D, T)
+        layout = guidance.layout
+        return original(tokens) if layout is None else torch.cat([original(text) for text in tokens.split(layout.texts[0], 2)], 2)
+
+    with contextlib.ExitStack() as stack:
+        if denoiser.config.addition_embed_type == "text":
+            stack.enter_context(pooled("add_embedding")(pipe, denoiser, guidance))
+        for module in denoiser.modules():
+            if isinstance(getattr(module, "norm_cross", None), torch.nn.GroupNorm):
+                stack.enter_context(replaced(module.norm_cross, "forward", norm))
+        yield
+
+
 def qwen_positions(pipe, denoiser, guidance):
     """Text positions start behind the image's and count on; the negative's must start there again."""
     def forward(original, *args, max_txt_seq_len=None, **kwargs):
@@ -118,24 +153,47 @@ def behind_the_image(pipe, denoiser, guidance):
         yield
 
 
+def first_row(text, wanted) -> int | None:
+    """Where the rows of `wanted` stand in a batch of texts."""
+    starts = range(0, len(text) - len(wanted) + 1, len(wanted))
+    return next((i for i in starts if text.shape[1:] == wanted.shape[1:] and torch.equal(text[i:i + len(wanted)], wanted.to(text))), None)
+
+
 def connected(pipe, denoiser, guidance):
     """The pipeline's connectors rewrite the text (and make the sound's) between `encode_prompt` and the denoiser, which would show
     rows that nobody encoded: the negative goes through them too, and rows are recognised by what they made of the positive."""
+    def sides(video, audio, keep):
+        return {"encoder_hidden_states": video, "audio_encoder_hidden_states": audio,
+                "encoder_attention_mask": keep, "audio_encoder_attention_mask": keep}
+
     def forward(original, text, mask, *args, **kwargs):
         result = original(text, mask, *args, **kwargs)
-        positive, negative = ({**side} for side in guidance.encoded or ({}, {}))
-        wanted = positive.get("encoder_hidden_states", text[:0])
-        count = len(wanted)
-        start = next((i for i in range(0, len(text), count or 1) if torch.equal(text[i:i + count], wanted.to(text))), None)
-        if count and start is not None:
-            sides = [(positive, [out[start:start + count] for out in result])]
+        positive, negative = guidance.encoded or (None, None)
+        start = first_row(text, positive["encoder_hidden_states"]) if positive else None
+        if start is not None:
             if "audio_encoder_hidden_states" not in negative:  # given by hand, it comes as the denoiser takes it
-                sides.append((negative, original(negative["encoder_hidden_states"].to(text), negative["encoder_attention_mask"].to(mask),
-                                                 *args, **kwargs)))
-            for side, (video, audio, keep) in sides:
-                side.update(encoder_hidden_states=video, audio_encoder_hidden_states=audio,
-                            encoder_attention_mask=keep, audio_encoder_attention_mask=keep)
-            guidance.encoded = positive, negative
+                negative = sides(*original(negative["encoder_hidden_states"].to(text), negative["encoder_attention_mask"].to(mask), *args, **kwargs))
+            guidance.encoded = sides(*(out[start:start + len(positive["encoder_hidden_states"])] for out in result)), negative
         return result
     connectors = getattr(pipe, "connectors", None)
     return contextlib.nullcontext() if connectors is None else replaced(connectors, "forward", forward)
+
+
+def conditioned(pipe, denoiser, guidance):
+    """The pipeline's condition encoder makes one text of prompt, lyrics and timbre after `encode_prompt`, and the denoiser would show
+    rows that nobody encoded: it makes one of the negative prompt with the same lyrics and timbre too."""
+    def forward(original, *args, **kwargs):
+        result = original(*args, **kwargs)
+        positive, other = guidance.results or (None, None)
+        start = first_row(kwargs["text_hidden_states"], positive[0]) if positive else None
+        if start is not None:
+            rows = slice(start, start + len(positive[0]))
+            negative = guidance.encoded[1]
+            if other is not None:  # not given by hand
+                kwargs |= {"text_hidden_states": other[0], "text_attention_mask": other[1]}
+                kwargs |= {name: value[rows] for name, value in kwargs.items() if name.startswith(("lyric", "refer"))}
+                negative = {"encoder_hidden_states": original(*args, **kwargs)[0]}
+            guidance.encoded = {"encoder_hidden_states": result[0][rows]}, negative
+        return result
+    encoder = getattr(pipe, "condition_encoder", None)
+    return contextlib.nullcontext() if encoder is None else replaced(encoder, "forward", forward)

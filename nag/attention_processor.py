@@ -58,16 +58,16 @@ class GuidedAttention:
             return op(query, key, value, mask)
         count = key.shape[tokens]
         positive, negative = self.family.pieces(self.kind, layout.texts, count)
-        texts = sum(length for _, length in positive + negative)
+        texts = sum(length for _, length in {*positive, *negative})
         # not the text: an IP-Adapter's image tokens
         if count < texts if self.kind == "joint" else count != texts:
             return op(query, key, value, mask)
-        if self.kind != "cross" and query.shape[tokens] != count:
+        if self.kind in ("joint", "text") and query.shape[tokens] != count:
             return op(query, key, value, mask)
         self.hit = True
         if mask is not None and mask.ndim == 2 and tokens == 1:  # dispatch_attention_fn also takes (B, keys)
             mask = mask[:, None, None, :]
-        if self.kind == "cross":
+        if self.kind in ("cross", "added"):
             return self._cross(op, query, key, value, mask, tokens, positive, negative, layout)
         if self.kind == "text":
             return self._text(op, query, key, value, mask, tokens, positive, negative)
@@ -124,7 +124,9 @@ class GuidedAttention:
 
 def rows_of(layout: Layout, query) -> slice:
     """The conditional rows in attention, where every row of the batch may have become several (one a video frame)."""
-    times = len(query) // layout.total
+    times, rest = divmod(len(query), layout.total)
+    if rest or not times:
+        raise RuntimeError(f"An attention got {len(query)} of {layout.total} rows: NAG cannot guide a model whose batch is split inside.")
     return slice(layout.rows.start * times, layout.rows.stop * times)
 
 

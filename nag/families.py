@@ -4,6 +4,7 @@ That is all that NAG must be told about a model. To add a family, add a row; the
 Where a model counts its text tokens itself, the row also names one of the small adapters in `nag/adapters.py`.
 """
 
+import functools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from . import adapters
 
 KINDS = {
     "cross": "keys are the text, queries the image",
+    "added": "keys are the text and, behind it, what goes with either text (the image itself, a picture, a duration), queries the image",
     "joint": "keys and queries are text and image in one sequence",
     "text": "keys and queries are the text alone",
 }
@@ -59,6 +61,7 @@ class Family:
     adapter: (pipe, denoiser, guidance) -> context manager, for models that count their text tokens; see `nag/adapters.py`.
     rows: names of the arguments with one entry per row. Set where texts of different length cannot share a call: padding is
         then cut off by the mask, and rows of different length (or un-guided ones) run one after the other.
+    each: an argument with one entry per row, where the pipeline repeats its text for every frame of a row.
     remark: what a user should know, for the README's table.
     """
 
@@ -69,6 +72,7 @@ class Family:
     grow: Callable | None = None
     adapter: Callable | None = None
     rows: tuple[str, ...] = ()
+    each: str | None = None
     remark: str = ""
 
     @property
@@ -94,7 +98,8 @@ class Family:
             positives.append((start, positive))
             negatives.append((start + positive, negative))
             start += positive + negative
-        return positives, negatives
+        shared = [(start, count - start)] if kind == "added" else []
+        return positives + shared, negatives + shared
 
 
 def named(**patterns: str) -> Callable:
@@ -107,19 +112,16 @@ def named(**patterns: str) -> Callable:
     return layers
 
 
-def cross_attention(denoiser) -> dict:
+def cross_attention(denoiser, kind: str = "cross") -> dict:
     """By what it is, not by its name: with `only_cross_attention` the text reaches `attn1` too."""
     found = {name: m for name, m in denoiser.named_modules() if getattr(m, "is_cross_attention", False) and hasattr(m, "processor")}
-    added = [name for name, m in found.items() if getattr(m, "added_kv_proj_dim", None) is not None]
-    if added:
-        raise ValueError(
-            f"{type(denoiser).__name__} mixes text into its self-attention ({added[0]}): Kandinsky 2 and DeepFloyd models are not supported."
-        )
-    return {name: ("cross", m) for name, m in found.items()}
+    if denoiser.config.get("encoder_hid_dim_type") in ("image_proj", "text_image_proj"):
+        raise ValueError(f"This {type(denoiser).__name__} is told by a picture's embedding what to show (Kandinsky 2), and not by words alone.")
+    return {name: ("added" if getattr(m, "added_kv_proj_dim", None) is not None else kind, m) for name, m in found.items()}
 
 
 def alike(kind: str, lengths, count: int) -> tuple[list, list]:
-    """Several texts of equal length, each in attentions of its own."""
+    """Several texts of the same lengths, each in attentions of its own."""
     positive, negative = lengths[0]
     return [(0, positive)], [(positive, negative)]
 
@@ -130,7 +132,12 @@ WAN = Family(named(cross=r"(vace_)?blocks\.\d+\.attn2"), adapter=adapters.behind
 
 FAMILIES = {
     # SD 1.5, SDXL and all that is distilled from them. The pooled text of SDXL stays as it is.
-    "UNet2DConditionModel": Family(cross_attention, (text(), mask(None))),
+    "UNet2DConditionModel": Family(cross_attention, (text(), mask(None)), adapter=adapters.beside_the_image),
+    "UNetMotionModel": Family(cross_attention, each="sample"),
+    "UNet3DConditionModel": Family(cross_attention),
+    "I2VGenXLUNet": Family(functools.partial(cross_attention, kind="added")),
+    "Kandinsky3UNet": Family(
+        named(cross=r"(down|up)_blocks\.\d+\.attentions\.[1-9]\d*\.attention"), (text(), mask(2)), adapter=adapters.pooled("add_time_condition")),
     # --- cross-attention
     "PixArtTransformer2DModel": PIXART,
     "SanaTransformer2DModel": PIXART,
@@ -144,6 +151,9 @@ FAMILIES = {
         spans=alike, adapter=adapters.connected),
     "AllegroTransformer3DModel": Family(ATTN2, (text(dim=2), mask(1))),
     "LatteTransformer3DModel": Family(ATTN2),
+    "StableAudioDiTModel": Family(named(added=r"transformer_blocks\.\d+\.attn2")),
+    "StableAudio3DiTModel": Family(named(added=r"transformer_blocks\.\d+\.cross_attn"), (text(), mask(1))),
+    "AceStepTransformer1DModel": Family(named(cross=r"layers\.\d+\.cross_attn"), adapter=adapters.conditioned),
     "WanTransformer3DModel": WAN,
     "WanVACETransformer3DModel": WAN,
     "WanAnimateTransformer3DModel": WAN,

@@ -32,6 +32,7 @@ class Guidance:
     fresh: bool = False                # a guided call since the last scheduler step
     layout: Layout | None = None       # of the running denoiser call
     encoded: tuple | None = None       # positive and negative of the running pipeline call: ({argument: tensor}, {argument: tensor})
+    results: tuple | None = None       # what encode_prompt returned for the positive and (None if given by hand) for the negative
     verdicts: dict = field(default_factory=dict)  # ids of a text's tensors -> (the tensors, what to do)
 
 
@@ -149,14 +150,14 @@ def _capture(guidance, family, words, embeds, encode_prompt, /, *args, **kwargs)
     guidance.step = guidance.since = 0
     guidance.called = guidance.fresh = False
     guidance.verdicts.clear()
-    positive = _inputs(family, result)
+    bound = inspect.signature(encode_prompt).bind(*args, **kwargs)
+    bound.apply_defaults()
+    given = bound.arguments
+    positive, other = _inputs(family, result), None
     count = len(positive[family.inputs[0].argument])
     if embeds is not None:
         negative = dict(embeds)
     else:
-        bound = inspect.signature(encode_prompt).bind(*args, **kwargs)
-        bound.apply_defaults()
-        given = bound.arguments
         for name in given:
             if OTHER_WORDS.fullmatch(name):
                 given[name] = None
@@ -167,11 +168,13 @@ def _capture(guidance, family, words, embeds, encode_prompt, /, *args, **kwargs)
             given["prompt"] = given["prompt"][0]
         if "do_classifier_free_guidance" in given:
             given["do_classifier_free_guidance"] = False
-        negative = _inputs(family, encode_prompt(*bound.args, **bound.kwargs))
+        other = encode_prompt(*bound.args, **bound.kwargs)
+        negative = _inputs(family, other)
     for p in family.inputs:
         if p.argument in negative and p.kind != "ids":
             negative[p.argument] = _rows(negative[p.argument], count, p.argument)
     guidance.encoded = positive, negative
+    guidance.results = result, other
     return result
 
 
@@ -262,6 +265,8 @@ def _conditional(text, wanted) -> tuple[int, int] | None:
     count, total = len(wanted), len(text)
     if isinstance(text, torch.Tensor):
         wanted = wanted.to(text)
+        if text.ndim == wanted.ndim == 3 and text.shape[1] > wanted.shape[1]:  # tokens of something else follow the text's
+            text = text[:, :wanted.shape[1]]
         if text.ndim != wanted.ndim or text.shape[1:] != wanted.shape[1:]:
             return None
     elif any(not isinstance(row, torch.Tensor) for row in text):
@@ -289,13 +294,16 @@ def _plan(guidance, family, given, text) -> list | None:
     """How to run a denoiser call with this text: [(rows or None for all, layout or None, {argument: packed input})], or None: as it is."""
     positive, negative = guidance.encoded
     wanted, total = _shaped(positive[family.inputs[0].argument], text), len(text)
-    found = _conditional(text, wanted)
+    times = total // len(given[family.each]) if family.each else 1
+    found = _conditional(text[::times], wanted)
     if found is None:
         return None
     inputs = {p.argument: given.get(p.argument) for p in family.inputs}
-    others = {name: _repeated(_shaped(negative.get(name), value), total, len(wanted)) for name, value in inputs.items()}
+    others = {name: _repeated(_shaped(negative.get(name), value), total // times, len(wanted)) for name, value in inputs.items()}
+    if times > 1:
+        others = {name: value.repeat_interleave(times, 0) for name, value in others.items()}
     if not family.rows:
-        layout, packed = _packed(family, inputs, others, slice(*found), total)
+        layout, packed = _packed(family, inputs, others, slice(found[0] * times, found[1] * times), total, _shaped(wanted, text))
         return [(None, layout, packed)]
     parts = []
     for row in range(total):  # neighbours with the same lengths go together
@@ -351,14 +359,17 @@ def _trimmed(packed, family, side: dict, rows: slice):
     return value[:, keep.nonzero()[:, 0]]
 
 
-def _packed(family, inputs: dict, others: dict, rows: slice, total: int) -> tuple[Layout, dict]:
-    """(layout, {argument: packed input}) of one denoiser call."""
+def _packed(family, inputs: dict, others: dict, rows: slice, total: int, wanted=None) -> tuple[Layout, dict]:
+    """(layout, {argument: packed input}) of one denoiser call. Where tokens of something else follow those that were `wanted`, the
+    negative's stand between them."""
     lengths, packed = [], {}
     for p in family.texts:
         plus, minus = inputs[p.argument], others[p.argument]
-        lengths.append((_length(plus, p), _length(minus, p)))
+        positive = _length(plus, p) if wanted is None or p is not family.inputs[0] else _length(wanted, p)
+        lengths.append((positive, _length(minus, p)))
         packed[p.argument] = ([torch.cat([a, b.to(a)], p.dim) for a, b in zip(plus, minus, strict=True)] if isinstance(plus, list)
-                              else torch.cat([plus, minus.to(plus)], p.dim))
+                              else torch.cat([plus.narrow(p.dim, 0, positive), minus.to(plus),
+                                              plus.narrow(p.dim, positive, plus.shape[p.dim] - positive)], p.dim))
     for p in family.inputs:
         if p.kind == "text":
             continue

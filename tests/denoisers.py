@@ -36,8 +36,8 @@ def masks(words: list[str], length: int):
 @dataclass(frozen=True)
 class Case:
     """build: () -> denoiser. latents: shape of one row. arguments: (latents, timestep) -> the call's arguments that carry no text.
-    texts: (words, length) -> the text inputs by argument. out: the call's result -> what the scheduler gets, of the latents' shape.
-    connectors: a module of the pipeline. deliver: (pipe, texts) -> what the pipeline makes of the (batched) texts before the denoiser.
+    texts: (words, length) -> the text inputs by argument, and what else `encode_prompt` returns by its place. out: the call's result -> what the scheduler gets, of the latents' shape.
+    pooled: modules that pool the text, by convention the positive's. parts: modules of the pipeline. deliver: (pipe, texts) -> what the pipeline makes of the (batched) texts before the denoiser.
     """
 
     build: Callable
@@ -45,8 +45,9 @@ class Case:
     arguments: Callable
     texts: Callable
     out: Callable = operator.itemgetter(0)
-    connectors: Callable | None = None
+    parts: tuple = ()  # (name, build)
     deliver: Callable | None = None
+    pooled: tuple = ()
 
 
 class Scheduler:
@@ -68,12 +69,13 @@ class Bare:
     def __init__(self, case: Case, denoiser):
         self.case, self.transformer, self.scheduler = case, denoiser, Scheduler()
         self.family = families.find(denoiser)
-        if case.connectors:
-            self.connectors = case.connectors()
+        for name, build in case.parts:
+            setattr(self, name, build())
 
     def encode_prompt(self, prompt, length: int = LENGTH):
         texts = self.case.texts([prompt] if isinstance(prompt, str) else list(prompt), length)
         places = {p.encoded: texts[p.argument] for p in self.family.inputs if p.encoded is not None}
+        places |= {place: value for place, value in texts.items() if isinstance(place, int)}
         return tuple(places.get(i) for i in range(max(places) + 1))
 
     def encoded(self, prompt) -> dict:
@@ -133,10 +135,98 @@ def ramp(*sides):
     return torch.cartesian_prod(*[torch.arange(side) for side in sides]).float().reshape(-1, len(sides))
 
 
-def _unet():
+def _unet(**config):
     from tiny import unet
 
-    return unet()
+    return unet(**config)
+
+
+def _if():
+    from tiny import unet
+
+    return unet(
+        down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"), mid_block_type="UNetMidBlock2DSimpleCrossAttn",
+        up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"), cross_attention_norm="group_norm", cross_attention_dim=32, encoder_hid_dim=16,
+        encoder_hid_dim_type="text_proj", addition_embed_type="text", addition_embed_type_num_heads=2, time_embedding_act_fn="gelu",
+        class_embed_type=None, only_cross_attention=False)
+
+
+def _animatediff():
+    from diffusers import UNetMotionModel
+
+    return UNetMotionModel(
+        sample_size=8, block_out_channels=(16, 32), layers_per_block=1, cross_attention_dim=16, num_attention_heads=2, norm_num_groups=4,
+        down_block_types=("DownBlockMotion", "CrossAttnDownBlockMotion"), up_block_types=("CrossAttnUpBlockMotion", "UpBlockMotion"),
+        motion_num_attention_heads=2, motion_max_seq_length=4)
+
+
+def _unet3d(name="UNet3DConditionModel", **config):
+    import diffusers
+
+    return getattr(diffusers, name)(**{
+        "sample_size": 8, "block_out_channels": (32, 64), "layers_per_block": 1, "cross_attention_dim": 16, "attention_head_dim": 8,
+        "norm_num_groups": 32, "down_block_types": ("DownBlock3D", "CrossAttnDownBlock3D"), "up_block_types": ("CrossAttnUpBlock3D", "UpBlock3D"),
+        **config})
+
+
+def _kandinsky3():
+    from diffusers import Kandinsky3UNet
+
+    return Kandinsky3UNet(
+        in_channels=4, time_embedding_dim=16, groups=2, attention_head_dim=4, layers_per_block=2, block_out_channels=(8, 8, 16, 16),
+        cross_attention_dim=16, encoder_hid_dim=16)
+
+
+def _stable_audio():
+    from diffusers import StableAudioDiTModel
+
+    return StableAudioDiTModel(
+        sample_size=8, in_channels=4, num_layers=2, attention_head_dim=8, num_attention_heads=2, num_key_value_attention_heads=1, out_channels=4,
+        cross_attention_dim=8, time_proj_dim=8, global_states_input_dim=8, cross_attention_input_dim=16)
+
+
+def _stable_audio_3():
+    from diffusers import StableAudio3DiTModel
+
+    return StableAudio3DiTModel(
+        io_channels=4, embed_dim=16, depth=2, num_heads=2, cond_token_dim=16, global_cond_dim=8, local_add_cond_dim=5, timestep_features_dim=8,
+        num_memory_tokens=2)
+
+
+def _ace_step():
+    from diffusers import AceStepTransformer1DModel
+
+    return AceStepTransformer1DModel(
+        hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=8, in_channels=12,
+        audio_acoustic_hidden_dim=4, sliding_window=4)
+
+
+def _ace_step_conditions():
+    from diffusers.pipelines.ace_step import AceStepConditionEncoder
+
+    torch.manual_seed(1)
+    return AceStepConditionEncoder(
+        hidden_size=16, intermediate_size=32, text_hidden_dim=16, timbre_hidden_dim=4, num_lyric_encoder_hidden_layers=1,
+        num_timbre_encoder_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1, head_dim=8).eval()
+
+
+def _ace_step_delivered(pipe, texts):
+    text = texts["encoder_hidden_states"]
+    ones, lyrics = torch.ones(text.shape[:2]).bool(), noise("lyrics", 1, 4, 16).repeat(len(text), 1, 1)
+    packed, _ = pipe.condition_encoder(
+        text_hidden_states=text, text_attention_mask=ones, lyric_hidden_states=lyrics, lyric_attention_mask=ones[:, :4],
+        refer_audio_acoustic_hidden_states_packed=noise("timbre", 1, 6, 4).repeat(len(text), 1, 1), refer_audio_order_mask=torch.arange(len(text)))
+    return {"encoder_hidden_states": packed}
+
+
+def followed(tokens: int, width: int, masked=None):
+    """Tokens of a duration behind the text, as some pipelines put them."""
+    def deliver(pipe, texts):
+        text = texts["encoder_hidden_states"]
+        both = torch.cat([text, noise("seconds", 1, tokens, width).repeat(len(text), 1, 1)], 1)
+        masks = {masked: torch.cat([texts[masked], texts[masked].new_ones(len(text), tokens)], 1)} if masked else {}
+        return {"encoder_hidden_states": both, **masks}
+    return deliver
 
 
 def _pixart():
@@ -327,6 +417,11 @@ def cross(build, latents=(4, 8, 8), width=16, extra=None, masked=None, exact=Non
                 texts, **fields)
 
 
+def unet2d(build, latents=(4, 8, 8), extra=None, **fields):
+    return Case(build, latents, lambda x, t: {"sample": x, "timestep": t, "return_dict": False, **(extra(x) if extra else {})},
+                lambda words, n: {"encoder_hidden_states": embeds(words, n, 16)}, **fields)
+
+
 def picture(x):
     """Tokens of a picture, which image-to-video models put before the text, which must have 512."""
     return {"encoder_hidden_states_image": noise("picture", 1, 5, 8).repeat(len(x), 1, 1)}
@@ -334,10 +429,23 @@ def picture(x):
 
 # name -> case; the name is the denoiser's class, with a variant behind a colon
 CASES = {
+    # --- UNets
+    "UNet2DConditionModel": unet2d(_unet),
+    # Kolors: its text encoder is wider than the UNet's text
+    "UNet2DConditionModel:kolors": unet2d(lambda: _unet(encoder_hid_dim=16, encoder_hid_dim_type="text_proj")),
+    # DeepFloyd: text and image keys in one attention; the text is pooled, and normalised over its tokens
+    "UNet2DConditionModel:if": unet2d(_if, pooled=("add_embedding",)),
+    # AnimateDiff repeats its text for every frame
+    "UNetMotionModel": unet2d(_animatediff, (4, 2, 8, 8), deliver=lambda pipe, texts: {
+        "encoder_hidden_states": texts["encoder_hidden_states"].repeat_interleave(2, 0)}),
+    "UNet3DConditionModel": unet2d(_unet3d, (4, 2, 8, 8)),
+    "I2VGenXLUNet": unet2d(functools.partial(_unet3d, "I2VGenXLUNet"), (4, 2, 8, 8), lambda x: {
+        "fps": torch.full((len(x),), 8), "image_latents": noise("picture", 1, 4, 2, 8, 8).repeat(len(x), 1, 1, 1, 1),
+        "image_embeddings": noise("picture", 1, 16).repeat(len(x), 1)}),
+    "Kandinsky3UNet": Case(
+        _kandinsky3, (4, 16, 16), lambda x, t: {"sample": x, "timestep": t, "return_dict": False},
+        lambda words, n: {"encoder_hidden_states": embeds(words, n, 16), "encoder_attention_mask": masks(words, n)}, pooled=("add_time_condition",)),
     # --- cross-attention
-    "UNet2DConditionModel": Case(
-        _unet, (4, 8, 8), lambda x, t: {"sample": x, "timestep": t, "return_dict": False},
-        lambda words, n: {"encoder_hidden_states": embeds(words, n, 16)}),
     "PixArtTransformer2DModel": Case(
         _pixart, (4, 16, 16), lambda x, t: {"hidden_states": x, "timestep": steps_of(x, t), "return_dict": False,
                                             "added_cond_kwargs": {"resolution": None, "aspect_ratio": None}},
@@ -398,13 +506,25 @@ CASES = {
             "width": 2, "audio_num_frames": 4, "return_dict": False},
         lambda words, n: {"encoder_hidden_states": embeds(words, n, 16), "encoder_attention_mask": masks(words, n),
                           "audio_encoder_hidden_states": embeds(words, n, 16, "sound")},
-        lambda output: torch.cat(output, 1), _ltx2_connectors, _ltx2_delivered),
+        lambda output: torch.cat(output, 1), (("connectors", _ltx2_connectors),), _ltx2_delivered),
     # the pipeline gives the encoded text a dimension of one behind the rows
     "AllegroTransformer3DModel": cross(
         _allegro, (4, 2, 8, 8), masked="encoder_attention_mask", extra=_allegro_positions,
         deliver=lambda pipe, texts: {**texts, "encoder_hidden_states": texts["encoder_hidden_states"][:, None]}),
     # every frame is a row of its own inside
     "LatteTransformer3DModel": cross(_latte, (4, 2, 8, 8)),
+    "StableAudioDiTModel": cross(_stable_audio, (4, 8), deliver=followed(2, 16), extra=lambda x: {
+        "global_hidden_states": noise("seconds", 1, 1, 8).repeat(len(x), 1, 1), "rotary_embedding": (noise("cosines", 9, 4), noise("sines", 9, 4))}),
+    "StableAudio3DiTModel": cross(
+        _stable_audio_3, (4, 8), masked="encoder_attention_mask", deliver=followed(1, 16, "encoder_attention_mask"),
+        extra=lambda x: {"global_hidden_states": noise("seconds", 1, 8).repeat(len(x), 1)}),
+    # the condition encoder puts lyrics and timbre before the text, and needs its mask
+    "AceStepTransformer1DModel": Case(
+        _ace_step, (8, 4), lambda x, t: {
+            "hidden_states": x, "timestep": steps_of(x, t), "timestep_r": steps_of(x, t) / 2, "return_dict": False,
+            "context_latents": noise("context", 1, 8, 8).repeat(len(x), 1, 1)},
+        lambda words, n: {"encoder_hidden_states": embeds(words, n, 16), 1: torch.ones(len(words), n).bool()},
+        parts=(("condition_encoder", _ace_step_conditions),), deliver=_ace_step_delivered),
     # --- joint attention
     "SD3Transformer2DModel": Case(
         _sd3, (4, 8, 8), lambda x, t: {"hidden_states": x, "timestep": steps_of(x, t), "return_dict": False,

@@ -50,7 +50,7 @@ def doubled(pipe, positive: dict, negative: dict, monkeypatch, s, tau, alpha):
             return {k: twice(v) for k, v in value.items()}
         if isinstance(value, list) and len(value) == state["rows"]:
             return value * 2
-        batched = isinstance(value, torch.Tensor) and value.ndim and len(value) == state["rows"]
+        batched = isinstance(value, torch.Tensor) and value.ndim and len(value) in (state["rows"], state["each"])
         return torch.cat([value, value]) if batched else value
 
     def again(p, value, minus):
@@ -72,6 +72,7 @@ def doubled(pipe, positive: dict, negative: dict, monkeypatch, s, tau, alpha):
         given = arguments_of(module, args, kwargs)
         text, n = given[first], len(positive[first])
         state["rows"] = len(text)
+        state["each"] = len(given[family.each]) if family.each else state["rows"]
         state["guided"] = [i for i in range(0, len(text), n) if same(text[i:i + n], positive[first])]
         if not state["guided"]:
             return None
@@ -82,7 +83,7 @@ def doubled(pipe, positive: dict, negative: dict, monkeypatch, s, tau, alpha):
     def halved(output):
         if isinstance(output, tuple):
             return tuple(map(halved, output))
-        return output[:state["rows"]] if isinstance(output, (torch.Tensor, list)) else output
+        return output[:state["each"]] if isinstance(output, (torch.Tensor, list)) else output
 
     def after(module, args, output):
         if not state["guided"]:
@@ -93,12 +94,12 @@ def doubled(pipe, positive: dict, negative: dict, monkeypatch, s, tau, alpha):
     def attention(query, key, value, *args, **options):
         out = sdpa(query, key, value, *args, **options)
         kind = state.get("kind")
-        if not state["guided"] or kind not in ("cross", "joint"):
+        if not state["guided"] or kind not in ("cross", "added", "joint"):
             return out
         lengths = [(length(positive[p.argument], p), 0) for p in family.texts]
         pieces, _ = family.pieces(kind, lengths, key.shape[2])
         texts = sum(n for _, n in pieces)
-        if (kind == "cross" and key.shape[2] != texts) or (kind == "joint" and key.shape[2] != query.shape[2]):
+        if (kind in ("cross", "added") and key.shape[2] != texts) or (kind == "joint" and key.shape[2] != query.shape[2]):
             return out
         image = torch.ones(out.shape[2], dtype=torch.bool)
         for start, count in pieces if kind == "joint" else ():
@@ -119,6 +120,9 @@ def doubled(pipe, positive: dict, negative: dict, monkeypatch, s, tau, alpha):
         for kind, module in family.layers(denoiser).values():
             handles.append(module.register_forward_pre_hook(lambda *_, kind=kind: state.update(kind=kind)))
             handles.append(module.register_forward_hook(lambda *_: state.update(kind=None)))
+        for path in getattr(getattr(pipe, "case", None), "pooled", ()):  # by convention the positive's
+            handles.append(denoiser.get_submodule(path).register_forward_hook(
+                lambda module, args, output: torch.cat([output[:len(output) // 2]] * 2) if state["guided"] else None))
         handles.append(denoiser.register_forward_pre_hook(before, with_kwargs=True))
         handles.append(denoiser.register_forward_hook(after))
         try:
