@@ -185,15 +185,20 @@ def conditioned(pipe, denoiser, guidance):
     def forward(original, *args, **kwargs):
         result = original(*args, **kwargs)
         positive, other = guidance.results or (None, None)
-        start = first_row(kwargs["text_hidden_states"], positive[0]) if positive else None
-        if start is not None:
-            rows = slice(start, start + len(positive[0]))
+        if positive and first_row(kwargs["text_hidden_states"], positive[0]) == 0:
             negative = guidance.encoded[1]
-            if other is not None:  # not given by hand
-                kwargs |= {"text_hidden_states": other[0], "text_attention_mask": other[1]}
-                kwargs |= {name: value[rows] for name, value in kwargs.items() if name.startswith(("lyric", "refer"))}
-                negative = {"encoder_hidden_states": original(*args, **kwargs)[0]}
-            guidance.encoded = {"encoder_hidden_states": result[0][rows]}, negative
+            if other is not None:  # not given by hand, as the denoiser takes it
+                negative = {"encoder_hidden_states": original(*args, **{
+                    **kwargs, "text_hidden_states": other[0], "text_attention_mask": other[1]})[0]}
+            guidance.encoded = {"encoder_hidden_states": result[0]}, negative
         return result
     encoder = getattr(pipe, "condition_encoder", None)
     return contextlib.nullcontext() if encoder is None else replaced(encoder, "forward", forward)
+
+
+def text_last(pipe, denoiser, guidance):
+    """Between image and text other tokens could not be told from the text's: the text is moved behind them. Keys have no order."""
+    def embed(original, *args, **kwargs):
+        embeds = original(*args, **kwargs)
+        return embeds if guidance.layout is None else embeds.roll(-sum(guidance.layout.texts[0]), 1)
+    return replaced(denoiser, "get_clip_embeddings", embed)

@@ -67,7 +67,7 @@ class GuidedAttention:
         self.hit = True
         if mask is not None and mask.ndim == 2 and tokens == 1:  # dispatch_attention_fn also takes (B, keys)
             mask = mask[:, None, None, :]
-        if self.kind in ("cross", "added"):
+        if self.kind.startswith("cross"):
             return self._cross(op, query, key, value, mask, tokens, positive, negative, layout)
         if self.kind == "text":
             return self._text(op, query, key, value, mask, tokens, positive, negative)

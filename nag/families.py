@@ -13,7 +13,8 @@ from . import adapters
 
 KINDS = {
     "cross": "keys are the text, queries the image",
-    "added": "keys are the text and, behind it, what goes with either text (the image itself, a picture, a duration), queries the image",
+    "cross_second": "keys are the second text",
+    "cross_added": "keys are the text and what goes with either text (the image itself, a picture, a duration) behind it, queries the image",
     "joint": "keys and queries are text and image in one sequence",
     "text": "keys and queries are the text alone",
 }
@@ -61,6 +62,7 @@ class Family:
     adapter: (pipe, denoiser, guidance) -> context manager, for models that count their text tokens; see `nag/adapters.py`.
     rows: names of the arguments with one entry per row. Set where texts of different length cannot share a call: padding is
         then cut off by the mask, and rows of different length (or un-guided ones) run one after the other.
+    together: with CFG, `encode_prompt` returns the unconditional rows and behind them the prompt's, which are the last.
     each: an argument with one entry per row, where the pipeline repeats its text for every frame of a row.
     remark: what a user should know, for the README's table.
     """
@@ -72,6 +74,7 @@ class Family:
     grow: Callable | None = None
     adapter: Callable | None = None
     rows: tuple[str, ...] = ()
+    together: bool = False
     each: str | None = None
     remark: str = ""
 
@@ -98,7 +101,7 @@ class Family:
             positives.append((start, positive))
             negatives.append((start + positive, negative))
             start += positive + negative
-        shared = [(start, count - start)] if kind == "added" else []
+        shared = [(start, count - start)] if kind == "cross_added" else []
         return positives + shared, negatives + shared
 
 
@@ -117,13 +120,30 @@ def cross_attention(denoiser, kind: str = "cross") -> dict:
     found = {name: m for name, m in denoiser.named_modules() if getattr(m, "is_cross_attention", False) and hasattr(m, "processor")}
     if denoiser.config.get("encoder_hid_dim_type") in ("image_proj", "text_image_proj"):
         raise ValueError(f"This {type(denoiser).__name__} is told by a picture's embedding what to show (Kandinsky 2), and not by words alone.")
-    return {name: ("added" if getattr(m, "added_kv_proj_dim", None) is not None else kind, m) for name, m in found.items()}
+    return {name: ("cross_added" if getattr(m, "added_kv_proj_dim", None) is not None else kind, m) for name, m in found.items()}
 
 
-def alike(kind: str, lengths, count: int) -> tuple[list, list]:
-    """Several texts of the same lengths, each in attentions of its own."""
-    positive, negative = lengths[0]
+def two_texts(denoiser) -> dict:
+    """AudioLDM 2: of the transformers behind one another in a block, from the third on they see the second text."""
+    second = set()
+    for block in [*denoiser.down_blocks, denoiser.mid_block, *denoiser.up_blocks]:
+        transformers = getattr(block, "attentions", [])
+        count = len(transformers) // max(1, len(block.resnets) - (block is denoiser.mid_block))
+        second |= {module for i, transformer in enumerate(transformers) if i % count > 1 for module in transformer.modules()}
+    return {name: ("cross_second" if m in second else "cross", m) for name, (_, m) in cross_attention(denoiser).items()}
+
+
+def own(kind: str, lengths, count: int) -> tuple[list, list]:
+    """Two texts, each in attentions of its own."""
+    positive, negative = lengths[kind == "cross_second"]
     return [(0, positive)], [(positive, negative)]
+
+
+def behind(kind: str, lengths, count: int) -> tuple[list, list]:
+    """The text behind what goes with either text."""
+    positive, negative = lengths[0]
+    start = count - positive - negative
+    return [(0, start), (start, positive)], [(0, start), (start + positive, negative)]
 
 
 ATTN2 = named(cross=r"transformer_blocks\.\d+\.attn2")
@@ -133,11 +153,17 @@ WAN = Family(named(cross=r"(vace_)?blocks\.\d+\.attn2"), adapter=adapters.behind
 FAMILIES = {
     # SD 1.5, SDXL and all that is distilled from them. The pooled text of SDXL stays as it is.
     "UNet2DConditionModel": Family(cross_attention, (text(), mask(None)), adapter=adapters.beside_the_image),
+    "DreamLiteUNetModel": Family(cross_attention, (text(), mask(1)), together=True),
     "UNetMotionModel": Family(cross_attention, each="sample"),
     "UNet3DConditionModel": Family(cross_attention),
-    "I2VGenXLUNet": Family(functools.partial(cross_attention, kind="added")),
+    "I2VGenXLUNet": Family(functools.partial(cross_attention, kind="cross_added")),
     "Kandinsky3UNet": Family(
         named(cross=r"(down|up)_blocks\.\d+\.attentions\.[1-9]\d*\.attention"), (text(), mask(2)), adapter=adapters.pooled("add_time_condition")),
+    "AudioLDM2UNet2DConditionModel": Family(
+        two_texts, (text(2), text(0, "encoder_hidden_states_1", of=1), mask(1, "encoder_attention_mask_1", of=1)), spans=own, together=True),
+    # The decoder, which sees pooled text only, is left alone.
+    "StableCascadeUNet": Family(
+        named(cross_added=r"(down|up)_blocks\.\d+\.\d+\.attention"), (text(0, "clip_text"),), spans=behind, adapter=adapters.text_last),
     # --- cross-attention
     "PixArtTransformer2DModel": PIXART,
     "SanaTransformer2DModel": PIXART,
@@ -146,13 +172,13 @@ FAMILIES = {
     "SanaWMLTX2RefinerTransformer3DModel": PIXART,
     "LTXVideoTransformer3DModel": PIXART,
     "LTX2VideoTransformer3DModel": Family(
-        named(cross=r"transformer_blocks\.\d+\.(audio_)?attn2"),
+        named(cross=r"transformer_blocks\.\d+\.attn2", cross_second=r"transformer_blocks\.\d+\.audio_attn2"),
         (text(), mask(1), text(None, "audio_encoder_hidden_states", of=1), mask(None, "audio_encoder_attention_mask", of=1)),
-        spans=alike, adapter=adapters.connected),
+        spans=own, adapter=adapters.connected),
     "AllegroTransformer3DModel": Family(ATTN2, (text(dim=2), mask(1))),
     "LatteTransformer3DModel": Family(ATTN2),
-    "StableAudioDiTModel": Family(named(added=r"transformer_blocks\.\d+\.attn2")),
-    "StableAudio3DiTModel": Family(named(added=r"transformer_blocks\.\d+\.cross_attn"), (text(), mask(1))),
+    "StableAudioDiTModel": Family(named(cross_added=r"transformer_blocks\.\d+\.attn2"), together=True),
+    "StableAudio3DiTModel": Family(named(cross_added=r"transformer_blocks\.\d+\.cross_attn"), (text(), mask(1))),
     "AceStepTransformer1DModel": Family(named(cross=r"layers\.\d+\.cross_attn"), adapter=adapters.conditioned),
     "WanTransformer3DModel": WAN,
     "WanVACETransformer3DModel": WAN,
@@ -180,14 +206,27 @@ FAMILIES = {
 
 REFUSED = {
     # class: why NAG cannot guide it as it is
-    "WanAnimate2Transformer3DModel": "it has a modular pipeline only, which has no encode_prompt, so NAG cannot listen to its words.",
+    "WanAnimate2Transformer3DModel": "its modular pipeline has no encode_prompt, so NAG cannot listen to its words.",
+    "MiniMaxMusic3Transformer1DModel": "it adds its text to the latents frame by frame and has no attention that sees text.",
+    "MiniMaxMusic3RVQDepthDecoder": "it writes audio codes one by one and denoises nothing.",
+    "LongCatAudioDiTTransformer": "it averages its text into the modulation in the midst of its forward, so a negative text would change more "
+                                  "than attention.",
+    "UNetSpatioTemporalConditionModel": "it is told by a picture what to show, and not by words.",
+    "UVit2DModel": "aMUSEd encodes its words inside the pipeline's call and has no encode_prompt, so NAG cannot listen to them.",
+    "PriorTransformer": "it makes one embedding of words, and no image whose tokens could look at two texts.",
+    "DiTTransformer2DModel": "it is told by a class number what to show, and not by words.",
+    "RFD4ProteinaTransformer": "it designs proteins, and no words tell it what to make.",
+    "Transformer2DModel": "it is an inner part of other models.",
+    "DreamLiteTransformer2DModel": "it is an inner part of a DreamLiteUNetModel.",
 }
 
 
 def denoisers_of(pipe) -> list:
     """The UNet or transformers of a pipeline as they stand there (Wan 2.2 has two), or the module itself."""
-    names = ("transformer", "transformer_2", "unet")
-    return [found for name in names if (found := getattr(pipe, name, None)) is not None] or [pipe]
+    for names in (("transformer", "transformer_2", "unet"), ("prior",)):
+        if found := [part for name in names if (part := getattr(pipe, name, None)) is not None]:
+            return found
+    return [pipe]
 
 
 def unwrapped(denoiser):
@@ -227,6 +266,6 @@ def supports(pipe) -> tuple[bool, str]:
         return False, str(error)
     if not layers:
         return False, f"This {type(denoiser).__name__} has no attention layer that sees text, so NAG has nothing to guide."
-    counts = {kind: sum(k == kind for k, _ in layers.values()) for kind in KINDS}
+    counts = {kind: sum(k.startswith(kind) for k, _ in layers.values()) for kind in ("cross", "joint", "text")}
     found = " and ".join(f"{count} {kind}-attention" for kind, count in counts.items() if count)
     return True, f"{type(denoiser).__name__}: {found} layers, negative text packed behind the positive."

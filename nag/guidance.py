@@ -32,6 +32,7 @@ class Guidance:
     fresh: bool = False                # a guided call since the last scheduler step
     layout: Layout | None = None       # of the running denoiser call
     encoded: tuple | None = None       # positive and negative of the running pipeline call: ({argument: tensor}, {argument: tensor})
+    cfg: bool = True                   # whether there may be unconditional rows in the running pipeline call
     results: tuple | None = None       # what encode_prompt returned for the positive and (None if given by hand) for the negative
     verdicts: dict = field(default_factory=dict)  # ids of a text's tensors -> (the tensors, what to do)
 
@@ -153,19 +154,25 @@ def _capture(guidance, family, words, embeds, encode_prompt, /, *args, **kwargs)
     bound = inspect.signature(encode_prompt).bind(*args, **kwargs)
     bound.apply_defaults()
     given = bound.arguments
+    words_of, pictures = ("prompt" if "prompt" in given else "prompts"), _per_prompt(given)
     positive, other = _inputs(family, result), None
     count = len(positive[family.inputs[0].argument])
+    guidance.cfg = given.get("do_classifier_free_guidance", True)
+    if family.together:
+        prompts = given[words_of]
+        rows = pictures * (len(prompts) if isinstance(prompts, list) and words_of == "prompt" else 1)
+        guidance.cfg, count = count > rows, rows
+        positive = {name: value[-rows:] for name, value in positive.items()}
     if embeds is not None:
         negative = dict(embeds)
     else:
         for name in given:
             if OTHER_WORDS.fullmatch(name):
                 given[name] = None
-        pictures = int(given.get("num_images_per_prompt") or given.get("num_videos_per_prompt") or 1)
-        single = isinstance(given.get("prompt"), str)  # some pipelines take one prompt only, and no list
-        given["prompt"] = _one_per_prompt(words, count // pictures)
+        single = isinstance(given[words_of], str)  # some pipelines take one prompt only, and no list
+        given[words_of] = _one_per_prompt(words, count // pictures)
         if single:
-            given["prompt"] = given["prompt"][0]
+            given[words_of] = given[words_of][0]
         if "do_classifier_free_guidance" in given:
             given["do_classifier_free_guidance"] = False
         other = encode_prompt(*bound.args, **bound.kwargs)
@@ -182,6 +189,11 @@ def _inputs(family, result) -> dict:
     """What `encode_prompt` returned, by the denoiser's arguments."""
     result = result if isinstance(result, tuple) else (result,)
     return {p.argument: result[p.encoded] for p in family.inputs if p.encoded is not None}
+
+
+def _per_prompt(given: dict) -> int:
+    """How many pictures, videos or waveforms of every prompt `encode_prompt` is asked for."""
+    return next((int(value) for name, value in given.items() if re.fullmatch(r"num_\w+_per_prompt", name) and value), 1)
 
 
 def _one_per_prompt(words, count: int) -> list[str]:
@@ -260,7 +272,7 @@ def _joined(outputs):
     return first
 
 
-def _conditional(text, wanted) -> tuple[int, int] | None:
+def _conditional(text, wanted, cfg: bool = True) -> tuple[int, int] | None:
     """First and last + 1 of the rows of `text` that are `wanted`'s, over and over; None where there are none."""
     count, total = len(wanted), len(text)
     if isinstance(text, torch.Tensor):
@@ -282,7 +294,7 @@ def _conditional(text, wanted) -> tuple[int, int] | None:
     starts = [start for start in range(0, total, count) if same(start)]
     if not starts:
         return None
-    if len(starts) * count == total and total > count:
+    if cfg and len(starts) * count == total and total > count:
         # CFG whose negative prompt is the prompt: every row looks conditional. diffusers puts the conditional rows last.
         starts = starts[-1:]
     if starts != list(range(starts[0], starts[-1] + 1, count)):
@@ -295,7 +307,7 @@ def _plan(guidance, family, given, text) -> list | None:
     positive, negative = guidance.encoded
     wanted, total = _shaped(positive[family.inputs[0].argument], text), len(text)
     times = total // len(given[family.each]) if family.each else 1
-    found = _conditional(text[::times], wanted)
+    found = _conditional(text[::times], wanted, guidance.cfg)
     if found is None:
         return None
     inputs = {p.argument: given.get(p.argument) for p in family.inputs}

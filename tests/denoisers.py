@@ -36,8 +36,9 @@ def masks(words: list[str], length: int):
 @dataclass(frozen=True)
 class Case:
     """build: () -> denoiser. latents: shape of one row. arguments: (latents, timestep) -> the call's arguments that carry no text.
-    texts: (words, length) -> the text inputs by argument, and what else `encode_prompt` returns by its place. out: the call's result -> what the scheduler gets, of the latents' shape.
-    pooled: modules that pool the text, by convention the positive's. parts: modules of the pipeline. deliver: (pipe, texts) -> what the pipeline makes of the (batched) texts before the denoiser.
+    texts: (words, length) -> the text inputs by argument, and what else `encode_prompt` returns by its place.
+    out: the call's result -> what the scheduler gets, of the latents' shape. pooled: modules that pool the text, by convention the positive's.
+    parts: modules of the pipeline. deliver: (pipe, texts) -> what the pipeline makes of the texts before the denoiser.
     """
 
     build: Callable
@@ -47,6 +48,7 @@ class Case:
     out: Callable = operator.itemgetter(0)
     parts: tuple = ()  # (name, build)
     deliver: Callable | None = None
+    early: bool = False  # delivered before the batch is put together for CFG
     pooled: tuple = ()
 
 
@@ -92,13 +94,18 @@ class Bare:
     def __call__(self, prompt, cfg=None, steps: int = 2, seed: int = 0, latents=None, scale: float = 4.0):
         prompt = [prompt] if isinstance(prompt, str) else prompt
         positive = self.encoded(prompt)
+        if self.case.early:
+            positive = self._delivered(positive)
         calls = [positive]
         if cfg:
             negative = self.encoded(["blurry"] * len(prompt))
+            if self.case.early:
+                negative = self._delivered(negative)
             order = {"before": [negative, positive], "behind": [positive, negative]}.get(cfg)
             calls = [positive, negative] if order is None else [
                 {p.argument: self._both(p, *(side[p.argument] for side in order)) for p in self.family.inputs if p.argument in positive}]
-        calls = [self._delivered(texts) for texts in calls]
+        if not self.case.early:
+            calls = [self._delivered(texts) for texts in calls]
         if latents is None:
             latents = torch.randn(len(prompt), *self.case.latents, generator=torch.Generator().manual_seed(seed))
         self.scheduler.set_timesteps(steps)
@@ -146,9 +153,8 @@ def _if():
 
     return unet(
         down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"), mid_block_type="UNetMidBlock2DSimpleCrossAttn",
-        up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"), cross_attention_norm="group_norm", cross_attention_dim=32, encoder_hid_dim=16,
-        encoder_hid_dim_type="text_proj", addition_embed_type="text", addition_embed_type_num_heads=2, time_embedding_act_fn="gelu",
-        class_embed_type=None, only_cross_attention=False)
+        up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"), cross_attention_norm="group_norm", cross_attention_dim=32,
+        encoder_hid_dim=16, encoder_hid_dim_type="text_proj", addition_embed_type="text", addition_embed_type_num_heads=2)
 
 
 def _animatediff():
@@ -169,12 +175,40 @@ def _unet3d(name="UNet3DConditionModel", **config):
         **config})
 
 
+def _dreamlite():
+    from diffusers import DreamLiteUNetModel
+
+    return DreamLiteUNetModel(
+        sample_size=8, block_out_channels=(16, 32), layers_per_block=1, cross_attention_dim=16, attention_head_dim=8, norm_num_groups=4,
+        down_block_types=("DreamLiteDownBlock2D", "DreamLiteCrossAttnDownBlock2D"), mid_block_type="DreamLiteUNetMidBlock2DCrossAttn",
+        up_block_types=("DreamLiteCrossAttnUpBlock2D", "DreamLiteUpBlock2D"))
+
+
+def _audioldm2():
+    from diffusers import AudioLDM2UNet2DConditionModel
+
+    return AudioLDM2UNet2DConditionModel(
+        sample_size=8, block_out_channels=(16, 32), layers_per_block=1, cross_attention_dim=((None, 16, 12),) * 2, attention_head_dim=8,
+        norm_num_groups=4, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"))
+
+
 def _kandinsky3():
     from diffusers import Kandinsky3UNet
 
     return Kandinsky3UNet(
         in_channels=4, time_embedding_dim=16, groups=2, attention_head_dim=4, layers_per_block=2, block_out_channels=(8, 8, 16, 16),
         cross_attention_dim=16, encoder_hid_dim=16)
+
+
+def _stable_cascade():
+    from diffusers.models.unets import StableCascadeUNet
+
+    return StableCascadeUNet(
+        in_channels=4, out_channels=4, timestep_ratio_embedding_dim=8, patch_size=1, conditioning_dim=16, block_out_channels=(16, 16),
+        num_attention_heads=(2, 2), down_num_layers_per_block=(1, 1), up_num_layers_per_block=(1, 1), down_blocks_repeat_mappers=(1, 1),
+        up_blocks_repeat_mappers=(1, 1), block_types_per_layer=(("SDCascadeResBlock", "SDCascadeTimestepBlock", "SDCascadeAttnBlock"),) * 2,
+        clip_text_in_channels=16, clip_text_pooled_in_channels=16, clip_image_in_channels=16, clip_seq=2, dropout=(0.0, 0.0),
+        self_attn=True, switch_level=(False,))
 
 
 def _stable_audio():
@@ -413,8 +447,10 @@ def cross(build, latents=(4, 8, 8), width=16, extra=None, masked=None, exact=Non
     def texts(words, length):
         length = exact if exact and length == LENGTH else length
         return {"encoder_hidden_states": embeds(words, length, width)} | ({masked: masks(words, length)} if masked else {})
-    return Case(build, latents, lambda x, t: {"hidden_states": x, "timestep": steps_of(x, t), "return_dict": False, **(extra(x) if extra else {})},
-                texts, **fields)
+
+    def arguments(x, t):
+        return {"hidden_states": x, "timestep": steps_of(x, t), "return_dict": False, **(extra(x) if extra else {})}
+    return Case(build, latents, arguments, texts, **fields)
 
 
 def unet2d(build, latents=(4, 8, 8), extra=None, **fields):
@@ -438,6 +474,14 @@ CASES = {
     # AnimateDiff repeats its text for every frame
     "UNetMotionModel": unet2d(_animatediff, (4, 2, 8, 8), deliver=lambda pipe, texts: {
         "encoder_hidden_states": texts["encoder_hidden_states"].repeat_interleave(2, 0)}),
+    "DreamLiteUNetModel": Case(
+        _dreamlite, (4, 8, 8), lambda x, t: {"sample": x, "timestep": t, "return_dict": False},
+        lambda words, n: {"encoder_hidden_states": embeds(words, n, 16), "encoder_attention_mask": masks(words, n)}),
+    # two texts of different lengths, each in attentions of its own
+    "AudioLDM2UNet2DConditionModel": Case(
+        _audioldm2, (4, 8, 8), lambda x, t: {"sample": x, "timestep": t, "return_dict": False},
+        lambda words, n: {"encoder_hidden_states": embeds(words, 4, 16), "encoder_hidden_states_1": embeds(words, n, 12, "second"),
+                          "encoder_attention_mask_1": masks(words, n)}),
     "UNet3DConditionModel": unet2d(_unet3d, (4, 2, 8, 8)),
     "I2VGenXLUNet": unet2d(functools.partial(_unet3d, "I2VGenXLUNet"), (4, 2, 8, 8), lambda x: {
         "fps": torch.full((len(x),), 8), "image_latents": noise("picture", 1, 4, 2, 8, 8).repeat(len(x), 1, 1, 1, 1),
@@ -445,6 +489,12 @@ CASES = {
     "Kandinsky3UNet": Case(
         _kandinsky3, (4, 16, 16), lambda x, t: {"sample": x, "timestep": t, "return_dict": False},
         lambda words, n: {"encoder_hidden_states": embeds(words, n, 16), "encoder_attention_mask": masks(words, n)}, pooled=("add_time_condition",)),
+    # the prior: keys are image, text, pooled text and pictures
+    "StableCascadeUNet": Case(
+        _stable_cascade, (4, 8, 8), lambda x, t: {
+            "sample": x, "timestep_ratio": steps_of(x, t) / 1000, "clip_text_pooled": noise("pooled", 1, 1, 16).repeat(len(x), 1, 1),
+            "clip_img": noise("picture", 1, 1, 16).repeat(len(x), 1, 1), "return_dict": False},
+        lambda words, n: {"clip_text": embeds(words, n, 16)}),
     # --- cross-attention
     "PixArtTransformer2DModel": Case(
         _pixart, (4, 16, 16), lambda x, t: {"hidden_states": x, "timestep": steps_of(x, t), "return_dict": False,
@@ -474,11 +524,13 @@ CASES = {
         functools.partial(_wan, "ChronoEditTransformer3DModel", image_dim=8, added_kv_proj_dim=24), (4, 2, 4, 4), extra=picture, exact=512),
     "AnyFlowTransformer3DModel": Case(
         _anyflow, (2, 4, 4, 4), lambda x, t: {
-            "hidden_states": x, "timestep": steps_of(x, t)[:, None].repeat(1, 2), "r_timestep": steps_of(x, t)[:, None].repeat(1, 2) / 2, "return_dict": False},
+            "hidden_states": x, "timestep": steps_of(x, t)[:, None].repeat(1, 2), "r_timestep": steps_of(x, t / 2)[:, None].repeat(1, 2),
+            "return_dict": False},
         lambda words, n: {"encoder_hidden_states": embeds(words, n, 16)}),
     "AnyFlowFARTransformer3DModel": Case(
         _anyflow_far, (2, 4, 4, 4), lambda x, t: {
-            "hidden_states": x, "timestep": steps_of(x, t)[:, None].repeat(1, 2), "r_timestep": steps_of(x, t)[:, None].repeat(1, 2) / 2, "return_dict": False,
+            "hidden_states": x, "timestep": steps_of(x, t)[:, None].repeat(1, 2), "r_timestep": steps_of(x, t / 2)[:, None].repeat(1, 2),
+            "return_dict": False,
             "chunk_partition": (1, 1)},
         lambda words, n: {"encoder_hidden_states": embeds(words, n, 16)}),
     # the frames before stand in the sequence too, and see no text
@@ -502,8 +554,8 @@ CASES = {
     # what is denoised is 8 tokens of video and 4 of sound
     "LTX2VideoTransformer3DModel": Case(
         _ltx2, (12, 16), lambda x, t: {
-            "hidden_states": x[:, :8], "audio_hidden_states": x[:, 8:], "timestep": steps_of(x, t), "sigma": steps_of(x, t), "num_frames": 2, "height": 2,
-            "width": 2, "audio_num_frames": 4, "return_dict": False},
+            "hidden_states": x[:, :8], "audio_hidden_states": x[:, 8:], "timestep": steps_of(x, t), "sigma": steps_of(x, t), "num_frames": 2,
+            "height": 2, "width": 2, "audio_num_frames": 4, "return_dict": False},
         lambda words, n: {"encoder_hidden_states": embeds(words, n, 16), "encoder_attention_mask": masks(words, n),
                           "audio_encoder_hidden_states": embeds(words, n, 16, "sound")},
         lambda output: torch.cat(output, 1), (("connectors", _ltx2_connectors),), _ltx2_delivered),
@@ -524,7 +576,7 @@ CASES = {
             "hidden_states": x, "timestep": steps_of(x, t), "timestep_r": steps_of(x, t) / 2, "return_dict": False,
             "context_latents": noise("context", 1, 8, 8).repeat(len(x), 1, 1)},
         lambda words, n: {"encoder_hidden_states": embeds(words, n, 16), 1: torch.ones(len(words), n).bool()},
-        parts=(("condition_encoder", _ace_step_conditions),), deliver=_ace_step_delivered),
+        parts=(("condition_encoder", _ace_step_conditions),), deliver=_ace_step_delivered, early=True),
     # --- joint attention
     "SD3Transformer2DModel": Case(
         _sd3, (4, 8, 8), lambda x, t: {"hidden_states": x, "timestep": steps_of(x, t), "return_dict": False,

@@ -94,12 +94,12 @@ def doubled(pipe, positive: dict, negative: dict, monkeypatch, s, tau, alpha):
     def attention(query, key, value, *args, **options):
         out = sdpa(query, key, value, *args, **options)
         kind = state.get("kind")
-        if not state["guided"] or kind not in ("cross", "added", "joint"):
+        if not state["guided"] or not kind or kind == "text":
             return out
         lengths = [(length(positive[p.argument], p), 0) for p in family.texts]
         pieces, _ = family.pieces(kind, lengths, key.shape[2])
         texts = sum(n for _, n in pieces)
-        if (kind in ("cross", "added") and key.shape[2] != texts) or (kind == "joint" and key.shape[2] != query.shape[2]):
+        if (kind != "joint" and key.shape[2] != texts) or (kind == "joint" and key.shape[2] != query.shape[2]):
             return out
         image = torch.ones(out.shape[2], dtype=torch.bool)
         for start, count in pieces if kind == "joint" else ():
