@@ -153,7 +153,8 @@ WAN = Family(named(cross=r"(vace_)?blocks\.\d+\.attn2"), adapter=adapters.behind
 FAMILIES = {
     # SD 1.5, SDXL and all that is distilled from them. The pooled text of SDXL stays as it is.
     "UNet2DConditionModel": Family(cross_attention, (text(), mask(None)), adapter=adapters.beside_the_image),
-    "DreamLiteUNetModel": Family(cross_attention, (text(), mask(1)), together=True),
+    "DreamLiteUNetModel": Family(cross_attention, (text(), mask(1)), together=True,
+                                 remark="The negative prompt is encoded without the prefix that the pipeline gives the prompt."),
     "UNetMotionModel": Family(cross_attention, each="sample"),
     "UNet3DConditionModel": Family(cross_attention),
     "I2VGenXLUNet": Family(functools.partial(cross_attention, kind="cross_added")),
@@ -174,19 +175,20 @@ FAMILIES = {
     "LTX2VideoTransformer3DModel": Family(
         named(cross=r"transformer_blocks\.\d+\.attn2", cross_second=r"transformer_blocks\.\d+\.audio_attn2"),
         (text(), mask(1), text(None, "audio_encoder_hidden_states", of=1), mask(None, "audio_encoder_attention_mask", of=1)),
-        spans=own, adapter=adapters.connected),
+        spans=own, adapter=adapters.connected, remark="Video and sound are both guided."),
     "AllegroTransformer3DModel": Family(ATTN2, (text(dim=2), mask(1))),
     "LatteTransformer3DModel": Family(ATTN2),
     "StableAudioDiTModel": Family(named(cross_added=r"transformer_blocks\.\d+\.attn2"), together=True),
     "StableAudio3DiTModel": Family(named(cross_added=r"transformer_blocks\.\d+\.cross_attn"), (text(), mask(1))),
-    "AceStepTransformer1DModel": Family(named(cross=r"layers\.\d+\.cross_attn"), adapter=adapters.conditioned),
+    "AceStepTransformer1DModel": Family(named(cross=r"layers\.\d+\.cross_attn"), adapter=adapters.conditioned,
+                                       remark="The negative prompt is sung to the same lyrics; lyrics are not guided."),
     "WanTransformer3DModel": WAN,
     "WanVACETransformer3DModel": WAN,
     "WanAnimateTransformer3DModel": WAN,
     "SkyReelsV2Transformer3DModel": WAN,
     "ChronoEditTransformer3DModel": WAN,
     "AnyFlowTransformer3DModel": WAN,
-    "AnyFlowFARTransformer3DModel": WAN,
+    "AnyFlowFARTransformer3DModel": WAN,  # end counts the steps of every chunk
     "HeliosTransformer3DModel": WAN,
     # --- joint attention
     # SD3.5-Medium's attn2 sees the image only and is left alone.

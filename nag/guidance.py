@@ -151,7 +151,8 @@ def _capture(guidance, family, words, embeds, encode_prompt, /, *args, **kwargs)
     guidance.step = guidance.since = 0
     guidance.called = guidance.fresh = False
     guidance.verdicts.clear()
-    bound = inspect.signature(encode_prompt).bind(*args, **kwargs)
+    signature = inspect.signature(encode_prompt)
+    bound = signature.bind(*args, **kwargs)
     bound.apply_defaults()
     given = bound.arguments
     words_of, pictures = ("prompt" if "prompt" in given else "prompts"), _per_prompt(given)
@@ -168,7 +169,8 @@ def _capture(guidance, family, words, embeds, encode_prompt, /, *args, **kwargs)
     else:
         for name in given:
             if OTHER_WORDS.fullmatch(name):
-                given[name] = None
+                default = signature.parameters[name].default  # "" where CFG's negative prompt is encoded whether needed or not
+                given[name] = None if default is inspect.Parameter.empty else default
         single = isinstance(given[words_of], str)  # some pipelines take one prompt only, and no list
         given[words_of] = _one_per_prompt(words, count // pictures)
         if single:
