@@ -168,16 +168,17 @@ def mask_rows(mask, rows: slice, count: int):
 def twin(processor, guided: GuidedAttention):
     """`processor` again, with its attention op led through `guided`. The original is not touched."""
     function = type(processor).__call__
-    namespace = types.ModuleType(f"nag._attention_{next(_serial)}")
-    namespace.__dict__.update(function.__globals__)
+    name = f"nag._attention_{next(_serial)}"  # the copies keep their own names, or they would take the places of what they copy
+    namespace = types.ModuleType(name)
+    namespace.__dict__.update(function.__globals__, __name__=name)
 
     def scaled_dot_product_attention(query, key, value, attn_mask=None, *args, **options):
         def op(q, k, v, mask):
             return F.scaled_dot_product_attention(q, k, v, mask, *args, **options)
         return guided.attend(op, query, key, value, attn_mask, 2)
 
-    functional = types.ModuleType(namespace.__name__ + "_functional")
-    functional.__dict__.update(F.__dict__)
+    functional = types.ModuleType(f"{name}_functional")
+    functional.__dict__.update(F.__dict__, __name__=functional.__name__)
     functional.scaled_dot_product_attention = scaled_dot_product_attention
     if namespace.__dict__.get("F") is F:
         namespace.F = functional
@@ -190,12 +191,12 @@ def twin(processor, guided: GuidedAttention):
         namespace.dispatch_attention_fn = dispatch_attention_fn
 
     # Found under its name in sys.modules, the namespace can be traced by torch.compile; `remove` takes it out again.
-    sys.modules[namespace.__name__] = namespace
+    sys.modules[name] = namespace
     sys.modules[functional.__name__] = functional
     call = types.FunctionType(function.__code__, namespace.__dict__, function.__name__, function.__defaults__, function.__closure__)
     call.__kwdefaults__ = function.__kwdefaults__
     other = copy.copy(processor)
-    other.__class__ = type(type(processor).__name__, (type(processor),), {"__call__": call, "_nag_namespace": namespace.__name__})
+    other.__class__ = type(type(processor).__name__, (type(processor),), {"__call__": call, "_nag_namespace": name})
     return other
 
 

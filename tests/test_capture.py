@@ -1,6 +1,7 @@
 """How `nag.guide` listens to pipelines that encode, batch or step in their own way: the smallest pipeline of each kind."""
 
 import copy
+import sys
 
 import pytest
 import torch
@@ -24,6 +25,15 @@ def differ(a, b):
 
 def of(kind, name="WanTransformer3DModel"):
     return kind(CASES[name], bare(name).transformer)
+
+
+def test_no_module_of_anybody_is_touched():
+    pipe, before = bare("WanTransformer3DModel"), dict(sys.modules)
+    with nag.guide(pipe, NEGATIVE, **STRONG):
+        pipe(PROMPT)
+        inside = {name: module for name, module in sys.modules.items() if not name.startswith("nag._attention")}
+        assert len(inside) < len(sys.modules) and all(inside[name] is module for name, module in before.items())
+    assert sys.modules == {**inside, **before}
 
 
 class Chunks(Bare):
