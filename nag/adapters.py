@@ -16,16 +16,21 @@ import torch.nn.functional as F
 from .attention_processor import at_home
 
 
-@contextlib.contextmanager
 def replaced(owner, name: str, wrapper):
-    """`owner.name` is `wrapper(original, ...)` for a while. A method is shadowed on the instance, and the shadow removed."""
-    original, had = getattr(owner, name), name in vars(owner)
+    """`owner.name` is `wrapper(original, ...)` for a while."""
+    original = getattr(owner, name)
 
     @functools.wraps(original)
     def call(*args, **kwargs):
         return wrapper(original, *args, **kwargs)
+    return placed(owner, name, call)
 
-    object.__setattr__(owner, name, call)
+
+@contextlib.contextmanager
+def placed(owner, name: str, value):
+    """`owner.name` is `value` for a while. A method is shadowed on the instance, and the shadow removed."""
+    original, had = getattr(owner, name), name in vars(owner)
+    object.__setattr__(owner, name, value)
     try:
         yield
     finally:
@@ -33,6 +38,33 @@ def replaced(owner, name: str, wrapper):
             object.__setattr__(owner, name, original)
         else:
             object.__delattr__(owner, name)
+
+
+@contextlib.contextmanager
+def called(owner, wrapper):
+    """`owner(...)` is `wrapper(original, ...)` for a while.
+
+    By its class, which `type(owner)(...)` asks, and not by `forward`: that is where torch.compile and the hooks of offloading and
+    of caches put themselves, and pipelines take such hooks off and on again after every picture.
+    """
+    cls = type(owner)
+    if "_nag_call" in vars(owner):
+        raise RuntimeError(f"This {cls.__name__} is guided already; leave one nag.guide before you enter the next.")
+    object.__setattr__(owner, "_nag_call", wrapper)
+    object.__setattr__(owner, "__class__", _callable(cls))
+    try:
+        yield
+    finally:
+        object.__setattr__(owner, "__class__", cls)
+        object.__delattr__(owner, "_nag_call")
+
+
+@functools.cache  # one for each class: to torch.compile another class is another program
+def _callable(cls):
+    @functools.wraps(cls.__call__)
+    def call(self, *args, **kwargs):
+        return vars(self)["_nag_call"](functools.partial(cls.__call__, self), *args, **kwargs)
+    return type(cls.__name__, (cls,), {"__call__": call, "__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__})
 
 
 def halves(value, layout, sign: int, of: int = 0):
@@ -119,6 +151,41 @@ def joy_image_positions(pipe, denoiser, guidance):
     return replaced(denoiser, "get_rotary_pos_embed", get_rotary_pos_embed)
 
 
+def pooled_in_place(path: str):
+    """A module that pools the text and returns no tokens would mix both texts into one modulation: it sees the positive's."""
+    def adapter(pipe, denoiser, guidance):
+        def alone(value):
+            total = sum(guidance.layout.texts[0])
+            if not isinstance(value, torch.Tensor) or value.ndim < 3:
+                return value
+            dim = next((dim for dim in (1, value.ndim - 1) if value.shape[dim] == total), None)  # tokens, or a mask over them
+            return value if dim is None else value.narrow(dim, 0, guidance.layout.texts[0][0])
+
+        def forward(original, *args, **kwargs):
+            if guidance.layout is None:
+                return original(*args, **kwargs)
+            return original(*map(alone, args), **{name: alone(value) for name, value in kwargs.items()})
+        return replaced(denoiser.get_submodule(path), "forward", forward)
+    return adapter
+
+
+@contextlib.contextmanager
+def beside_the_image(pipe, denoiser, guidance):
+    """UNets that add their text's keys to the image's may pool it into the time embedding, and normalise it over all tokens: each
+    text alone, or they would mix."""
+    def norm(original, tokens):  # (B, D, T)
+        layout = guidance.layout
+        return original(tokens) if layout is None else torch.cat([original(text) for text in tokens.split(layout.texts[0], 2)], 2)
+
+    with contextlib.ExitStack() as stack:
+        if denoiser.config.addition_embed_type == "text":
+            stack.enter_context(pooled_in_place("add_embedding")(pipe, denoiser, guidance))
+        for module in denoiser.modules():
+            if isinstance(getattr(module, "norm_cross", None), torch.nn.GroupNorm):
+                stack.enter_context(replaced(module.norm_cross, "forward", norm))
+        yield
+
+
 def qwen_positions(pipe, denoiser, guidance):
     """Text positions start behind the image's and count on; the negative's must start there again."""
     def forward(original, *args, max_txt_seq_len=None, **kwargs):
@@ -149,25 +216,28 @@ def z_image_captions(pipe, denoiser, guidance):
 def behind_the_image(pipe, denoiser, guidance):
     """Image-to-video models cut the context at 512 from its end into image and text: the negative is hidden until the
     text's own projections."""
-    attentions = [block.attn2 for block in denoiser.blocks if getattr(block.attn2, "add_k_proj", None) is not None]
+    hidden = types.SimpleNamespace(tokens=None)
 
-    def forward(attention, original, hidden_states, encoder_hidden_states=None, *args, **kwargs):
+    def forward(original, hidden_states, encoder_hidden_states=None, *args, **kwargs):
         if guidance.layout is None:
             return original(hidden_states, encoder_hidden_states, *args, **kwargs)
-        negative = guidance.layout.texts[0][1]
-        shown, hidden = encoder_hidden_states.split([encoder_hidden_states.shape[1] - negative, negative], 1)
+        positive, negative = guidance.layout.texts[0]
+        pictures = encoder_hidden_states.shape[1] - positive - negative
+        if pictures == positive + negative:  # the op could not tell which of the two it attends
+            raise ValueError(f"This model has {pictures} image tokens, and the texts have as many: give a negative text of another length.")
+        shown, hidden.tokens = encoder_hidden_states.split([pictures + positive, negative], 1)
+        return original(hidden_states, shown, *args, **kwargs)
 
-        def project(linear, tokens):
-            return linear(torch.cat([tokens, hidden], 1))
-        with contextlib.ExitStack() as stack:
-            for name in ("to_k", "to_v", "to_kv"):
-                if hasattr(attention, name):
-                    stack.enter_context(replaced(getattr(attention, name), "forward", project))
-            return original(hidden_states, shown, *args, **kwargs)
+    def project(linear, tokens):
+        return linear(tokens if guidance.layout is None else torch.cat([tokens, hidden.tokens], 1))
 
     with contextlib.ExitStack() as stack:
-        for attention in attentions:
-            stack.enter_context(replaced(attention, "forward", functools.partial(forward, attention)))
+        for path, attention in denoiser.named_modules():
+            if path.endswith(".attn2") and getattr(attention, "add_k_proj", None) is not None:
+                stack.enter_context(replaced(attention, "forward", forward))
+                for name in ("to_k", "to_v", "to_kv"):
+                    if hasattr(attention, name):
+                        stack.enter_context(replaced(getattr(attention, name), "forward", project))
         yield
 
 
@@ -399,3 +469,54 @@ def hunyuan_dit_texts(pipe, denoiser, guidance):
 
     with replaced(denoiser, "forward", forward), pooled("time_extra_emb", of=1)(pipe, denoiser, guidance):
         yield
+
+
+def first_row(text, wanted) -> int | None:
+    """Where the rows of `wanted` stand in a batch of texts."""
+    starts = range(0, len(text) - len(wanted) + 1, len(wanted))
+    return next((i for i in starts if text.shape[1:] == wanted.shape[1:] and torch.equal(text[i:i + len(wanted)], wanted.to(text))), None)
+
+
+def connected(pipe, denoiser, guidance):
+    """The pipeline's connectors rewrite the text (and make the sound's) between `encode_prompt` and the denoiser, which would show
+    rows that nobody encoded: the negative goes through them too, and rows are recognised by what they made of the positive."""
+    def sides(video, audio, keep):
+        return {"encoder_hidden_states": video, "audio_encoder_hidden_states": audio,
+                "encoder_attention_mask": keep, "audio_encoder_attention_mask": keep}
+
+    def forward(original, text, mask, *args, **kwargs):
+        result = original(text, mask, *args, **kwargs)
+        positive, negative = guidance.encoded or (None, None)
+        start = first_row(text, positive["encoder_hidden_states"]) if positive else None
+        if start is not None:
+            if "audio_encoder_hidden_states" not in negative:  # given by hand, it comes as the denoiser takes it
+                negative = sides(*original(negative["encoder_hidden_states"].to(text), negative["encoder_attention_mask"].to(mask), *args, **kwargs))
+            guidance.encoded = sides(*(out[start:start + len(positive["encoder_hidden_states"])] for out in result)), negative
+        return result
+    connectors = getattr(pipe, "connectors", None)
+    return contextlib.nullcontext() if connectors is None else replaced(connectors, "forward", forward)
+
+
+def conditioned(pipe, denoiser, guidance):
+    """The pipeline's condition encoder makes one text of prompt, lyrics and timbre after `encode_prompt`, and the denoiser would show
+    rows that nobody encoded: it makes one of the negative prompt with the same lyrics and timbre too."""
+    def forward(original, *args, **kwargs):
+        result = original(*args, **kwargs)
+        positive, other = guidance.results or (None, None)
+        if positive and first_row(kwargs["text_hidden_states"], positive[0]) == 0:
+            negative = guidance.encoded[1]
+            if other is not None:  # not given by hand, as the denoiser takes it
+                negative = {"encoder_hidden_states": original(*args, **{
+                    **kwargs, "text_hidden_states": other[0], "text_attention_mask": other[1]})[0]}
+            guidance.encoded = {"encoder_hidden_states": result[0]}, negative
+        return result
+    encoder = getattr(pipe, "condition_encoder", None)
+    return contextlib.nullcontext() if encoder is None else replaced(encoder, "forward", forward)
+
+
+def text_last(pipe, denoiser, guidance):
+    """Between image and text other tokens could not be told from the text's: the text is moved behind them. Keys have no order."""
+    def embed(original, *args, **kwargs):
+        embeds = original(*args, **kwargs)
+        return embeds if guidance.layout is None else embeds.roll(-sum(guidance.layout.texts[0]), 1)
+    return replaced(denoiser, "get_clip_embeddings", embed)

@@ -5,8 +5,8 @@ positive one: everything that works token by token (projections, norms, MLPs, mo
 (2) Only the attention op itself has to know that there are two texts, and in diffusers every processor ends in one of two
 functions: `F.scaled_dot_product_attention(q, k, v)` or `dispatch_attention_fn(q, k, v)`.
 
-So each text attention keeps its own processor, with one change: a twin of the processor whose `__call__` is the *same code
-object*, run in a copy of its module's namespace in which those two names are ours (`twin`). LoRA, IP-Adapter,
+So each text attention keeps its own processor, with one change: a twin of the processor whose `__call__` runs the *same code
+object* in a copy of its module's namespace in which those two names are ours (`twin_class`). LoRA, IP-Adapter,
 fused projections, RoPE and chosen kernels stay what they are. (A wrapper around the processor would not do: diffusers
 drops keyword arguments that are missing from the processor's own signature. Patching `F` globally is not thread-safe.)
 
@@ -14,9 +14,11 @@ Letters: B rows, I image tokens, T+ and T- positive and negative text tokens, H 
 """
 
 import copy
+import functools
 import itertools
 import sys
 import types
+import weakref
 from dataclasses import dataclass
 
 import torch
@@ -30,12 +32,13 @@ _serial = itertools.count()
 @dataclass
 class Layout:
     """What the packed sequence of the running denoiser call holds: T+ and T- tokens of every text input; `rows` of `total` are conditional.
-    `kept`: keys without a query in joint attention (reference images in a cache)."""
+    kept: keys without a query in joint attention (reference images in a cache). mute: the negative is carried along and changes nothing."""
 
     texts: tuple[tuple[int, int], ...]
     rows: slice
     total: int
     kept: int = 0
+    mute: bool = False
 
     @property
     def whole(self) -> bool:
@@ -46,79 +49,81 @@ class Layout:
 class GuidedAttention:
     """The attention op of one layer. While `call.layout` is None it is the op that it stands for, and nothing else.
 
-    kind: see `nag.families.KINDS`. call: what is running, with its `layout`.
+    kind: see `nag.families.KINDS`. call: what is running, with its `layout`. pictures: behind the text, an IP-Adapter's images are
+    attended too. hit: was reached. seen: was reached since the processor was called.
     """
 
-    def __init__(self, name: str, kind: str, family, settings: NAGSettings, call):
-        self.name, self.kind, self.family, self.settings, self.call = name, kind, family, settings, call
-        self.hit = False
+    def __init__(self, name: str, kind: str, family, settings: NAGSettings, call, pictures: bool = False):
+        self.name, self.kind, self.family, self.settings, self.call, self.pictures = name, kind, family, settings, call, pictures
+        self.hit = self.seen = False
 
     def attend(self, op, query, key, value, mask, tokens: int):
         """`op(query, key, value, mask)` with guided image rows. `tokens` is the token dimension: 2 in (B, H, N, D), 1 in (B, N, H, D)."""
         layout = self.call.layout
         if layout is None:
             return op(query, key, value, mask)
-        count = key.shape[tokens]
+        count, queries = key.shape[tokens], query.shape[tokens]
         positive, negative = self.family.pieces(self.kind, layout.texts, count)
-        texts = sum(length for _, length in positive + negative)
-        # not the text: an IP-Adapter's image tokens
-        if count < texts if self.kind == "joint" else count != texts:
+        if not self._is_text(positive, negative, count, queries, layout):
             return op(query, key, value, mask)
-        queries, whole = query.shape[tokens], count - (layout.kept if self.kind == "joint" else 0)
-        crossing = self.kind == "cross" or (self.kind == "joint" and queries == count - texts != whole)  # queries of the image alone
-        if not crossing and self.kind != "injected" and queries != whole:
-            return op(query, key, value, mask)
-        self.hit = True
+        self.hit = self.seen = True
         if mask is not None and mask.ndim == 2 and tokens == 1:  # dispatch_attention_fn also takes (B, keys)
             mask = mask[:, None, None, :]
-        if crossing:
-            image = rest(positive + negative, count)
-            positive, negative = positive + image, negative + image
-            return self._cross(op, query, key, value, mask, tokens, positive, negative, layout)
         if self.kind == "text":
             return self._text(op, query, key, value, mask, tokens, positive, negative)
+        if self.kind == "joint" and queries < count - layout.kept:  # queries of the image alone
+            image = [piece[:2] for piece in ordered(positive, negative, count) if piece[2] in IMAGE]
+            return self._cross(op, query, key, value, mask, tokens, positive + image, negative + image, layout)
+        if self.kind.startswith("cross"):
+            return self._cross(op, query, key, value, mask, tokens, positive, negative, layout)
         return self._joint(op, query, key, value, mask, tokens, positive, negative, layout)
+
+    def _is_text(self, positive, negative, count: int, queries: int, layout) -> bool:
+        """Whether this is the attention that sees the text, and not an IP-Adapter's, whose image tokens come second and may be as many."""
+        if self.pictures and self.seen:
+            return False
+        if self.kind == "cross_added":  # both texts' pieces end in the tokens that go with either
+            return count >= sum(map(sum, layout.texts))
+        texts = sum(length for _, length in positive + negative)
+        if self.kind == "joint":
+            return count >= texts and queries in (count - layout.kept, count - texts)
+        return count == texts and (self.kind != "text" or queries == count)
 
     def _cross(self, op, query, key, value, mask, tokens, positive, negative, layout):
         rows = rows_of(layout, query)
         z_positive = op(query, take(key, tokens, positive), take(value, tokens, positive), mask_of(mask, positive))  # (B, H, I, D)
+        if layout.mute:
+            return z_positive
         z_negative = op(query[rows], take(key[rows], tokens, negative), take(value[rows], tokens, negative),
                         mask_of(mask_rows(mask, rows, len(query)), negative))
         return self._blend(z_positive, z_negative, rows, tokens, layout)
 
     def _text(self, op, query, key, value, mask, tokens, positive, negative):
         """Each text attends itself alone."""
-        parts = {}
-        for pieces in (positive, negative):
-            out = op(*(take(x, tokens, pieces) for x in (query, key, value)), mask_of(mask, pieces, pieces))
-            parts |= zip(pieces, out.split([length for _, length in pieces], tokens), strict=True)
-        return torch.cat([parts[piece] for piece in sorted(parts)], tokens)
+        pieces = ordered(positive, negative, query.shape[tokens])
+        return joined({**attended(op, pieces, POSITIVE, query, key, value, mask, tokens),
+                       **attended(op, pieces, NEGATIVE, query, key, value, mask, tokens)}, tokens)
 
     def _joint(self, op, query, key, value, mask, tokens, positive, negative, layout):
-        """text+ attends [text+, image], text- attends [text-, image], the image both; where text is `injected`, each its text only.
+        """text+ attends [text+, image], text- attends [text-, image], the image both; where text is "injected", each its text only.
         Two passes, which attend the image keys twice; here is where attention with log-sum-exp will attend them once and merge."""
-        rows, keys = rows_of(layout, query), rest(positive + negative, key.shape[tokens])
-        attended = positive + keys, negative + keys
-        positive, negative = self.family.pieces("joint", layout.texts, query.shape[tokens])  # the same, but for `kept` and `injected`
-        image = rest(positive + negative, query.shape[tokens])
-
-        def branch(text, attended, q, k, v, m):
-            """One text with the image -> {(start, length): its tokens, each (B, H, N, D)}"""
-            pieces = sorted(text + image)
-            out = op(take(q, tokens, pieces), take(k, tokens, attended), take(v, tokens, attended), mask_of(m, attended, pieces))
-            return dict(zip(pieces, out.split([length for _, length in pieces], tokens), strict=True))
-
-        parts = branch(positive, attended[0], query, key, value, mask)
-        other = branch(negative, attended[1], query[rows], key[rows], value[rows], mask_rows(mask, rows, len(query)))
-        for piece in image:
-            parts[piece] = self._blend(parts[piece], other[piece], rows, tokens, layout)
-        for piece in negative:
-            if layout.whole:
-                parts[piece] = other[piece]
-            else:  # unconditional rows carry a negative text too, and nobody reads it
-                parts[piece] = other[piece].new_zeros(len(query), *other[piece].shape[1:])
-                parts[piece][rows] = other[piece]
-        return torch.cat([parts[piece] for piece in sorted(parts)], tokens)
+        rows, pieces, keys = rows_of(layout, query), ordered(positive, negative, key.shape[tokens]), None
+        if self.kind == "injected" or layout.kept:  # queries have other places than keys
+            keys, pieces = pieces, ordered(*self.family.pieces("joint", layout.texts, query.shape[tokens]), query.shape[tokens])
+        parts = attended(op, pieces, POSITIVE + IMAGE, query, key, value, mask, tokens, keys)
+        if layout.mute:  # what becomes of the negative is read by nobody
+            other = {place: zeros(parts, length, tokens) for place, (_, length, of) in enumerate(pieces) if of in NEGATIVE}
+            return joined({**parts, **other}, tokens)
+        other = attended(op, pieces, NEGATIVE + IMAGE, query[rows], key[rows], value[rows], mask_rows(mask, rows, len(query)), tokens, keys)
+        for place, (_, length, of) in enumerate(pieces):
+            if of in IMAGE:
+                parts[place] = self._blend(parts[place], other[place], rows, tokens, layout)
+            elif of in NEGATIVE and layout.whole:
+                parts[place] = other[place]
+            elif of in NEGATIVE:  # unconditional rows carry a negative text too, and nobody reads it
+                parts[place] = zeros(parts, length, tokens)
+                parts[place][rows] = other[place]
+        return joined(parts, tokens)
 
     def _blend(self, z_positive, z_negative, rows, tokens, layout):
         settings = self.settings
@@ -135,23 +140,63 @@ def rows_of(layout: Layout, query) -> slice:
     """The conditional rows in attention, where every row of the batch may have become several (one a video frame) or goes alone."""
     if layout.whole:
         return slice(0, len(query))
-    times = len(query) // layout.total
+    times, odd = divmod(len(query), layout.total)
+    if odd or not times:
+        raise RuntimeError(
+            f"Attention saw {len(query)} rows in a call of {layout.total}, so NAG cannot tell which are conditional. Caches that skip the "
+            "unconditional rows (FasterCache) work with NAG only without CFG."
+        )
     return slice(layout.rows.start * times, layout.rows.stop * times)
 
 
-def rest(pieces, count: int) -> list[tuple[int, int]]:
-    """What `pieces` of (start, length) leave of a sequence of `count` tokens: the image."""
-    left, at = [], 0
-    for start, length in [*sorted(pieces), (count, 0)]:
+POSITIVE, NEGATIVE, IMAGE = "+", "-", "i"
+
+
+def ordered(positive, negative, count: int) -> list[tuple[int, int, str]]:
+    """A whole sequence of `count` tokens as (start, length, what): the texts, and the image in all that they leave.
+
+    Not with `sorted`, nor are pieces ever keys of a dictionary: torch.compile can do neither once lengths are symbols.
+    """
+    texts, pieces, at = [], [], 0
+    for what, side in ((POSITIVE, positive), (NEGATIVE, negative)):
+        for start, length in side:
+            if not length:
+                continue
+            place = len(texts)
+            while place and texts[place - 1][0] > start:
+                place -= 1
+            texts.insert(place, (start, length, what))
+    for start, length, what in [*texts, (count, 0, IMAGE)]:
         if start > at:
-            left.append((at, start - at))
+            pieces.append((at, start - at, IMAGE))
+        if what != IMAGE:
+            pieces.append((start, length, what))
         at = start + length
-    return left
+    return pieces
+
+
+def attended(op, pieces, which: str, query, key, value, mask, tokens: int, keys=None) -> dict:
+    """The pieces of some kinds attend one another, or the `keys` of these kinds -> {place: its tokens, each (B, H, N, D)}"""
+    places = [place for place, piece in enumerate(pieces) if piece[2] in which]
+    chosen = [pieces[place][:2] for place in places]
+    seen = chosen if keys is None else [piece[:2] for piece in keys if piece[2] in which]
+    out = op(take(query, tokens, chosen), take(key, tokens, seen), take(value, tokens, seen), mask_of(mask, seen, chosen))
+    return dict(zip(places, out.split([length for _, length in chosen], tokens), strict=True))
+
+
+def joined(parts: dict, tokens: int):
+    return torch.cat([parts[place] for place in sorted(parts)], tokens)
+
+
+def zeros(parts: dict, length: int, tokens: int):
+    """Like the parts, of another length."""
+    like = next(iter(parts.values()))
+    return like.new_zeros([length if d == tokens else n for d, n in enumerate(like.shape)])
 
 
 def take(tensor, dim: int, pieces):
     """The pieces (start, length) of a tensor, behind one another; no copy where they are one."""
-    pieces, whole = sorted(pieces), []
+    whole = []
     for start, length in pieces:
         if whole and sum(whole[-1]) == start:
             whole[-1] = (whole[-1][0], whole[-1][1] + length)
@@ -184,19 +229,30 @@ def at_home(function, namespace):
     return call
 
 
-def twin(processor, guided: GuidedAttention):
-    """`processor` again, with its attention op led through `guided`. The original is not touched."""
-    function = type(processor).__call__
-    namespace = types.ModuleType(f"nag._attention_{next(_serial)}")
-    namespace.__dict__.update(function.__globals__)
+class Running:
+    """Whose attention op runs: set by a twin when it is called, read by its op. One for each twin class."""
+
+    layer: GuidedAttention | None = None
+
+
+def renamed(namespace: dict, name: str) -> types.ModuleType:
+    """A module's namespace as a module of its own; with its name too, for under that it goes into sys.modules."""
+    module = types.ModuleType(name)
+    module.__dict__.update(namespace | {"__name__": name})
+    return module
+
+
+def twin_class(cls, running: Running):
+    """A processor class again, with its attention op led through `running.layer`. The original is not touched."""
+    function = cls.__call__
+    namespace = renamed(function.__globals__, f"nag._attention_{next(_serial)}")
 
     def scaled_dot_product_attention(query, key, value, attn_mask=None, *args, **options):
         def op(q, k, v, mask):
             return F.scaled_dot_product_attention(q, k, v, mask, *args, **options)
-        return guided.attend(op, query, key, value, attn_mask, 2)
+        return running.layer.attend(op, query, key, value, attn_mask, 2)
 
-    functional = types.ModuleType(namespace.__name__ + "_functional")
-    functional.__dict__.update(F.__dict__)
+    functional = renamed(F.__dict__, namespace.__name__ + "_functional")
     functional.scaled_dot_product_attention = scaled_dot_product_attention
     if namespace.__dict__.get("F") is F:
         namespace.F = functional
@@ -205,37 +261,63 @@ def twin(processor, guided: GuidedAttention):
         def dispatch_attention_fn(query, key, value, attn_mask=None, *args, **options):
             def op(q, k, v, mask):
                 return dispatch(q, k, v, mask, *args, **options)
-            return guided.attend(op, query, key, value, attn_mask, 1)
+            return running.layer.attend(op, query, key, value, attn_mask, 1)
         namespace.dispatch_attention_fn = dispatch_attention_fn
+
     for name, helper in list(vars(namespace).items()):  # functions of the same module that attend for the processor
         own = isinstance(helper, types.FunctionType) and helper.__globals__ is function.__globals__
         if own and ATTENTION & set(helper.__code__.co_names):
             setattr(namespace, name, at_home(helper, namespace))
+    same_code = at_home(function, namespace)
 
-    # Found under its name in sys.modules, the namespace can be traced by torch.compile; `remove` takes it out again.
-    sys.modules[namespace.__name__] = namespace
-    sys.modules[functional.__name__] = functional
-    call = at_home(function, namespace)
+    @functools.wraps(function)  # diffusers reads the signature
+    def call(self, *args, **kwargs):
+        running.layer = self.nag_layer
+        running.layer.seen = False
+        return same_code(self, *args, **kwargs)
+
+    return type(cls.__name__, (cls,), {"__call__": call, "nag_running": running, "nag_namespaces": (namespace, functional)})
+
+
+# denoiser -> {processor class: its twin}. One class for all layers and all contexts: to torch.compile another class is another
+# program, and it would compile anew for every layer of a repeated block and every time that `guide` is entered.
+_twins = weakref.WeakKeyDictionary()
+
+
+def twin(denoiser, processor, layer: GuidedAttention):
+    """`processor` again, with its attention op led through `layer`."""
+    classes = _twins.setdefault(denoiser, {})
+    cls = type(processor)
+    if cls not in classes:
+        classes[cls] = twin_class(cls, Running())
     other = copy.copy(processor)
-    other.__class__ = type(type(processor).__name__, (type(processor),), {"__call__": call, "_nag_namespace": namespace.__name__})
+    other.__class__ = classes[cls]
+    other.nag_layer = layer
     return other
 
 
 def install(denoiser, family, settings: NAGSettings, call):
     """Gives every layer of `family` a guided twin of its processor. Returns the guided layers and a function that gives all back."""
-    layers, originals = [], []
+    layers, changed = [], []
     for name, (kind, module) in family.layers(denoiser).items():
-        layer = GuidedAttention(name, kind, family, settings, call)
         original = module.processor
-        module.processor = twin(original, layer)
+        layer = GuidedAttention(name, kind, family, settings, call, pictures=hasattr(original, "to_k_ip"))
+        layer.module, layer.twin = module, twin(denoiser, original, layer)
+        module.processor = layer.twin
         layers.append(layer)
-        originals.append((module, original))
+        changed.append((module, original, layer.twin))
+    # found under their names in sys.modules, the namespaces can be traced by torch.compile
+    namespaces = {n.__name__: n for cls in _twins[denoiser].values() for n in cls.nag_namespaces}
+    sys.modules.update(namespaces)
 
     def give_back():
-        for module, original in originals:
-            name = type(module.processor).__dict__.get("_nag_namespace")
+        for name in namespaces:
             sys.modules.pop(name, None)
-            sys.modules.pop(f"{name}_functional", None)
-            module.processor = original
+        for module, original, other in changed:
+            type(other).nag_running.layer = None
+            if module.processor is other:  # else somebody has set another one, which stays
+                module.processor = original
+            # what was set meanwhile (an attention backend, the scale of an IP-Adapter) was meant for the original
+            vars(original).update({name: value for name, value in vars(other).items() if name != "nag_layer"})
 
     return layers, give_back

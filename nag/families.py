@@ -4,6 +4,7 @@ That is all that NAG must be told about a model. To add a family, add a row; the
 Where a model counts its text tokens itself, the row also names one of the small adapters in `nag/adapters.py`.
 """
 
+import functools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,6 +13,8 @@ from . import adapters
 
 KINDS = {
     "cross": "keys are the text, queries the image",
+    "cross_second": "keys are the second text, queries the image",
+    "cross_added": "keys are the text and what goes with either text (the image itself, a picture, a duration) behind it, queries the image",
     "joint": "keys are text and image in one sequence; queries are too, or are the image alone",
     "text": "keys and queries are the text alone",
     "injected": "keys are the text, queries are text and image in one sequence",
@@ -80,6 +83,8 @@ class Family:
     silent: a pattern of layers that a call may leave out (sound beside a video).
     encoders: the pipeline's methods that turn words into text, as far as it has them.
     phrase: (prompt as the pipeline hands it to an encoder, negative words) -> these words in the same form, where that is not the words alone.
+    together: with CFG, `encode_prompt` returns the unconditional rows and behind them the prompt's, which are the last.
+    each: an argument with one entry per row, where the pipeline repeats its text for every frame of a row.
     remark: what a user should know, for the README's table.
     """
 
@@ -95,6 +100,8 @@ class Family:
     silent: str = ""
     encoders: tuple[str, ...] = ("encode_prompt",)
     phrase: Callable | None = None
+    together: bool = False
+    each: str | None = None
     remark: str = ""
 
     @property
@@ -114,7 +121,11 @@ class Family:
             lengths = [(self.grow(positive), self.grow(negative) if negative else 0) for positive, negative in lengths]
         if self.spans:
             return self.spans(kind, lengths, count)
-        return one_after_another(lengths, count - sum(map(sum, lengths)) if kind == "joint" and self.order == "image, text" else 0)
+        start = count - sum(map(sum, lengths)) if kind == "joint" and self.order == "image, text" else 0
+        positives, negatives = one_after_another(lengths, start)
+        behind = start + sum(map(sum, lengths))
+        shared = [(behind, count - behind)] if kind == "cross_added" and count > behind else []
+        return positives + shared, negatives + shared
 
 
 def named(**patterns: str) -> Callable:
@@ -128,15 +139,12 @@ def named(**patterns: str) -> Callable:
     return layers
 
 
-def cross_attention(denoiser) -> dict:
+def cross_attention(denoiser, kind: str = "cross") -> dict:
     """By what it is, not by its name: with `only_cross_attention` the text reaches `attn1` too."""
     found = {name: m for name, m in denoiser.named_modules() if getattr(m, "is_cross_attention", False) and hasattr(m, "processor")}
-    added = [name for name, m in found.items() if getattr(m, "added_kv_proj_dim", None) is not None]
-    if added:
-        raise ValueError(
-            f"{type(denoiser).__name__} mixes text into its self-attention ({added[0]}): Kandinsky 2 and DeepFloyd models are not supported."
-        )
-    return {name: ("cross", m) for name, m in found.items()}
+    if denoiser.config.get("encoder_hid_dim_type") in ("image_proj", "text_image_proj"):
+        raise ValueError(f"This {type(denoiser).__name__} is told by a picture's embedding what to show (Kandinsky 2), and not by words alone.")
+    return {name: ("cross_added" if getattr(m, "added_kv_proj_dim", None) is not None else kind, m) for name, m in found.items()}
 
 
 cross_attention.kinds = ("cross",)
@@ -196,14 +204,77 @@ HUNYUAN_VIDEO = Family(
           "latents_clean", "latents_history_2x", "latents_history_4x"))
 COGVIDEO_X = Family(named(joint=r"transformer_blocks\.\d+\.attn1"), order="text, image", adapter=adapters.one_text_per_patch_embed)
 
+
+def two_texts(denoiser) -> dict:
+    """AudioLDM 2: of the transformers behind one another in a block, from the third on they see the second text."""
+    second = set()
+    for block in [*denoiser.down_blocks, denoiser.mid_block, *denoiser.up_blocks]:
+        transformers = getattr(block, "attentions", [])
+        count = len(transformers) // max(1, len(block.resnets) - (block is denoiser.mid_block))
+        second |= {module for i, transformer in enumerate(transformers) if i % count > 1 for module in transformer.modules()}
+    return {name: ("cross_second" if m in second else "cross", m) for name, (_, m) in cross_attention(denoiser).items()}
+
+
+def own(kind: str, lengths, count: int) -> tuple[list, list]:
+    """Two texts, each in attentions of its own."""
+    positive, negative = lengths[kind == "cross_second"]
+    return [(0, positive)], [(positive, negative)]
+
+
+def behind(kind: str, lengths, count: int) -> tuple[list, list]:
+    """The text behind what goes with either text."""
+    positive, negative = lengths[0]
+    start = count - positive - negative
+    return [(0, start), (start, positive)], [(0, start), (start + positive, negative)]
+
+
+ATTN2 = named(cross=r"transformer_blocks\.\d+\.attn2")
+PIXART = Family(ATTN2, (text(), mask(1)))
+WAN = Family(named(cross=r"(vace_)?blocks\.\d+\.attn2"), adapter=adapters.behind_the_image)
+
 FAMILIES = {
     # SD 1.5, SDXL and all that is distilled from them. The pooled text of SDXL stays as it is.
-    "UNet2DConditionModel": Family(cross_attention, (text(), mask(None))),
+    "UNet2DConditionModel": Family(cross_attention, (text(), mask(None)), adapter=adapters.beside_the_image),
+    "DreamLiteUNetModel": Family(cross_attention, (text(), mask(1)), together=True,
+                                 remark="The negative prompt is encoded without the prefix that the pipeline gives the prompt."),
+    "UNetMotionModel": Family(cross_attention, each="sample"),
+    "UNet3DConditionModel": Family(cross_attention),
+    "I2VGenXLUNet": Family(functools.partial(cross_attention, kind="cross_added")),
+    "Kandinsky3UNet": Family(
+        named(cross=r"(down|up)_blocks\.\d+\.attentions\.[1-9]\d*\.attention"), (text(), mask(2)),
+        adapter=adapters.pooled_in_place("add_time_condition")),
+    "AudioLDM2UNet2DConditionModel": Family(
+        two_texts, (text(2), text(0, "encoder_hidden_states_1", of=1), mask(1, "encoder_attention_mask_1", of=1)), spans=own, together=True),
+    # The decoder, which sees pooled text only, is left alone.
+    "StableCascadeUNet": Family(
+        named(cross_added=r"(down|up)_blocks\.\d+\.\d+\.attention"), (text(0, "clip_text"),), spans=behind, adapter=adapters.text_last),
     # --- cross-attention
-    "PixArtTransformer2DModel": Family(named(cross=r"transformer_blocks\.\d+\.attn2"), (text(), mask(1))),
+    "PixArtTransformer2DModel": PIXART,
+    "SanaTransformer2DModel": PIXART,
+    "SanaVideoTransformer3DModel": PIXART,
+    "SanaWMTransformer3DModel": Family(named(cross=r"blocks\.\d+\.cross_attn"), (text(dim=2), mask(1, "mask"))),
+    "SanaWMLTX2RefinerTransformer3DModel": PIXART,
+    "LTXVideoTransformer3DModel": PIXART,
+    "LTX2VideoTransformer3DModel": Family(
+        named(cross=r"transformer_blocks\.\d+\.attn2", cross_second=r"transformer_blocks\.\d+\.audio_attn2"),
+        (text(), mask(1), text(None, "audio_encoder_hidden_states", of=1), mask(None, "audio_encoder_attention_mask", of=1)),
+        spans=own, adapter=adapters.connected, remark="Video and sound are both guided."),
+    "AllegroTransformer3DModel": Family(ATTN2, (text(dim=2), mask(1))),
+    "LatteTransformer3DModel": Family(ATTN2),
+    "StableAudioDiTModel": Family(named(cross_added=r"transformer_blocks\.\d+\.attn2"), together=True),
+    "StableAudio3DiTModel": Family(named(cross_added=r"transformer_blocks\.\d+\.cross_attn"), (text(), mask(1))),
+    "AceStepTransformer1DModel": Family(named(cross=r"layers\.\d+\.cross_attn"), adapter=adapters.conditioned,
+                                       remark="The negative prompt is sung to the same lyrics; lyrics are not guided."),
     # Cosmos 2.5 Transfer hands over (text, picture).
     "CosmosTransformer3DModel": Family(named(cross=r"transformer_blocks\.\d+\.attn2")),
-    "WanTransformer3DModel": Family(named(cross=r"blocks\.\d+\.attn2"), adapter=adapters.behind_the_image),
+    "WanTransformer3DModel": WAN,
+    "WanVACETransformer3DModel": WAN,
+    "WanAnimateTransformer3DModel": WAN,
+    "SkyReelsV2Transformer3DModel": WAN,
+    "ChronoEditTransformer3DModel": WAN,
+    "AnyFlowTransformer3DModel": WAN,
+    "AnyFlowFARTransformer3DModel": WAN,  # end counts the steps of every chunk
+    "HeliosTransformer3DModel": WAN,
     "HunyuanDiT2DModel": Family(
         named(cross=r"blocks\.\d+\.attn2"),
         (text(), mask(2, "text_embedding_mask"),
@@ -321,13 +392,27 @@ REFUSED = {
     "MiniMaxH3Transformer3DModel":
         "it runs in modular pipelines only, which have no encode_prompt, and places text, video and sound by index tables made elsewhere, "
         "so there is no place to bring in a second text.",
+    "WanAnimate2Transformer3DModel": "its modular pipeline has no encode_prompt, so NAG cannot listen to its words.",
+    "MiniMaxMusic3Transformer1DModel": "it adds its text to the latents frame by frame and has no attention that sees text.",
+    "MiniMaxMusic3RVQDepthDecoder": "it writes audio codes one by one and denoises nothing.",
+    "LongCatAudioDiTTransformer": "it averages its text into the modulation in the midst of its forward, so a negative text would change more "
+                                  "than attention.",
+    "UNetSpatioTemporalConditionModel": "it is told by a picture what to show, and not by words.",
+    "UVit2DModel": "aMUSEd encodes its words inside the pipeline's call and has no encode_prompt, so NAG cannot listen to them.",
+    "PriorTransformer": "it makes one embedding of words, and no image whose tokens could look at two texts.",
+    "DiTTransformer2DModel": "it is told by a class number what to show, and not by words.",
+    "RFD4ProteinaTransformer": "it designs proteins, and no words tell it what to make.",
+    "Transformer2DModel": "it is an inner part of other models.",
+    "DreamLiteTransformer2DModel": "it is an inner part of a DreamLiteUNetModel.",
 }
 
 
 def denoisers_of(pipe) -> list:
     """The UNet or transformers of a pipeline as they stand there (Wan 2.2 has two), or the module itself."""
-    names = ("transformer", "transformer_2", "unet")
-    return [found for name in names if (found := getattr(pipe, name, None)) is not None] or [pipe]
+    for names in (("transformer", "transformer_2", "unet"), ("prior",)):
+        if found := [part for name in names if (part := getattr(pipe, name, None)) is not None]:
+            return found
+    return [pipe]
 
 
 def unwrapped(denoiser):
@@ -367,7 +452,7 @@ def supports(pipe) -> tuple[bool, str]:
         return False, str(error)
     if not layers:
         return False, f"This {type(denoiser).__name__} has no attention layer that sees text, so NAG has nothing to guide."
-    counts = {kind: sum(k == kind for k, _ in layers.values()) for kind in KINDS}
+    counts = {kind: sum(k.startswith(kind) for k, _ in layers.values()) for kind in ("cross", "joint", "text")}
     found = " and ".join(f"{count} {kind}-attention" for kind, count in counts.items() if count)
     return True, f"{type(denoiser).__name__}: {found} layers, negative text packed behind the positive."
 

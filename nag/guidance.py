@@ -5,13 +5,12 @@ import copy
 import functools
 import inspect
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
-import torch.nn.functional as F
 
 from . import families
-from .adapters import replaced
+from .adapters import called, placed, replaced
 from .attention_processor import Layout, install
 from .formula import NAGSettings, normalized_attention_guidance
 
@@ -26,6 +25,7 @@ class Guidance:
 
     settings: NAGSettings
     step: int = 0                      # scheduler steps done in the running pipeline call
+    since: int = 0                     # of these, done when the schedule was last set: pipelines that go chunk by chunk set it for each
     guided_calls: int = 0              # denoiser calls with at least one guided row
     guided_steps: int = 0              # scheduler steps with such a call
     called: bool = False               # a denoiser call since the last scheduler step
@@ -33,6 +33,8 @@ class Guidance:
     layout: Layout | None = None       # of the running denoiser call
     encoded: tuple | None = None       # positive and negative of the running pipeline call: ({argument: tensor}, {argument: tensor})
     calls: int = 0                     # which call of `encode_prompt` in the running pipeline call was the latest
+    cfg: bool = True                   # whether there may be unconditional rows in the running pipeline call
+    results: tuple | None = None       # what `encode_prompt` returned for the positive and (None if given by hand) for the negative
     verdicts: dict = field(default_factory=dict)  # ids of a text's tensors -> (the tensors, what to do)
 
 
@@ -64,7 +66,7 @@ def guide(pipe, negative_prompt=None, *, negative_prompt_embeds=None, negative_p
     able, why = families.supports(pipe)
     if not able:
         raise ValueError(why)
-    encoders = [name for name in family.encoders if hasattr(pipe, name)]
+    encoders = [name for name in family.encoders if hasattr(pipe, name)] or [name for name in ("_encode_prompt",) if hasattr(pipe, name)]
     if not encoders:
         raise ValueError(f"NAG listens to a pipeline's {family.encoders[-1]}, and a {type(pipe).__name__} has none.")
     guidance = Guidance(settings)
@@ -73,28 +75,60 @@ def guide(pipe, negative_prompt=None, *, negative_prompt_embeds=None, negative_p
         return
     embeds = _given(family, negative_prompt_embeds, negative_prompt_attention_mask)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(called(pipe, functools.partial(_picture, pipe, guidance)))
         for name in encoders:
             stack.enter_context(replaced(pipe, name, functools.partial(_capture, guidance, family, negative_prompt, embeds)))
-        stack.enter_context(_counted(pipe.scheduler, guidance))
+        for name, report in (("step", _counted), ("set_timesteps", _started)):
+            stack.enter_context(placed(pipe.scheduler, name, Reported(getattr(pipe.scheduler, name), functools.partial(report, guidance))))
         for outer in families.denoisers_of(pipe):
             denoiser = families.unwrapped(outer)
             layers, give_back = install(denoiser, family, settings, guidance)
             stack.callback(give_back)
             if family.adapter:
                 stack.enter_context(family.adapter(pipe, denoiser, guidance))
-            # outside of everything else that wraps a call: torch.compile (either kind) and offloading see packed text only
-            compiled = outer is denoiser and getattr(denoiser, "_compiled_call_impl", None) is not None
-            around = functools.partial(_around, pipe, guidance, family, layers, list(inspect.signature(type(denoiser).forward).parameters)[1:])
-            stack.enter_context(replaced(outer, "_compiled_call_impl" if compiled else "forward", around))
+            # outside of everything else that wraps a call: torch.compile, offloading and caches see packed text only
+            names = list(inspect.signature(type(denoiser).forward).parameters)[1:]
+            around = functools.partial(_around, pipe, denoiser, guidance, family, layers, names)
+            stack.enter_context(called(outer, torch.compiler.disable(around, recursive=False, reason=COMPILED_INSIDE)))
+            stack.callback(_forget, denoiser)
         stack.callback(guidance.verdicts.clear)
         yield guidance
         if guidance.step and not guidance.guided_calls:
-            raise RuntimeError(
-                "NAG guided nothing: none of the texts that reached the denoiser was the one that encode_prompt returned. "
-                f"{type(pipe).__name__} changes its embeddings on the way, and needs a row of its own in nag/families.py."
-                if guidance.encoded else
-                f"NAG guided nothing: {type(pipe).__name__} encoded no prompt. Some pipelines do not when they are given embeddings: give words."
-            )
+            raise _nothing(pipe, guidance)
+
+
+COMPILED_INSIDE = "torch.compile(..., fullgraph=True) was called inside nag.guide; compile first, then enter nag.guide"
+
+
+def _picture(pipe, guidance, call, /, *args, **kwargs):
+    """One call of the pipeline. Whatever the call before left behind (it may have been stopped before its first step) is forgotten."""
+    guidance.encoded, guidance.step, guidance.since, before = None, 0, 0, guidance.guided_calls
+    guidance.called = guidance.fresh = False
+    result = call(*args, **kwargs)
+    if guidance.step and guidance.guided_calls == before:
+        raise _nothing(pipe, guidance)
+    return result
+
+
+def _nothing(pipe, guidance) -> RuntimeError:
+    if guidance.encoded is None:
+        why = f"{type(pipe).__name__} encoded no prompt. Some pipelines do not when they are given embeddings: give words."
+    else:
+        why = ("none of the texts that reached the denoiser was the one that encode_prompt returned. "
+               f"{type(pipe).__name__} changes its embeddings on the way, and needs a row of its own in nag/families.py.")
+    return RuntimeError(f"NAG guided nothing: {why}")
+
+
+def _caches(denoiser) -> list:
+    """The registries of hooks that carry tensors from step to step (first-block cache and its relatives)."""
+    registries = [registry for module in denoiser.modules() if (registry := vars(module).get("_diffusers_hook")) is not None]
+    return [registry for registry in registries if any(hook._is_stateful for hook in registry.hooks.values())]
+
+
+def _forget(denoiser) -> None:
+    """Of a picture that was stopped half-way a cache still holds tensors with two texts, which fit no later call."""
+    for registry in _caches(denoiser):
+        registry.reset_stateful_hooks(recurse=False)
 
 
 def _given(family, embeds, mask) -> dict | None:
@@ -113,40 +147,36 @@ def _given(family, embeds, mask) -> dict | None:
     return embeds
 
 
-class _Step:
-    """`scheduler.step`, counted: once for every round of denoiser calls (Cosmos steps twice in one round). A deep copy of the scheduler,
-    as pipelines make for the sound beside a video, gets its own step back instead of this one's."""
+class Reported:
+    """A scheduler's method that also reports its calls. Pipelines deep-copy their scheduler, one for the sound or one a frame: the
+    copy's method must be the copy's, where that of a plain wrapper would go on changing the state of the original."""
 
-    def __init__(self, step, guidance):
-        functools.update_wrapper(self, step)
-        self.guidance = guidance
+    def __init__(self, original, report):
+        functools.update_wrapper(self, original)
+        self.original, self.report = original, report
 
     def __call__(self, *args, **kwargs):
-        guidance = self.guidance
-        guidance.step += guidance.called
-        guidance.guided_steps += guidance.fresh
-        guidance.called = guidance.fresh = False
-        return self.__wrapped__(*args, **kwargs)
+        self.report()
+        return self.original(*args, **kwargs)
 
     def __deepcopy__(self, memo):
-        return copy.deepcopy(self.__wrapped__, memo)
+        return Reported(copy.deepcopy(self.original, memo), self.report)
 
 
-@contextlib.contextmanager
-def _counted(scheduler, guidance):
-    original, had = scheduler.step, "step" in vars(scheduler)
-    scheduler.step = _Step(original, guidance)
-    try:
-        yield
-    finally:
-        if had:
-            scheduler.step = original
-        else:
-            del scheduler.step
+def _counted(guidance):
+    """A step is what follows a denoiser call, however many schedulers take it (Cosmos steps twice in one round)."""
+    guidance.step += guidance.called
+    guidance.guided_steps += guidance.fresh
+    guidance.called = guidance.fresh = False
+
+
+def _started(guidance):
+    guidance.since = guidance.step
 
 
 # arguments that belong to the positive's words
 OTHER_WORDS = re.compile(r"negative_.*|prompt_\d+|.*prompt_embeds.*|(prompt|text)_.*mask.*|text_images")
+PICTURES = re.compile(r"num_\w+_per_prompt")
 
 
 def _capture(guidance, family, words, embeds, encode_prompt, /, *args, **kwargs):
@@ -155,36 +185,51 @@ def _capture(guidance, family, words, embeds, encode_prompt, /, *args, **kwargs)
     result = encode_prompt(*args, **kwargs)
     again = guidance.encoded is not None and guidance.step == 0
     guidance.calls = guidance.calls + 1 if again else 0
-    positive = _inputs(family, result, guidance.calls)
+    positive, other = _inputs(family, result, guidance.calls), None
     if again and not positive:
         return result
     if not again:
-        guidance.step = 0
+        guidance.step = guidance.since = 0
+        guidance.called = guidance.fresh = False
         guidance.verdicts.clear()
+    signature = inspect.signature(encode_prompt)
+    bound = signature.bind(*args, **kwargs)
+    bound.apply_defaults()
+    given = bound.arguments
+    prompt = next((name for name in ("prompt", "prompts") if name in given), None)
+    if prompt is None:
+        raise ValueError(f"NAG cannot tell which argument of this encode_prompt is the prompt: {', '.join(given)}.")
+    pictures = next((name for name in given if PICTURES.fullmatch(name)), None)
+    each = int(given.get(pictures) or 1)
     count = _count(*next((positive[p.argument], p.batch) for p in family.inputs if p.argument in positive))
+    guidance.cfg = bool(given.get("do_classifier_free_guidance", True))
+    if family.together:
+        rows = each * (len(given[prompt]) if isinstance(given[prompt], list) and prompt == "prompt" else 1)
+        guidance.cfg, count = count > rows, rows
+        positive = {name: value[-rows:] for name, value in positive.items()}
     if embeds is not None:
         negative = {} if again else dict(embeds)
     else:
-        bound = inspect.signature(encode_prompt).bind(*args, **kwargs)
-        bound.apply_defaults()
-        given = bound.arguments
         for name in given:
             if OTHER_WORDS.fullmatch(name):
-                given[name] = None
-        pictures = int(given.get("num_images_per_prompt") or given.get("num_videos_per_prompt") or 1)
-        new = _one_per_prompt(words, count // pictures)
+                default = signature.parameters[name].default  # "" where CFG's negative prompt is encoded whether needed or not
+                given[name] = None if default is inspect.Parameter.empty else default
+        new, single = _one_per_prompt(words, count // each), isinstance(given[prompt], str)
         if family.phrase:
-            old = [given["prompt"]] if isinstance(given["prompt"], str) else given["prompt"]
-            new = [family.phrase(a, b) for a, b in zip(old, new, strict=True)]
-        given["prompt"] = new
+            new = [family.phrase(*pair) for pair in zip([given[prompt]] if single else given[prompt], new, strict=True)]
+        given[prompt] = new[0] if single else new  # some pipelines take one prompt only, and no list
+        if pictures:  # `_rows` expands: some pipelines bring the masks of several pictures of several prompts into a wrong order
+            given[pictures] = 1
         if "do_classifier_free_guidance" in given:
             given["do_classifier_free_guidance"] = False
-        negative = _inputs(family, encode_prompt(*bound.args, **bound.kwargs), guidance.calls)
+        other = encode_prompt(*bound.args, **bound.kwargs)
+        negative = _inputs(family, other, guidance.calls)
     for p in family.inputs:
-        if p.argument in negative and p.kind != "ids":
+        if p.argument in negative and not (p.kind == "ids" and negative[p.argument].ndim < 3):  # ids may be the same for all rows
             negative[p.argument] = _each(p, negative[p.argument], _rows, count, p.argument, p.batch)
     before = guidance.encoded if again else ({}, {})
     guidance.encoded = before[0] | positive, before[1] | negative
+    guidance.results = result, other
     return result
 
 
@@ -225,12 +270,16 @@ def _rows(value, count: int, name: str, dim: int = 0):
 
 
 def _active(pipe, guidance) -> bool:
+    if guidance.settings.end >= 1:  # to the last call: some pipelines run the denoiser once more, to remember what they made
+        return True
     scheduler = pipe.scheduler
-    steps = len(scheduler.timesteps) - (getattr(scheduler, "begin_index", None) or 0)  # image-to-image begins later
-    return guidance.step % max(steps, 1) < guidance.settings.end * steps  # long videos go through the timesteps several times
+    steps = getattr(pipe, "_num_timesteps", None)  # where the pipeline says so: image-to-image and refiners run a part of them
+    if steps is None:
+        steps = len(scheduler.timesteps) - (getattr(scheduler, "begin_index", None) or 0)
+    return guidance.step - guidance.since < guidance.settings.end * steps
 
 
-def _around(pipe, guidance, family, layers, names, forward, /, *args, **kwargs):
+def _around(pipe, denoiser, guidance, family, layers, names, forward, /, *args, **kwargs):
     """A denoiser call with its text packed: in one piece, or for families with `rows` in pieces of equal text lengths."""
     given = {**dict(zip(names, args, strict=False)), **kwargs}
     first = family.inputs[0].argument
@@ -239,7 +288,9 @@ def _around(pipe, guidance, family, layers, names, forward, /, *args, **kwargs):
     beside = text[1:] if isinstance(text, tuple) else ()  # Cosmos 2.5 hands over (text, picture)
     if beside:
         text = given[first] = text[0]
-    if guidance.encoded is None or text is None or not _active(pipe, guidance):
+    # a cache that holds tensors of the guided steps needs the later ones of the same shape
+    mute = guidance.encoded is not None and not _active(pipe, guidance)
+    if guidance.encoded is None or text is None or (mute and not _caches(denoiser)):
         return forward(*args, **kwargs)
     tensors = tuple(text) if isinstance(text, list) else (text,)
     key = tuple(map(id, tensors))
@@ -250,12 +301,13 @@ def _around(pipe, guidance, family, layers, names, forward, /, *args, **kwargs):
     parts = guidance.verdicts[key][1]
     if parts is None:
         return forward(*args, **kwargs)
-    guidance.guided_calls += 1
-    guidance.fresh = True
+    _can_be_guided(denoiser, layers, parts)
+    guidance.guided_calls += not mute
+    guidance.fresh = guidance.fresh or not mute
     outputs = []
     try:
         for rows, layout, packed in parts:
-            guidance.layout = layout
+            guidance.layout = replace(layout, mute=mute) if layout else None
             change = packed if rows is None else _rows_of(given, family.rows, rows, len(text)) | packed
             if beside:
                 change = change | {first: (change.get(first, text), *beside)}
@@ -265,6 +317,20 @@ def _around(pipe, guidance, family, layers, names, forward, /, *args, **kwargs):
         guidance.layout = None
     _all_hit(layers, family)
     return outputs[0] if len(outputs) == 1 else _joined(outputs)
+
+
+def _can_be_guided(denoiser, layers, parts) -> None:
+    if len(parts) > 1 and _caches(denoiser):
+        raise RuntimeError(
+            f"A {type(denoiser).__name__} runs texts of different length one after the other, which its step cache would mix up: "
+            "give one prompt at a time, or call disable_cache() on it."
+        )
+    strangers = [layer.name for layer in layers if layer.module.processor is not layer.twin]
+    if strangers:
+        raise RuntimeError(
+            f"{len(strangers)} attention processors were replaced inside nag.guide (first: {strangers[0]}), so the picture would "
+            "not be guided: load IP-Adapters, fuse projections and choose processors before you enter it."
+        )
 
 
 def _rows_of(given: dict, names, rows: slice, total: int) -> dict:
@@ -293,62 +359,81 @@ def _joined(outputs):
     return first
 
 
-def _conditional(text, wanted) -> tuple[int, int] | None:
-    """First and last + 1 of the rows of `text` that are `wanted`'s, over and over; None where there are none."""
+def _conditional(text, wanted, cfg: bool = True) -> list | None:
+    """Which of the `wanted` texts every row of `text` carries: its index, or None; None for all where there are none."""
     count, total = len(wanted), len(text)
     if isinstance(text, torch.Tensor):
         wanted = wanted.to(text)
-        if text.ndim == wanted.ndim == 3 and text.shape[1] > wanted.shape[1]:  # CFG's two texts made equally long
-            wanted = F.pad(wanted, (0, 0, 0, text.shape[1] - wanted.shape[1]))
+        if text.ndim == wanted.ndim == 3:  # behind the text may stand padding to the length of CFG's other text, or tokens of something else
+            text = text[:, :wanted.shape[1]]
         if text.ndim != wanted.ndim or text.shape[1:] != wanted.shape[1:]:
             return None
     elif any(not isinstance(row, torch.Tensor) for row in text):
         return None
+    else:  # the pipeline's own tensors in another list: no doubt who is who
+        found = [next((i for i, one in enumerate(wanted) if one is row), None) for row in text]
+        if any(i is not None for i in found):
+            return found
     if total % count:
         return None
 
-    def same(start):
+    def same(start, indices):
         if isinstance(text, torch.Tensor):
-            return torch.equal(text[start:start + count], wanted)
-        return all(a.shape == b.shape and torch.equal(a, b.to(a)) for a, b in zip(text[start:start + count], wanted, strict=True))
+            return torch.equal(text[start:start + len(indices)], wanted[indices])
+        return all(a.shape == wanted[i].shape and torch.equal(a, wanted[i].to(a)) for a, i in zip(text[start:], indices, strict=False))
 
-    starts = [start for start in range(0, total, count) if same(start)]
-    if not starts:
+    for times in range(1, total // count + 1):  # above 1: several pictures of each, made of the texts after `encode_prompt`
+        if total % (count * times):
+            continue
+        indices = [i for i in range(count) for _ in range(times)]
+        starts = [start for start in range(0, total - len(indices) + 1, len(indices)) if same(start, indices)]
+        if starts:
+            break
+    else:
         return None
-    if len(starts) * count == total and total > count:
+    if cfg and len(starts) * len(indices) == total and total == 2 * count:
         # CFG whose negative prompt is the prompt: every row looks conditional. diffusers puts the conditional rows last.
         starts = starts[-1:]
-    if starts != list(range(starts[0], starts[-1] + 1, count)):
-        raise RuntimeError(f"The conditional rows {starts} of {total} are not neighbours; NAG cannot guide this pipeline's batch.")
-    return starts[0], starts[-1] + count
+    found = [None] * total
+    for start in starts:
+        found[start:start + len(indices)] = indices
+    return found
 
 
 def _plan(guidance, family, given, text) -> list | None:
     """How to run a denoiser call with this text: [(rows or None for all, layout or None, {argument: packed input})], or None: as it is."""
     positive, negative = guidance.encoded
-    wanted, total = positive[family.inputs[0].argument], len(text)
-    times = total // len(wanted)
-    if family.repeats and times > 1 and _conditional(text, wanted.repeat_interleave(times, 0)):
-        wanted = wanted.repeat_interleave(times, 0)
-        negative = {name: value.repeat_interleave(times, 0) for name, value in negative.items()}
-    found = _conditional(text, wanted)
+    wanted, total = _shaped(positive[family.inputs[0].argument], text), len(text)
+    times = total // len(given[family.each]) if family.each else 1
+    found = _conditional(text[::times] if times > 1 else text, wanted, guidance.cfg and not family.repeats)
     if found is None:
         return None
+    found = [index for index in found for _ in range(times)]
     inputs = {p.argument: given.get(p.argument) for p in family.inputs}
-    others = {p.argument: _each(p, negative.get(p.argument), _repeated, total, len(wanted), p.batch) for p in family.inputs}
+    others = {p.argument: _each(p, _shaped(negative.get(p.argument), inputs[p.argument]), _of_rows, found, len(wanted), p.batch)
+              for p in family.inputs}
     if not family.rows:
-        layout, packed = _packed(family, inputs, others, slice(*found), total)
+        rows = [row for row, index in enumerate(found) if index is not None]
+        if rows != list(range(rows[0], rows[-1] + 1)):
+            raise RuntimeError(f"The conditional rows {rows} of {total} are not neighbours; NAG cannot guide this pipeline's batch.")
+        layout, packed = _packed(family, inputs, others, slice(rows[0], rows[-1] + 1), total, _own_length(text[rows[0]:rows[-1] + 1], wanted))
         return [(None, layout, packed)]
     parts = []
     for row in range(total):  # neighbours with the same lengths go together
         here = slice(row, row + 1)
-        if not found[0] <= row < found[1]:
+        if found[row] is None:
             parts.append((here, None, {}))
             continue
         cut = [{p.argument: _trimmed(p, family, side, here) for p in family.inputs} for side in (inputs, others)]
         layout, packed = _packed(family, *cut, slice(0, 1), 1)
         parts.append((here, layout, packed))
     return _grouped(parts)
+
+
+def _own_length(text, wanted) -> int | None:
+    """How many of a tensor's tokens are the text, where tokens of something else (and not padding) follow."""
+    longer = isinstance(text, torch.Tensor) and text.ndim == 3 and text.shape[1] > wanted.shape[1]
+    return wanted.shape[1] if longer and text[:, wanted.shape[1]:].any() else None
 
 
 def _grouped(parts) -> list:
@@ -365,11 +450,18 @@ def _grouped(parts) -> list:
     return groups
 
 
-def _repeated(value, total: int, count: int, dim: int = 0):
-    """The negative's rows for every group of prompts in the batch."""
+def _shaped(value, like):
+    """Some pipelines give the text a dimension of one behind the rows after it was encoded."""
+    tensors = isinstance(value, torch.Tensor) and isinstance(like, torch.Tensor)
+    return value.unsqueeze(1) if tensors and like.ndim == value.ndim + 1 and like.shape[1] == 1 else value
+
+
+def _of_rows(value, found, count: int, dim: int = 0):
+    """The negative's row for every row of the batch; unconditional rows get one too, which nobody reads."""
     if value is None or not isinstance(value, (torch.Tensor, list)) or _count(value, dim) != count:
         return value
-    return value * (total // count) if isinstance(value, list) else torch.cat([value] * (total // count), dim)
+    indices = [index or 0 for index in found]
+    return [value[i] for i in indices] if isinstance(value, list) else value.index_select(dim, torch.tensor(indices, device=value.device))
 
 
 def _trimmed(packed, family, side: dict, rows: slice):
@@ -390,8 +482,9 @@ def _trimmed(packed, family, side: dict, rows: slice):
     return value.index_select(packed.dim, keep.nonzero()[:, 0])
 
 
-def _packed(family, inputs: dict, others: dict, rows: slice, total: int) -> tuple[Layout, dict]:
-    """(layout, {argument: packed input}) of one denoiser call."""
+def _packed(family, inputs: dict, others: dict, rows: slice, total: int, length: int | None = None) -> tuple[Layout, dict]:
+    """(layout, {argument: packed input}) of one denoiser call. Only the first `length` tokens of the first text are its own: the
+    negative's stand between them and what follows."""
     lengths, packed = [], {}
     for p in family.texts:
         plus, minus = inputs[p.argument], others[p.argument]
@@ -400,9 +493,11 @@ def _packed(family, inputs: dict, others: dict, rows: slice, total: int) -> tupl
             continue
         if minus is None:
             raise ValueError(f"NAG has no negative for {p.argument}: negative_prompt_embeds must be a dictionary with all of this model's texts.")
-        lengths.append((_length(plus, p), _length(minus, p)))
+        positive = _length(plus, p) if length is None or p is not family.inputs[0] else length
+        lengths.append((positive, _length(minus, p)))
         packed[p.argument] = ([torch.cat([a, b.to(a)], p.dim) for a, b in zip(plus, minus, strict=True)] if isinstance(plus, list)
-                              else torch.cat([plus, minus.to(plus)], p.dim))
+                              else torch.cat([plus.narrow(p.dim, 0, positive), minus.to(plus),
+                                              plus.narrow(p.dim, positive, plus.shape[p.dim] - positive)], p.dim))
     for p in family.inputs:
         plus, minus, (positive, negative) = inputs[p.argument], others[p.argument], lengths[p.of]
         text = packed.get(family.texts[p.of].argument)

@@ -55,7 +55,7 @@ def doubled(pipe, positive: dict, negative: dict, monkeypatch, s, tau, alpha):
             return value * 2
         if isinstance(value, list):
             return [twice(v) for v in value]
-        batched = isinstance(value, torch.Tensor) and value.ndim and len(value) == state["rows"]
+        batched = isinstance(value, torch.Tensor) and value.ndim and len(value) in (state["rows"], state["each"])
         return torch.cat([value, value]) if batched else value
 
     def again(name, value, minus):
@@ -84,6 +84,7 @@ def doubled(pipe, positive: dict, negative: dict, monkeypatch, s, tau, alpha):
         text, n = given[first], len(positive[first])
         text = text[0] if isinstance(text, tuple) else text
         state["rows"] = len(text)
+        state["each"] = len(given[family.each]) if family.each else state["rows"]
         state["guided"] = [i for i in range(0, len(text), n) if same(text[i:i + n], positive[first])]
         if not state["guided"]:
             return None
@@ -93,14 +94,14 @@ def doubled(pipe, positive: dict, negative: dict, monkeypatch, s, tau, alpha):
         listed = {name[:-2]: [twice(v) for v in given[name[:-2]]] for name in family.rows if name.endswith("[]")}
         if case and case.moved:
             state["starts"] = texts[family.companion("mask").argument].sum(1).tolist()
-        fixed = {k: v for k, v in given.items() if k.startswith("indices") or k in (
+        fixed = {k: v for k, v in given.items() if (k.startswith("indices") and v.ndim == 1) or k in (
             "img_ids", "image_rotary_emb", "num_frames", "height", "width", "text_rope_pos")}
         return (), {k: twice(v) for k, v in given.items()} | fixed | listed | texts
 
     def halved(output):
         if isinstance(output, tuple):
             return tuple(map(halved, output))
-        return output[:state["rows"]] if isinstance(output, (torch.Tensor, list)) else output
+        return output[:state["each"]] if isinstance(output, (torch.Tensor, list)) else output
 
     def after(module, args, output):
         if not state["guided"]:
@@ -111,7 +112,7 @@ def doubled(pipe, positive: dict, negative: dict, monkeypatch, s, tau, alpha):
     def attention(query, key, value, *args, **options):
         out = sdpa(query, key, value, *args, **options)
         kind = state.get("kind")
-        if not state["guided"] or kind not in ("cross", "joint", "injected"):
+        if not state["guided"] or not kind or kind == "text":
             return out
         lengths = case.lengths(positive) if case and case.lengths else [length(positive[p.argument], p) for p in family.texts]
         pieces, _ = ((case and case.spans) or family.pieces)(kind, [(n, 0) for n in lengths], key.shape[2])
@@ -120,7 +121,7 @@ def doubled(pipe, positive: dict, negative: dict, monkeypatch, s, tau, alpha):
         alone = kind == "joint" and kept == texts != state["kept"]  # queries of the image alone
         if kind == "injected":
             kind, (pieces, _) = "joint", family.pieces("joint", [(n, 0) for n in lengths], query.shape[2])
-        elif (kind == "cross" and key.shape[2] != texts) or (kind == "joint" and kept != state["kept"] and not alone):
+        elif (kind.startswith("cross") and key.shape[2] != texts) or (kind == "joint" and kept != state["kept"] and not alone):
             return out
         image = torch.ones(len(out), out.shape[2], dtype=torch.bool)
         if kind == "joint" and "starts" in state:
@@ -158,11 +159,13 @@ def doubled(pipe, positive: dict, negative: dict, monkeypatch, s, tau, alpha):
         """What is pooled from the text is the positive's for both."""
         if not state["guided"]:
             return None
-        return torch.cat([output[0][:state["rows"]]] * 2), *output[1:]
+        first = output[0] if isinstance(output, tuple) else output
+        first = torch.cat([first[:len(first) // 2]] * 2)
+        return (first, *output[1:]) if isinstance(output, tuple) else first
 
     with monkeypatch.context() as patch:
-        if case and case.pooled:
-            handles.append(denoiser.get_submodule(case.pooled).register_forward_hook(pooled))
+        for path in case.pooled if case else ():
+            handles.append(denoiser.get_submodule(path).register_forward_hook(pooled))
         if case and case.alone:
             handles += [module.to_out[0].register_forward_pre_hook(rows_alone) for _, module in family.layers(denoiser).values()]
         else:
