@@ -111,3 +111,15 @@ def behind_the_image(pipe, denoiser, guidance):
         for attention in attentions:
             stack.enter_context(replaced(attention, "forward", functools.partial(forward, attention)))
         yield
+
+
+def lumina_positions(pipe, denoiser, guidance):
+    """Temporary."""
+    def forward(original, hidden_states, mask):
+        if guidance.layout is None:
+            return original(hidden_states, mask)
+        plus, minus = (original(hidden_states, halves(mask, guidance.layout, sign)) for sign in (0, 1))
+        captions = torch.cat([plus[1], minus[1]], 1)
+        both, count = torch.cat([captions, plus[2]], 1), len(mask)
+        return plus[0], captions, plus[2], both, [captions.shape[1]] * count, [both.shape[1]] * count
+    return replaced(denoiser.rope_embedder, "forward", forward)

@@ -138,6 +138,16 @@ FAMILIES = {
     "ZImageTransformer2DModel": Family(
         named(joint=r"layers\.\d+\.attention", text=r"context_refiner\.\d+\.attention"), (text(0, "cap_feats", 0),),
         grow=lambda length: length + -length % 32, adapter=adapters.z_image_captions, rows=("x", "t", "cap_feats")),
+    # --- temporary
+    "SanaTransformer2DModel": Family(named(cross=r"transformer_blocks\.\d+\.attn2"), (text(), mask(1))),
+    "LTXVideoTransformer3DModel": Family(named(cross=r"transformer_blocks\.\d+\.attn2"), (text(), mask(1))),
+    "Flux2Transformer2DModel": Family(named(joint=r"(single_)?transformer_blocks\.\d+\.attn"), (text(), ids(1)), "text, image"),
+    "ChromaTransformer2DModel": Family(
+        named(joint=r"(single_)?transformer_blocks\.\d+\.attn"), (text(), ids(1), mask(2, "attention_mask")), "text, image"),
+    "CogView4Transformer2DModel": Family(named(joint=r"transformer_blocks\.\d+\.attn1"), (text(),), "text, image"),
+    "Lumina2Transformer2DModel": Family(
+        named(joint=r"layers\.\d+\.attn", text=r"context_refiner\.\d+\.attn"), (text(), mask(1)), "text, image",
+        adapter=adapters.lumina_positions, rows=("hidden_states", "timestep", "encoder_hidden_states", "encoder_attention_mask")),
 }
 
 REFUSED = {
