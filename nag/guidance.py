@@ -82,11 +82,11 @@ def guide(pipe, negative_prompt=None, *, negative_prompt_embeds=None, negative_p
             stack.enter_context(replaced(outer, "_compiled_call_impl" if compiled else "forward", around))
         stack.callback(guidance.verdicts.clear)
         yield guidance
-        if guidance.encoded and guidance.step and not guidance.guided_calls:
-            raise RuntimeError(
-                "NAG guided nothing: none of the texts that reached the denoiser was the one that encode_prompt returned. "
+        if guidance.step and not guidance.guided_calls:
+            raise RuntimeError("NAG guided nothing: " + (
+                "none of the texts that reached the denoiser was the one that encode_prompt returned. "
                 f"{type(pipe).__name__} changes its embeddings on the way, and needs a row of its own in nag/families.py."
-            )
+                if guidance.encoded else f"{type(pipe).__name__} never called encode_prompt. Give it words in place of prompt_embeds."))
 
 
 def _given(family, embeds, mask) -> dict | None:
@@ -112,6 +112,7 @@ def _counted(guidance, step, /, *args, **kwargs):
     return step(*args, **kwargs)
 
 
+PICTURES = re.compile(r"num_(images|videos|waveforms)_per_prompt")
 OTHER_WORDS = re.compile(r"negative_.*|prompt_\d+|.*prompt_embeds.*|(prompt|text)_.*mask.*")  # arguments that belong to the positive's words
 
 
@@ -131,16 +132,20 @@ def _capture(guidance, family, words, embeds, encode_prompt, /, *args, **kwargs)
         bound = inspect.signature(encode_prompt).bind(*args, **kwargs)
         bound.apply_defaults()
         given = bound.arguments
+        if "prompt" not in given:
+            raise ValueError(f"NAG cannot tell which argument of this encode_prompt is the prompt: {', '.join(given)}.")
         for name in given:
             if OTHER_WORDS.fullmatch(name):
                 given[name] = None
-        pictures = int(given.get("num_images_per_prompt") or given.get("num_videos_per_prompt") or 1)
-        given["prompt"] = _one_per_prompt(words, count // pictures)
+        pictures = next((name for name in given if PICTURES.fullmatch(name)), None)
+        given["prompt"] = _one_per_prompt(words, count // int(given.get(pictures) or 1))
+        if pictures:  # `_rows` expands: some pipelines bring the masks of several pictures of several prompts into a wrong order
+            given[pictures] = 1
         if "do_classifier_free_guidance" in given:
             given["do_classifier_free_guidance"] = False
         negative = _inputs(family, encode_prompt(*bound.args, **bound.kwargs))
     for p in family.inputs:
-        if p.argument in negative and p.kind != "ids":
+        if p.argument in negative and not (p.kind == "ids" and negative[p.argument].ndim < 3):  # ids may be the same for all rows
             negative[p.argument] = _rows(negative[p.argument], count, p.argument)
     guidance.encoded = positive, negative
     return result
@@ -200,6 +205,9 @@ def _around(pipe, guidance, family, layers, names, forward, /, *args, **kwargs):
             change = packed if rows is None else {name: _row(given[name], rows, len(text)) for name in family.rows if name in given} | packed
             outputs.append(forward(*(change.get(name, value) for name, value in zip(names, args, strict=False)),
                                    **{**kwargs, **{name: value for name, value in change.items() if name not in names[:len(args)]}}))
+    except BaseException:
+        guidance.encoded = None  # the next call of encode_prompt begins another pipeline call
+        raise
     finally:
         guidance.layout = None
     _all_hit(layers)
@@ -225,8 +233,8 @@ def _joined(outputs):
     return first
 
 
-def _conditional(text, wanted) -> tuple[int, int] | None:
-    """First and last + 1 of the rows of `text` that are `wanted`'s, over and over; None where there are none."""
+def _conditional(text, wanted) -> list | None:
+    """Which of the `wanted` texts every row of `text` carries: its index, or None; None for all where there are none."""
     count, total = len(wanted), len(text)
     if isinstance(text, torch.Tensor):
         wanted = wanted.to(text)
@@ -234,23 +242,34 @@ def _conditional(text, wanted) -> tuple[int, int] | None:
             return None
     elif any(not isinstance(row, torch.Tensor) for row in text):
         return None
+    else:  # the pipeline's own tensors in another list: no doubt who is who
+        found = [next((i for i, one in enumerate(wanted) if one is row), None) for row in text]
+        if any(i is not None for i in found):
+            return found
     if total % count:
         return None
 
-    def same(start):
+    def same(start, indices):
         if isinstance(text, torch.Tensor):
-            return torch.equal(text[start:start + count], wanted)
-        return all(a.shape == b.shape and torch.equal(a, b.to(a)) for a, b in zip(text[start:start + count], wanted, strict=True))
+            return torch.equal(text[start:start + len(indices)], wanted[indices])
+        return all(a.shape == wanted[i].shape and torch.equal(a, wanted[i].to(a)) for a, i in zip(text[start:], indices, strict=False))
 
-    starts = [start for start in range(0, total, count) if same(start)]
-    if not starts:
+    for times in range(1, total // count + 1):  # above 1: several pictures of each, made of the texts after `encode_prompt`
+        if total % (count * times):
+            continue
+        indices = [i for i in range(count) for _ in range(times)]
+        starts = [start for start in range(0, total - len(indices) + 1, len(indices)) if same(start, indices)]
+        if starts:
+            break
+    else:
         return None
-    if len(starts) * count == total and total > count:
+    if len(starts) * len(indices) == total and total == 2 * count:
         # CFG whose negative prompt is the prompt: every row looks conditional. diffusers puts the conditional rows last.
         starts = starts[-1:]
-    if starts != list(range(starts[0], starts[-1] + 1, count)):
-        raise RuntimeError(f"The conditional rows {starts} of {total} are not neighbours; NAG cannot guide this pipeline's batch.")
-    return starts[0], starts[-1] + count
+    found = [None] * total
+    for start in starts:
+        found[start:start + len(indices)] = indices
+    return found
 
 
 def _plan(guidance, family, given, text) -> list | None:
@@ -261,14 +280,17 @@ def _plan(guidance, family, given, text) -> list | None:
     if found is None:
         return None
     inputs = {p.argument: given.get(p.argument) for p in family.inputs}
-    others = {p.argument: _repeated(negative.get(p.argument), total, len(wanted)) for p in family.inputs}
+    others = {p.argument: _of_rows(negative.get(p.argument), found, len(wanted)) for p in family.inputs}
     if not family.rows:
-        layout, packed = _packed(family, inputs, others, slice(*found), total)
+        rows = [row for row, index in enumerate(found) if index is not None]
+        if rows != list(range(rows[0], rows[-1] + 1)):
+            raise RuntimeError(f"The conditional rows {rows} of {total} are not neighbours; NAG cannot guide this pipeline's batch.")
+        layout, packed = _packed(family, inputs, others, slice(rows[0], rows[-1] + 1), total)
         return [(None, layout, packed)]
     parts = []
     for row in range(total):  # neighbours with the same lengths go together
         here = slice(row, row + 1)
-        if not found[0] <= row < found[1]:
+        if found[row] is None:
             parts.append((here, None, {}))
             continue
         cut = [{p.argument: _trimmed(p, family, side, here) for p in family.inputs} for side in (inputs, others)]
@@ -291,11 +313,12 @@ def _grouped(parts) -> list:
     return groups
 
 
-def _repeated(value, total: int, count: int):
-    """The negative's rows for every group of prompts in the batch."""
+def _of_rows(value, found, count: int):
+    """The negative's row for every row of the batch; unconditional rows get one too, which nobody reads."""
     if value is None or not isinstance(value, (torch.Tensor, list)) or len(value) != count:
         return value
-    return value * (total // count) if isinstance(value, list) else value.repeat(total // count, *[1] * (value.ndim - 1))
+    indices = [index or 0 for index in found]
+    return [value[i] for i in indices] if isinstance(value, list) else value[indices]
 
 
 def _trimmed(packed, family, side: dict, rows: slice):
@@ -335,8 +358,10 @@ def _packed(family, inputs: dict, others: dict, rows: slice, total: int) -> tupl
         else:
             dim = plus.ndim + p.dim if p.dim < 0 else p.dim  # (T, axes), or with a row dimension in older pipelines
             shape = [*plus.shape[:dim], negative, *plus.shape[dim + 1:]]
-            # embeddings given by hand come without ids: text ids of such models are all alike
-            minus = plus.narrow(dim, 0, 1).expand(shape) if minus is None else minus.to(plus).reshape(shape)
+            if minus is None:  # embeddings given by hand come without ids: they are all alike, or count on
+                first, count = plus.narrow(dim, 0, 1), torch.arange(negative).to(plus).view(-1, *[1] * (plus.ndim - dim - 1))
+                minus = first + (plus.narrow(dim, min(1, positive - 1), 1) - first) * count
+            minus = minus.to(plus).reshape(shape)
             packed[p.argument] = torch.cat([plus, minus], dim)
     return Layout(tuple(lengths), rows, total), packed
 

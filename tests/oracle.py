@@ -31,17 +31,18 @@ def text_seen(pipe, into: list):
     def note(module, args, kwargs):
         given = arguments_of(module, args, kwargs)
         into.append({p.argument: given.get(p.argument) for p in family.inputs})
-    handle = families.denoiser_of(pipe).register_forward_pre_hook(note, with_kwargs=True)
+    handles = [denoiser.register_forward_pre_hook(note, with_kwargs=True) for denoiser in families.denoisers_of(pipe)]
     try:
         yield
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 @contextlib.contextmanager
 def doubled(pipe, positive: dict, negative: dict, monkeypatch, s, tau, alpha):
     """`pipe` guided by doubling the batch. `positive` and `negative`: text inputs of the denoiser by argument, n rows of equal shape."""
-    family, denoiser = families.find(pipe), families.denoiser_of(pipe)
+    family, denoisers = families.find(pipe), families.denoisers_of(pipe)
     state, handles, sdpa = {"guided": []}, [], F.scaled_dot_product_attention
     first = family.inputs[0].argument
 
@@ -116,11 +117,12 @@ def doubled(pipe, positive: dict, negative: dict, monkeypatch, s, tau, alpha):
 
     with monkeypatch.context() as patch:
         patch.setattr(F, "scaled_dot_product_attention", attention)
-        for kind, module in family.layers(denoiser).values():
-            handles.append(module.register_forward_pre_hook(lambda *_, kind=kind: state.update(kind=kind)))
-            handles.append(module.register_forward_hook(lambda *_: state.update(kind=None)))
-        handles.append(denoiser.register_forward_pre_hook(before, with_kwargs=True))
-        handles.append(denoiser.register_forward_hook(after))
+        for denoiser in denoisers:
+            for kind, module in family.layers(denoiser).values():
+                handles.append(module.register_forward_pre_hook(lambda *_, kind=kind: state.update(kind=kind)))
+                handles.append(module.register_forward_hook(lambda *_: state.update(kind=None)))
+            handles.append(denoiser.register_forward_pre_hook(before, with_kwargs=True))
+            handles.append(denoiser.register_forward_hook(after))
         try:
             yield
         finally:

@@ -74,17 +74,16 @@ def llm(kind: str, layers: int = 2, width: int = 16):
         "vocab_size": 700, "hidden_size": width, "intermediate_size": 32, "num_hidden_layers": layers, "num_attention_heads": 2,
         "num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "max_position_embeddings": 512,
         "initializer_range": .5}  # louder than the default, or all texts are alike
-    vision = {"Qwen2_5_VLForConditionalGeneration": {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": width},
-              "Mistral3ForConditionalGeneration": {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
-                                                   "model_type": "pixtral"}}.get(kind)
+    eyes = {"hidden_size": 16, "intermediate_size": 16}
     cls = getattr(transformers, kind)
-    if vision is None:
-        config = cls.config_class(**sizes)
-    elif kind.startswith("Qwen"):
-        rope = {"type": "default", "mrope_section": [1, 1, 2]}
-        config = cls.config_class(text_config=sizes | {"rope_scaling": rope}, vision_config=vision)
+    if kind == "Qwen2_5_VLForConditionalGeneration":
+        config = cls.config_class(text_config=sizes | {"rope_scaling": {"type": "default", "mrope_section": [1, 1, 2]}},
+                                  vision_config=eyes | {"depth": 1, "num_heads": 2, "out_hidden_size": width})
+    elif kind == "Mistral3ForConditionalGeneration":
+        config = cls.config_class(text_config=sizes | {"model_type": "mistral"},
+                                  vision_config=eyes | {"model_type": "pixtral", "num_hidden_layers": 1, "num_attention_heads": 2})
     else:
-        config = cls.config_class(text_config=sizes | {"model_type": "mistral"}, vision_config=vision)
+        config = cls.config_class(**sizes)
     return cls(config).eval()
 
 
@@ -125,7 +124,8 @@ def wan_vae(kind: str = "AutoencoderKLWan", **config):
     """Halves time twice and space three times, as the real one."""
     import diffusers
 
-    return getattr(diffusers, kind)(base_dim=4, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1, latents_mean=[0.0] * 4, latents_std=[1.0] * 4, **config).eval()
+    return getattr(diffusers, kind)(
+        base_dim=4, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1, latents_mean=[0.0] * 4, latents_std=[1.0] * 4, **config).eval()
 
 
 def dc_vae():
@@ -325,7 +325,8 @@ def cogview4():
             patch_size=2, in_channels=4, out_channels=4, num_layers=2, attention_head_dim=8, num_attention_heads=2, text_embed_dim=16,
             time_embed_dim=16, condition_dim=8, pos_embed_max_size=16, sample_size=16, rope_axes_dim=(8, 8)).eval(),
         vae=kl_vae(), text_encoder=llm("GlmModel"), tokenizer=llm_tokenizer(bos=True, padding_side="left"),
-        scheduler=FlowMatchEulerDiscreteScheduler(base_shift=.25, max_shift=.75, base_image_seq_len=256, use_dynamic_shifting=True, time_shift_type="linear"))
+        scheduler=FlowMatchEulerDiscreteScheduler(
+            base_shift=.25, max_shift=.75, base_image_seq_len=256, use_dynamic_shifting=True, time_shift_type="linear"))
 
 
 def chroma():
@@ -352,36 +353,40 @@ def lumina2():
 
 @dataclass(frozen=True)
 class Tiny:
-    """build: () -> pipeline. plain: arguments of a call without CFG. cfg: what they are with CFG. size: (height, width)."""
+    """build: () -> pipeline. plain: arguments of a call without CFG. cfg: what they are with CFG, one dictionary for every style."""
 
     build: Callable
     plain: dict
-    cfg: dict
-    size: tuple = (32, 32)
+    cfg: tuple = ()
 
 
 TEXT = {"max_sequence_length": 24}
 VIDEO = {"num_frames": 5, **TEXT}
 TEMPLATE = {"template": HUNYUAN_TEMPLATE, "crop_start": 9}
 
+CFG = {"guidance_scale": 4.0}
+TRUE_CFG = {"true_cfg_scale": 4.0}
+
 PIPELINES = {
-    "sd": Tiny(sd, {"guidance_scale": 0.0}, {"guidance_scale": 4.0}),
-    "sdxl": Tiny(sdxl, {"guidance_scale": 0.0}, {"guidance_scale": 4.0}),
-    "pixart": Tiny(pixart, {"guidance_scale": 1.0, "use_resolution_binning": False, "clean_caption": False, **TEXT}, {"guidance_scale": 4.0}),
-    "sd3": Tiny(sd3, {"guidance_scale": 0.0, **TEXT}, {"guidance_scale": 4.0}),
-    "flux": Tiny(flux, {"guidance_scale": 3.5, **TEXT}, {"true_cfg_scale": 4.0}),
-    "flux2": Tiny(flux2, {"guidance_scale": 4.0, "max_sequence_length": 64, "text_encoder_out_layers": (1, 2)}, {}),  # has no CFG
-    "flux2-klein": Tiny(flux2_klein, {"guidance_scale": 1.0, "text_encoder_out_layers": (1, 2), **TEXT}, {"guidance_scale": 4.0}),
-    "sana": Tiny(sana, {"guidance_scale": 1.0, "use_resolution_binning": False, **TEXT}, {"guidance_scale": 4.0}),
-    "qwen-image": Tiny(qwen_image, {"true_cfg_scale": 1.0, **TEXT}, {"true_cfg_scale": 4.0}),
-    "z-image": Tiny(z_image, {"guidance_scale": 0.0, **TEXT}, {"guidance_scale": 4.0}),
-    "wan": Tiny(wan, {"guidance_scale": 1.0, **VIDEO}, {"guidance_scale": 4.0}),
-    "wan2.2": Tiny(functools.partial(wan, .875), {"guidance_scale": 1.0, **VIDEO}, {"guidance_scale": 4.0, "guidance_scale_2": 3.0}),
-    "ltx": Tiny(ltx, {"guidance_scale": 1.0, **VIDEO}, {"guidance_scale": 4.0}),
-    "hunyuan-video": Tiny(hunyuan_video, {"guidance_scale": 6.0, "prompt_template": TEMPLATE, **VIDEO}, {"true_cfg_scale": 4.0}),
-    "cogview4": Tiny(cogview4, {"guidance_scale": 1.0, **TEXT}, {"guidance_scale": 4.0}),
-    "chroma": Tiny(chroma, {"guidance_scale": 1.0, **TEXT}, {"guidance_scale": 4.0}),
-    "lumina2": Tiny(lumina2, {"guidance_scale": 1.0, "max_sequence_length": 32}, {"guidance_scale": 4.0}),
+    "sd": Tiny(sd, {"guidance_scale": 0.0}, (CFG, CFG | {"guidance_rescale": .7})),
+    "sdxl": Tiny(sdxl, {"guidance_scale": 0.0}, (CFG, CFG | {"guidance_rescale": .7})),
+    "pixart": Tiny(pixart, {"guidance_scale": 1.0, "use_resolution_binning": False, "clean_caption": False, **TEXT}, (CFG,)),
+    "sd3": Tiny(sd3, {"guidance_scale": 0.0, **TEXT}, (
+        CFG, CFG | {"skip_guidance_layers": [1], "skip_layer_guidance_start": -.1, "skip_layer_guidance_stop": 1.0})),
+    "flux": Tiny(flux, {"guidance_scale": 3.5, **TEXT}, (TRUE_CFG,)),
+    "flux2": Tiny(flux2, {"guidance_scale": 4.0, "max_sequence_length": 64, "text_encoder_out_layers": (1, 2)}),  # has no CFG
+    "flux2-klein": Tiny(flux2_klein, {"guidance_scale": 1.0, "text_encoder_out_layers": (1, 2), **TEXT}, (CFG,)),
+    "sana": Tiny(sana, {"guidance_scale": 1.0, "use_resolution_binning": False, **TEXT}, (CFG,)),
+    "qwen-image": Tiny(qwen_image, {"true_cfg_scale": 1.0, **TEXT}, (TRUE_CFG,)),
+    "z-image": Tiny(z_image, {"guidance_scale": 0.0, **TEXT}, (CFG, CFG | {"cfg_normalization": True}, CFG | {"cfg_truncation": .1})),
+    "wan": Tiny(wan, {"guidance_scale": 1.0, **VIDEO}, (CFG,)),
+    "wan2.2": Tiny(functools.partial(wan, .875), {"guidance_scale": 1.0, **VIDEO}, (CFG, CFG | {"guidance_scale_2": 3.0})),
+    "ltx": Tiny(ltx, {"guidance_scale": 1.0, **VIDEO}, (CFG, CFG | {"guidance_rescale": .7})),
+    "hunyuan-video": Tiny(hunyuan_video, {"guidance_scale": 6.0, "prompt_template": TEMPLATE, **VIDEO}, (TRUE_CFG,)),
+    "cogview4": Tiny(cogview4, {"guidance_scale": 1.0, **TEXT}, (CFG,)),
+    "chroma": Tiny(chroma, {"guidance_scale": 1.0, **TEXT}, (CFG,)),
+    "lumina2": Tiny(lumina2, {"guidance_scale": 1.0, "max_sequence_length": 32}, (
+        CFG, CFG | {"cfg_normalization": False}, CFG | {"cfg_trunc_ratio": .6})),
 }
 
 
@@ -405,12 +410,13 @@ def loud(denoiser) -> None:
             parameter.data.mul_(1.5)
 
 
-def draw(name: str, prompt=PROMPT, cfg: bool = False, steps: int = 2, seed: int = 0, pipe=None, **options):
-    """What one call of a tiny pipeline returns as its first output: latents, (rows, ...), unless asked otherwise."""
+def draw(name: str, prompt=PROMPT, cfg: int | None = None, steps: int = 2, seed: int = 0, pipe=None, **options):
+    """What one call of a tiny pipeline returns as its first output: latents, (rows, ...), unless asked otherwise. cfg: which style."""
     tiny, pipe = PIPELINES[name], pipe or pipeline(name)
-    arguments = {**tiny.plain, **(tiny.cfg if cfg else {})}
-    if cfg and "negative_prompt" in inspect.signature(type(pipe).__call__).parameters:
+    arguments = {**tiny.plain, **(tiny.cfg[cfg] if cfg is not None else {})}
+    if cfg is not None and "negative_prompt" in inspect.signature(type(pipe).__call__).parameters:
         arguments["negative_prompt"] = "blurry" if isinstance(prompt, str) else ["blurry"] * len(prompt)
     seeds = {"generator": torch.Generator().manual_seed(seed)}
-    arguments |= {"num_inference_steps": steps, "height": tiny.size[0], "width": tiny.size[1], "output_type": "latent"} | seeds | options
+    prompt = prompt if isinstance(prompt, str) else list(prompt)  # Z-Image writes its chat template into the list
+    arguments |= {"num_inference_steps": steps, "height": 32, "width": 32, "output_type": "latent"} | seeds | options
     return pipe(prompt=prompt, return_dict=False, **arguments)[0]
