@@ -58,7 +58,8 @@ def test_negative_equal_to_positive_changes_nothing(name):
 def test_it_changes_the_picture_and_reaches_every_layer(name, cfg):
     with nag.guide(pipeline(name), NEGATIVE, **STRONG) as guidance:
         out = draw(name, cfg=cfg)
-    assert guidance.guided_calls == guidance.step == 2
+    skips_layers = cfg is not None and "skip_guidance_layers" in PIPELINES[name].cfg[cfg]  # in another call with the same text
+    assert guidance.guided_steps == guidance.step == 2 and guidance.guided_calls == (4 if skips_layers else 2)
     assert out.isfinite().all() and differ(out, draw(name, cfg=cfg))
 
 
@@ -75,7 +76,7 @@ def test_packed_equals_doubled(name, cfg, monkeypatch):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_everything_is_given_back(name):
+def test_everything_is_given_back(name, monkeypatch):
     pipe = pipeline(name)
     before, plain = state(pipe), draw(name)
     guided(name)
@@ -90,6 +91,10 @@ def test_everything_is_given_back(name):
             raise ZeroDivisionError
         draw(name, callback_on_step_end=stop)
     gc.collect()
+    assert state(pipe) == before and torch.equal(draw(name), plain)
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError), nag.guide(pipe, NEGATIVE):
+        patch.setattr(type(pipe.scheduler), "set_timesteps", lambda *_, **__: 1 / 0)
+        draw(name)
     assert state(pipe) == before and torch.equal(draw(name), plain)
 
 

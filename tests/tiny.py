@@ -385,7 +385,7 @@ PIPELINES = {
     "hunyuan-video": Tiny(hunyuan_video, {"guidance_scale": 6.0, "prompt_template": TEMPLATE, **VIDEO}, (TRUE_CFG,)),
     "cogview4": Tiny(cogview4, {"guidance_scale": 1.0, **TEXT}, (CFG,)),
     "chroma": Tiny(chroma, {"guidance_scale": 1.0, **TEXT}, (CFG,)),
-    "lumina2": Tiny(lumina2, {"guidance_scale": 1.0, "max_sequence_length": 32}, (
+    "lumina2": Tiny(lumina2, {"guidance_scale": 1.0, "max_sequence_length": 26}, (  # PROMPT fills it
         CFG, CFG | {"cfg_normalization": False}, CFG | {"cfg_trunc_ratio": .6})),
 }
 
