@@ -6,11 +6,14 @@ The invariants of guidance are in `test_guidance.py`, over the same pipelines; h
 import copy
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
+from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit
+from diffusers.pipelines.wan import pipeline_wan_i2v
 from oracle import text_seen
 from test_guidance import EITHER, FAMILIES, STRONG, STYLES, close, differ, guided, seeds, state
-from tiny import NEGATIVE, PIPELINES, PROMPT, draw, pipeline
+from tiny import NEGATIVE, PIPELINES, PROMPT, draw, pipeline, prepared, qwen_image_edit, wan_i2v
 
 import nag
 from nag import families
@@ -152,6 +155,31 @@ def test_a_denoiser_in_half_precision_recognises_its_text(name, monkeypatch):
     with nag.guide(pipe, NEGATIVE, **STRONG) as guidance:
         out = draw(name)
     assert guidance.guided_calls == 2 and differ(out, draw(name))
+
+
+@pytest.mark.parametrize(("build", "options"), [
+    (wan_i2v, {"num_frames": 5, "guidance_scale": 1.0}),  # with 512 tokens, which the model counts on
+    (wan_i2v, {"num_frames": 5, "guidance_scale": 4.0, "negative_prompt": "blurry"}),
+    (qwen_image_edit, {"true_cfg_scale": 1.0}),
+    (qwen_image_edit, {"true_cfg_scale": 4.0, "negative_prompt": "blurry"}),
+])
+def test_a_picture_beside_the_prompt(build, options, monkeypatch):
+    """Wan's is encoded apart from the text, Qwen-Image's together with the prompt, and with the negative too."""
+    monkeypatch.setattr(pipeline_wan_i2v, "prompt_clean", str.strip)  # asks for a package that is not needed here
+    monkeypatch.setattr(pipeline_qwenimage_edit, "calculate_dimensions", lambda *_: (32, 32, None))  # a megapixel otherwise
+    pipe = prepared(build)
+
+    def edited(prompt=PROMPT):
+        return pipe(image=PIL.Image.new("RGB", (32, 32), "red"), prompt=prompt, height=32, width=32, num_inference_steps=2,
+                    output_type="latent", return_dict=False, generator=torch.Generator().manual_seed(0), **options)[0]
+    plain = edited()
+    for negative in (NEGATIVE, "", LONG):
+        with nag.guide(pipe, negative, **STRONG) as guidance:
+            out = edited()
+        assert guidance.guided_calls == 2 and differ(out, plain)
+    with nag.guide(pipe, PROMPT, **STRONG):
+        close(edited(), plain)
+    assert torch.equal(edited(), plain)
 
 
 def test_a_prompt_given_as_embeddings_takes_a_negative_in_words():

@@ -277,12 +277,12 @@ def z_image():
         vae=kl_vae(), text_encoder=llm("Qwen3Model"), tokenizer=llm_tokenizer(), scheduler=FlowMatchEulerDiscreteScheduler())
 
 
-def wan_transformer():
+def wan_transformer(**config):
     from diffusers import WanTransformer3DModel
 
-    return WanTransformer3DModel(
-        patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4, text_dim=16, freq_dim=16,
-        ffn_dim=32, num_layers=2, rope_max_seq_len=32).eval()
+    return WanTransformer3DModel(**{
+        "patch_size": (1, 2, 2), "num_attention_heads": 2, "attention_head_dim": 12, "in_channels": 4, "out_channels": 4, "text_dim": 16,
+        "freq_dim": 16, "ffn_dim": 32, "num_layers": 2, "rope_max_seq_len": 32, **config}).eval()
 
 
 def wan(boundary_ratio=None):
@@ -293,6 +293,40 @@ def wan(boundary_ratio=None):
         transformer=wan_transformer(), transformer_2=wan_transformer() if boundary_ratio else None, boundary_ratio=boundary_ratio,
         vae=wan_vae(), text_encoder=umt5(), tokenizer=t5_tokenizer(),
         scheduler=UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0))
+
+
+def wan_i2v():
+    from diffusers import UniPCMultistepScheduler, WanImageToVideoPipeline
+    from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
+
+    eyes = CLIPVisionConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=16)
+    return WanImageToVideoPipeline(
+        transformer=wan_transformer(in_channels=12, image_dim=8, added_kv_proj_dim=24), vae=wan_vae(), text_encoder=umt5(),
+        tokenizer=t5_tokenizer(), image_encoder=CLIPVisionModel(eyes).eval(),
+        image_processor=CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}),
+        scheduler=UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0))
+
+
+def qwen_image_edit():
+    """Its processor stands in for Qwen2VLProcessor, which cannot be built without torchvision."""
+    from diffusers import QwenImageEditPipeline
+    from transformers import BatchFeature
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    base, mark = qwen_image(), "<|image_pad|>"
+    base.tokenizer.add_special_tokens({"additional_special_tokens": [mark, "<|vision_start|>", "<|vision_end|>"]})
+    base.text_encoder.config.image_token_id = base.tokenizer.convert_tokens_to_ids(mark)
+    eyes = Qwen2VLImageProcessorPil(min_pixels=28 * 28, max_pixels=56 * 56)
+
+    def processor(text, images, **options):
+        seen = eyes(images=[images] * len(text), return_tensors="pt")
+        marks = mark * (int(seen["image_grid_thw"][0].prod()) // 4)
+        return BatchFeature({**base.tokenizer([t.replace(mark, marks) for t in text], padding=True, return_tensors="pt"), **seen})
+
+    pipe = QwenImageEditPipeline(**base.components, processor=processor)
+    pipe.prompt_template_encode = QWEN_TEMPLATE.replace("{}", f"<|vision_start|>{mark}<|vision_end|>{{}}")
+    pipe.prompt_template_encode_start_idx = base.prompt_template_encode_start_idx
+    return pipe
 
 
 def ltx():
@@ -393,8 +427,12 @@ PIPELINES = {
 @functools.cache
 def pipeline(name: str):
     """Built once per name. At random initialisation a few layers are zero (gates, output projections); they are filled."""
+    return prepared(PIPELINES[name].build)
+
+
+def prepared(build):
     torch.manual_seed(0)
-    pipe = PIPELINES[name].build()
+    pipe = build()
     for denoiser in families.denoisers_of(pipe):
         loud(denoiser)
     pipe.set_progress_bar_config(disable=True)
