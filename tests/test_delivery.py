@@ -98,6 +98,15 @@ def test_one_negative_serves_every_picture(name):
         close(row[None], guided(name, prompt=("a pirate", "a sailor")[i // 2], seed=i), 1e-4)
 
 
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_several_pictures_of_one_prompt_are_all_guided(name, count):
+    with nag.guide(pipeline(name), NEGATIVE, **STRONG):
+        touched = draw(name, generator=seeds(count), **{pictures(name): count})
+    for i, row in enumerate(touched):
+        close(row[None], guided(name, seed=i), 1e-4)
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_another_call_in_the_same_context_hears_its_own_words(name):
     with nag.guide(pipeline(name), NEGATIVE, **STRONG) as guidance:
