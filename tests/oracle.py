@@ -32,17 +32,18 @@ def text_seen(pipe, into: list):
     def note(module, args, kwargs):
         given = arguments_of(module, args, kwargs)
         into.append({p.argument: given.get(p.argument) for p in family.inputs})
-    handle = families.denoiser_of(pipe).register_forward_pre_hook(note, with_kwargs=True)
+    handles = [denoiser.register_forward_pre_hook(note, with_kwargs=True) for denoiser in families.denoisers_of(pipe)]
     try:
         yield
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 @contextlib.contextmanager
 def doubled(pipe, positive: dict, negative: dict, monkeypatch, s, tau, alpha):
     """`pipe` guided by doubling the batch. `positive` and `negative`: text inputs of the denoiser by argument, n rows of equal shape."""
-    family, denoiser = families.find(pipe), families.denoiser_of(pipe)
+    family, denoisers = families.find(pipe), families.denoisers_of(pipe)
     state, handles, sdpa = {"guided": []}, [], F.scaled_dot_product_attention
     first, case = family.inputs[0].argument, getattr(pipe, "case", None)
     ids = [p.argument for p in family.inputs if p.kind == "ids"]
@@ -165,18 +166,19 @@ def doubled(pipe, positive: dict, negative: dict, monkeypatch, s, tau, alpha):
 
     with monkeypatch.context() as patch:
         for path in case.pooled if case else ():
-            handles.append(denoiser.get_submodule(path).register_forward_hook(pooled))
+            handles.append(denoisers[0].get_submodule(path).register_forward_hook(pooled))
+        for path, tokens in case.shared.items() if case else ():
+            handles.append(denoisers[0].get_submodule(path).register_forward_hook(functools.partial(shared, tokens=tokens)))
         if case and case.alone:
-            handles += [module.to_out[0].register_forward_pre_hook(rows_alone) for _, module in family.layers(denoiser).values()]
+            handles += [module.to_out[0].register_forward_pre_hook(rows_alone) for _, module in family.layers(denoisers[0]).values()]
         else:
             patch.setattr(F, "scaled_dot_product_attention", attention)
-        for kind, module in family.layers(denoiser).values():
-            handles.append(module.register_forward_pre_hook(lambda *_, kind=kind: state.update(kind=kind)))
-            handles.append(module.register_forward_hook(lambda *_: state.update(kind=None)))
-        for path, tokens in case.shared.items() if case else ():
-            handles.append(denoiser.get_submodule(path).register_forward_hook(functools.partial(shared, tokens=tokens)))
-        handles.append(denoiser.register_forward_pre_hook(before, with_kwargs=True))
-        handles.append(denoiser.register_forward_hook(after))
+        for one in denoisers:
+            for kind, module in family.layers(one).values():
+                handles.append(module.register_forward_pre_hook(lambda *_, kind=kind: state.update(kind=kind)))
+                handles.append(module.register_forward_hook(lambda *_: state.update(kind=None)))
+            handles.append(one.register_forward_pre_hook(before, with_kwargs=True))
+            handles.append(one.register_forward_hook(after))
         try:
             yield
         finally:
