@@ -29,6 +29,33 @@ def replaced(owner, name: str, wrapper):
             object.__delattr__(owner, name)
 
 
+@contextlib.contextmanager
+def called(owner, wrapper):
+    """`owner(...)` is `wrapper(original, ...)` for a while.
+
+    By its class, which `type(owner)(...)` asks, and not by `forward`: that is where torch.compile and the hooks of offloading and
+    of caches put themselves, and pipelines take such hooks off and on again after every picture.
+    """
+    cls = type(owner)
+    if "_nag_call" in vars(owner):
+        raise RuntimeError(f"This {cls.__name__} is guided already; leave one nag.guide before you enter the next.")
+    object.__setattr__(owner, "_nag_call", wrapper)
+    object.__setattr__(owner, "__class__", _callable(cls))
+    try:
+        yield
+    finally:
+        object.__setattr__(owner, "__class__", cls)
+        object.__delattr__(owner, "_nag_call")
+
+
+@functools.cache  # one for each class: to torch.compile another class is another program
+def _callable(cls):
+    @functools.wraps(cls.__call__)
+    def call(self, *args, **kwargs):
+        return vars(self)["_nag_call"](functools.partial(cls.__call__, self), *args, **kwargs)
+    return type(cls.__name__, (cls,), {"__call__": call, "__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__})
+
+
 def halves(value, layout, sign: int):
     """The positive's (sign 0) or the negative's (sign 1) part of a packed tensor (B, T+ + T-, ...); anything else as it is."""
     positive, negative = layout.texts[0]

@@ -5,8 +5,8 @@ positive one: everything that works token by token (projections, norms, MLPs, mo
 (2) Only the attention op itself has to know that there are two texts, and in diffusers every processor ends in one of two
 functions: `F.scaled_dot_product_attention(q, k, v)` or `dispatch_attention_fn(q, k, v)`.
 
-So each text attention keeps its own processor, with one change: a twin of the processor whose `__call__` is the *same code
-object*, run in a copy of its module's namespace in which those two names are ours (`twin`). LoRA, IP-Adapter,
+So each text attention keeps its own processor, with one change: a twin of the processor whose `__call__` runs the *same code
+object* in a copy of its module's namespace in which those two names are ours (`twin_class`). LoRA, IP-Adapter,
 fused projections, RoPE and chosen kernels stay what they are. (A wrapper around the processor would not do: diffusers
 drops keyword arguments that are missing from the processor's own signature. Patching `F` globally is not thread-safe.)
 
@@ -14,9 +14,11 @@ Letters: B rows, I image tokens, T+ and T- positive and negative text tokens, H 
 """
 
 import copy
+import functools
 import itertools
 import sys
 import types
+import weakref
 from dataclasses import dataclass
 
 import torch
@@ -29,11 +31,13 @@ _serial = itertools.count()
 
 @dataclass
 class Layout:
-    """What the packed sequence of the running denoiser call holds: T+ and T- tokens of every text input; `rows` of `total` are conditional."""
+    """What the packed sequence of the running denoiser call holds: T+ and T- tokens of every text input; `rows` of `total` are conditional.
+    mute: the negative is carried along and changes nothing."""
 
     texts: tuple[tuple[int, int], ...]
     rows: slice
     total: int
+    mute: bool = False
 
     @property
     def whole(self) -> bool:
@@ -44,12 +48,13 @@ class Layout:
 class GuidedAttention:
     """The attention op of one layer. While `call.layout` is None it is the op that it stands for, and nothing else.
 
-    kind: see `nag.families.KINDS`. call: what is running, with its `layout`.
+    kind: see `nag.families.KINDS`. call: what is running, with its `layout`. pictures: behind the text, an IP-Adapter's images are
+    attended too. hit: was reached. seen: was reached since the processor was called.
     """
 
-    def __init__(self, name: str, kind: str, family, settings: NAGSettings, call):
-        self.name, self.kind, self.family, self.settings, self.call = name, kind, family, settings, call
-        self.hit = False
+    def __init__(self, name: str, kind: str, family, settings: NAGSettings, call, pictures: bool = False):
+        self.name, self.kind, self.family, self.settings, self.call, self.pictures = name, kind, family, settings, call, pictures
+        self.hit = self.seen = False
 
     def attend(self, op, query, key, value, mask, tokens: int):
         """`op(query, key, value, mask)` with guided image rows. `tokens` is the token dimension: 2 in (B, H, N, D), 1 in (B, N, H, D)."""
@@ -59,12 +64,12 @@ class GuidedAttention:
         count = key.shape[tokens]
         positive, negative = self.family.pieces(self.kind, layout.texts, count)
         texts = sum(length for _, length in positive + negative)
-        # not the text: an IP-Adapter's image tokens
-        if count < texts if self.kind == "joint" else count != texts:
+        # not the text: an IP-Adapter's image tokens, which come second and may be as many
+        if (count < texts if self.kind == "joint" else count != texts) or (self.pictures and self.seen):
             return op(query, key, value, mask)
         if self.kind != "cross" and query.shape[tokens] != count:
             return op(query, key, value, mask)
-        self.hit = True
+        self.hit = self.seen = True
         if mask is not None and mask.ndim == 2 and tokens == 1:  # dispatch_attention_fn also takes (B, keys)
             mask = mask[:, None, None, :]
         if self.kind == "cross":
@@ -76,6 +81,8 @@ class GuidedAttention:
     def _cross(self, op, query, key, value, mask, tokens, positive, negative, layout):
         rows = rows_of(layout, query)
         z_positive = op(query, take(key, tokens, positive), take(value, tokens, positive), mask_of(mask, positive))  # (B, H, I, D)
+        if layout.mute:
+            return z_positive
         z_negative = op(query[rows], take(key[rows], tokens, negative), take(value[rows], tokens, negative),
                         mask_of(mask_rows(mask, rows, len(query)), negative))
         return self._blend(z_positive, z_negative, rows, tokens, layout)
@@ -100,6 +107,10 @@ class GuidedAttention:
             return dict(zip(pieces, out.split([length for _, length in pieces], tokens), strict=True))
 
         parts = branch(positive, query, key, value, mask)
+        if layout.mute:
+            nobody = parts[positive[0]]  # reads what becomes of the negative
+            parts |= {piece: nobody.new_zeros([piece[1] if d == tokens else n for d, n in enumerate(nobody.shape)]) for piece in negative}
+            return torch.cat([parts[piece] for piece in sorted(parts)], tokens)
         other = branch(negative, query[rows], key[rows], value[rows], mask_rows(mask, rows, len(query)))
         for piece in image:
             parts[piece] = self._blend(parts[piece], other[piece], rows, tokens, layout)
@@ -124,7 +135,12 @@ class GuidedAttention:
 
 def rows_of(layout: Layout, query) -> slice:
     """The conditional rows in attention, where every row of the batch may have become several (one a video frame)."""
-    times = len(query) // layout.total
+    times, odd = divmod(len(query), layout.total)
+    if odd:
+        raise RuntimeError(
+            f"Attention saw {len(query)} rows in a call of {layout.total}, so NAG cannot tell which are conditional. Caches that skip the "
+            "unconditional rows (FasterCache) work with NAG only without CFG."
+        )
     return slice(layout.rows.start * times, layout.rows.stop * times)
 
 
@@ -163,19 +179,30 @@ def mask_rows(mask, rows: slice, count: int):
     return mask[rows] if mask is not None and mask.ndim > 2 and mask.shape[0] == count else mask
 
 
-def twin(processor, guided: GuidedAttention):
-    """`processor` again, with its attention op led through `guided`. The original is not touched."""
-    function = type(processor).__call__
-    namespace = types.ModuleType(f"nag._attention_{next(_serial)}")
-    namespace.__dict__.update(function.__globals__)
+class Running:
+    """Whose attention op runs: set by a twin when it is called, read by its op. One for each twin class."""
+
+    layer: GuidedAttention | None = None
+
+
+def renamed(namespace: dict, name: str) -> types.ModuleType:
+    """A module's namespace as a module of its own; with its name too, for under that it goes into sys.modules."""
+    module = types.ModuleType(name)
+    module.__dict__.update(namespace | {"__name__": name})
+    return module
+
+
+def twin_class(cls, running: Running):
+    """A processor class again, with its attention op led through `running.layer`. The original is not touched."""
+    function = cls.__call__
+    namespace = renamed(function.__globals__, f"nag._attention_{next(_serial)}")
 
     def scaled_dot_product_attention(query, key, value, attn_mask=None, *args, **options):
         def op(q, k, v, mask):
             return F.scaled_dot_product_attention(q, k, v, mask, *args, **options)
-        return guided.attend(op, query, key, value, attn_mask, 2)
+        return running.layer.attend(op, query, key, value, attn_mask, 2)
 
-    functional = types.ModuleType(namespace.__name__ + "_functional")
-    functional.__dict__.update(F.__dict__)
+    functional = renamed(F.__dict__, namespace.__name__ + "_functional")
     functional.scaled_dot_product_attention = scaled_dot_product_attention
     if namespace.__dict__.get("F") is F:
         namespace.F = functional
@@ -184,34 +211,60 @@ def twin(processor, guided: GuidedAttention):
         def dispatch_attention_fn(query, key, value, attn_mask=None, *args, **options):
             def op(q, k, v, mask):
                 return dispatch(q, k, v, mask, *args, **options)
-            return guided.attend(op, query, key, value, attn_mask, 1)
+            return running.layer.attend(op, query, key, value, attn_mask, 1)
         namespace.dispatch_attention_fn = dispatch_attention_fn
 
-    # Found under its name in sys.modules, the namespace can be traced by torch.compile; `remove` takes it out again.
-    sys.modules[namespace.__name__] = namespace
-    sys.modules[functional.__name__] = functional
-    call = types.FunctionType(function.__code__, namespace.__dict__, function.__name__, function.__defaults__, function.__closure__)
-    call.__kwdefaults__ = function.__kwdefaults__
+    same_code = types.FunctionType(function.__code__, namespace.__dict__, function.__name__, function.__defaults__, function.__closure__)
+    same_code.__kwdefaults__ = function.__kwdefaults__
+
+    @functools.wraps(function)  # diffusers reads the signature
+    def call(self, *args, **kwargs):
+        running.layer = self.nag_layer
+        running.layer.seen = False
+        return same_code(self, *args, **kwargs)
+
+    return type(cls.__name__, (cls,), {"__call__": call, "nag_running": running, "nag_namespaces": (namespace, functional)})
+
+
+# denoiser -> {processor class: its twin}. One class for all layers and all contexts: to torch.compile another class is another
+# program, and it would compile anew for every layer of a repeated block and every time that `guide` is entered.
+_twins = weakref.WeakKeyDictionary()
+
+
+def twin(denoiser, processor, layer: GuidedAttention):
+    """`processor` again, with its attention op led through `layer`."""
+    classes = _twins.setdefault(denoiser, {})
+    cls = type(processor)
+    if cls not in classes:
+        classes[cls] = twin_class(cls, Running())
     other = copy.copy(processor)
-    other.__class__ = type(type(processor).__name__, (type(processor),), {"__call__": call, "_nag_namespace": namespace.__name__})
+    other.__class__ = classes[cls]
+    other.nag_layer = layer
     return other
 
 
 def install(denoiser, family, settings: NAGSettings, call):
     """Gives every layer of `family` a guided twin of its processor. Returns the guided layers and a function that gives all back."""
-    layers, originals = [], []
+    layers, changed = [], []
     for name, (kind, module) in family.layers(denoiser).items():
-        layer = GuidedAttention(name, kind, family, settings, call)
         original = module.processor
-        module.processor = twin(original, layer)
+        layer = GuidedAttention(name, kind, family, settings, call, pictures=hasattr(original, "to_k_ip"))
+        layer.module, layer.twin = module, twin(denoiser, original, layer)
+        module.processor = layer.twin
         layers.append(layer)
-        originals.append((module, original))
+        changed.append((module, original, layer.twin))
+    # found under their names in sys.modules, the namespaces can be traced by torch.compile
+    namespaces = {n.__name__: n for cls in _twins[denoiser].values() for n in cls.nag_namespaces}
+    sys.modules.update(namespaces)
 
     def give_back():
-        for module, original in originals:
-            name = type(module.processor).__dict__.get("_nag_namespace")
+        for name in namespaces:
             sys.modules.pop(name, None)
-            sys.modules.pop(f"{name}_functional", None)
-            module.processor = original
+        for module, original, other in changed:
+            type(other).nag_running.layer = None
+            if module.processor is other:  # else somebody has set another one, which stays
+                module.processor = original
+            # what was set meanwhile (an attention backend, the scale of an IP-Adapter) was meant for the original
+            vars(original).update({name: value for name, value in vars(other).items() if name != "nag_layer"})
 
     return layers, give_back

@@ -4,12 +4,12 @@ import contextlib
 import functools
 import inspect
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from . import families
-from .adapters import replaced
+from .adapters import called, replaced
 from .attention_processor import Layout, install
 from .formula import NAGSettings, normalized_attention_guidance
 
@@ -68,6 +68,7 @@ def guide(pipe, negative_prompt=None, *, negative_prompt_embeds=None, negative_p
         return
     embeds = _given(family, negative_prompt_embeds, negative_prompt_attention_mask)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(called(pipe, functools.partial(_picture, pipe, guidance)))
         stack.enter_context(replaced(pipe, "encode_prompt", functools.partial(_capture, guidance, family, negative_prompt, embeds)))
         stack.enter_context(replaced(pipe.scheduler, "step", functools.partial(_counted, guidance)))
         for outer in families.denoisers_of(pipe):
@@ -76,17 +77,48 @@ def guide(pipe, negative_prompt=None, *, negative_prompt_embeds=None, negative_p
             stack.callback(give_back)
             if family.adapter:
                 stack.enter_context(family.adapter(pipe, denoiser, guidance))
-            # outside of everything else that wraps a call: torch.compile (either kind) and offloading see packed text only
-            compiled = outer is denoiser and getattr(denoiser, "_compiled_call_impl", None) is not None
-            around = functools.partial(_around, pipe, guidance, family, layers, list(inspect.signature(type(denoiser).forward).parameters)[1:])
-            stack.enter_context(replaced(outer, "_compiled_call_impl" if compiled else "forward", around))
+            # outside of everything else that wraps a call: torch.compile, offloading and caches see packed text only
+            names = list(inspect.signature(type(denoiser).forward).parameters)[1:]
+            around = functools.partial(_around, pipe, denoiser, guidance, family, layers, names)
+            stack.enter_context(called(outer, torch.compiler.disable(around, recursive=False, reason=COMPILED_INSIDE)))
+            stack.callback(_forget, denoiser)
         stack.callback(guidance.verdicts.clear)
         yield guidance
-        if guidance.encoded and guidance.step and not guidance.guided_calls:
-            raise RuntimeError(
-                "NAG guided nothing: none of the texts that reached the denoiser was the one that encode_prompt returned. "
-                f"{type(pipe).__name__} changes its embeddings on the way, and needs a row of its own in nag/families.py."
-            )
+        if guidance.step and not guidance.guided_calls:
+            raise _nothing(pipe, guidance)
+
+
+COMPILED_INSIDE = "torch.compile(..., fullgraph=True) was called inside nag.guide; compile first, then enter nag.guide"
+
+
+def _picture(pipe, guidance, call, /, *args, **kwargs):
+    """One call of the pipeline. Whatever the call before left behind (it may have been stopped before its first step) is forgotten."""
+    guidance.encoded, guidance.step, before = None, 0, guidance.guided_calls
+    result = call(*args, **kwargs)
+    if guidance.step and guidance.guided_calls == before:
+        raise _nothing(pipe, guidance)
+    return result
+
+
+def _nothing(pipe, guidance) -> RuntimeError:
+    if guidance.encoded is None:
+        why = f"{type(pipe).__name__} did not call encode_prompt. Give it a prompt in words, not embeddings."
+    else:
+        why = ("none of the texts that reached the denoiser was the one that encode_prompt returned. "
+               f"{type(pipe).__name__} changes its embeddings on the way, and needs a row of its own in nag/families.py.")
+    return RuntimeError(f"NAG guided nothing: {why}")
+
+
+def _cached(denoiser) -> bool:
+    """Whether hooks carry tensors from step to step (first-block cache and its relatives)."""
+    registries = (vars(module).get("_diffusers_hook") for module in denoiser.modules())
+    return any(getattr(hook, "_is_stateful", False) for registry in registries if registry for hook in registry.hooks.values())
+
+
+def _forget(denoiser) -> None:
+    """Of a picture that was stopped half-way a cache still holds tensors with two texts, which fit no later call."""
+    if _cached(denoiser):
+        denoiser._diffusers_hook.reset_stateful_hooks()
 
 
 def _given(family, embeds, mask) -> dict | None:
@@ -172,15 +204,19 @@ def _rows(value, count: int, name: str):
 
 def _active(pipe, guidance) -> bool:
     scheduler = pipe.scheduler
-    steps = len(scheduler.timesteps) - (getattr(scheduler, "begin_index", None) or 0)  # image-to-image begins later
+    steps = getattr(pipe, "_num_timesteps", None)  # where the pipeline says so: image-to-image and refiners run a part of them
+    if steps is None:
+        steps = len(scheduler.timesteps) - (getattr(scheduler, "begin_index", None) or 0)
     return guidance.step < guidance.settings.end * steps
 
 
-def _around(pipe, guidance, family, layers, names, forward, /, *args, **kwargs):
+def _around(pipe, denoiser, guidance, family, layers, names, forward, /, *args, **kwargs):
     """A denoiser call with its text packed: in one piece, or for families with `rows` in pieces of equal text lengths."""
     given = {**dict(zip(names, args, strict=False)), **kwargs}
     text = given.get(family.inputs[0].argument)
-    if guidance.encoded is None or text is None or not _active(pipe, guidance):
+    # a cache that holds tensors of the guided steps needs the later ones of the same shape
+    mute = guidance.encoded is not None and not _active(pipe, guidance)
+    if guidance.encoded is None or text is None or (mute and not _cached(denoiser)):
         return forward(*args, **kwargs)
     tensors = tuple(text) if isinstance(text, (list, tuple)) else (text,)
     key = tuple(map(id, tensors))
@@ -191,12 +227,23 @@ def _around(pipe, guidance, family, layers, names, forward, /, *args, **kwargs):
     parts = guidance.verdicts[key][1]
     if parts is None:
         return forward(*args, **kwargs)
-    guidance.guided_calls += 1
-    guidance.fresh = True
+    if len(parts) > 1 and _cached(denoiser):
+        raise RuntimeError(
+            f"A {type(denoiser).__name__} runs texts of different length one after the other, which its step cache would mix up: "
+            "give one prompt at a time, or call disable_cache() on it."
+        )
+    replaced_ones = [layer.name for layer in layers if layer.module.processor is not layer.twin]
+    if replaced_ones:
+        raise RuntimeError(
+            f"{len(replaced_ones)} attention processors were replaced inside nag.guide (first: {replaced_ones[0]}), so the picture would "
+            "not be guided: load IP-Adapters, fuse projections and choose processors before you enter it."
+        )
+    guidance.guided_calls += not mute
+    guidance.fresh = guidance.fresh or not mute
     outputs = []
     try:
         for rows, layout, packed in parts:
-            guidance.layout = layout
+            guidance.layout = replace(layout, mute=True) if mute and layout else layout
             change = packed if rows is None else {name: _row(given[name], rows, len(text)) for name in family.rows if name in given} | packed
             outputs.append(forward(*(change.get(name, value) for name, value in zip(names, args, strict=False)),
                                    **{**kwargs, **{name: value for name, value in change.items() if name not in names[:len(args)]}}))

@@ -11,6 +11,7 @@ from torch.testing import assert_close
 
 import nag
 from nag import families
+from nag.adapters import replaced
 
 FAMILIES = list(PIPELINES)
 STRONG = {"scale": 8.0, "tau": 3.0, "alpha": .7}
@@ -191,13 +192,12 @@ def test_a_layer_that_is_not_reached_raises():
 
 def test_embeddings_that_nobody_recognises_raise():
     pipe = pipeline("sd")
-    with pytest.raises(RuntimeError, match="NAG guided nothing"), nag.guide(pipe, NEGATIVE):
-        handle = pipe.unet.register_forward_pre_hook(
-            lambda m, a, k: (a, {**k, "encoder_hidden_states": k["encoder_hidden_states"] + 1}), with_kwargs=True, prepend=True)
-        try:
-            draw("sd")
-        finally:
-            handle.remove()
+
+    def changed(encode_prompt, *args, **kwargs):
+        return tuple(None if x is None else x + 1 for x in encode_prompt(*args, **kwargs))
+
+    with pytest.raises(RuntimeError, match="NAG guided nothing"), nag.guide(pipe, NEGATIVE), replaced(pipe, "encode_prompt", changed):
+        draw("sd")
 
 
 def test_bad_arguments_are_refused_with_a_sentence():
