@@ -89,38 +89,28 @@ class GuidedAttention:
 
     def _text(self, op, query, key, value, mask, tokens, positive, negative):
         """Each text attends itself alone."""
-        parts = {}
-        for pieces in (positive, negative):
-            out = op(*(take(x, tokens, pieces) for x in (query, key, value)), mask_of(mask, pieces, both=True))
-            parts |= zip(pieces, out.split([length for _, length in pieces], tokens), strict=True)
-        return torch.cat([parts[piece] for piece in sorted(parts)], tokens)
+        pieces = ordered(positive, negative, query.shape[tokens])
+        return joined({**attended(op, pieces, POSITIVE, query, key, value, mask, tokens),
+                       **attended(op, pieces, NEGATIVE, query, key, value, mask, tokens)}, tokens)
 
     def _joint(self, op, query, key, value, mask, tokens, positive, negative, layout):
         """text+ attends [text+, image], text- attends [text-, image], the image both. Two passes, which attend the image keys
         twice; here is where attention with log-sum-exp will attend them once and merge."""
-        rows, image = rows_of(layout, query), rest(positive + negative, query.shape[tokens])
-
-        def branch(text, q, k, v, m):
-            """One text with the image -> {(start, length): its tokens, each (B, H, N, D)}"""
-            pieces = sorted(text + image)
-            out = op(*(take(x, tokens, pieces) for x in (q, k, v)), mask_of(m, pieces, both=True))
-            return dict(zip(pieces, out.split([length for _, length in pieces], tokens), strict=True))
-
-        parts = branch(positive, query, key, value, mask)
-        if layout.mute:
-            nobody = parts[positive[0]]  # reads what becomes of the negative
-            parts |= {piece: nobody.new_zeros([piece[1] if d == tokens else n for d, n in enumerate(nobody.shape)]) for piece in negative}
-            return torch.cat([parts[piece] for piece in sorted(parts)], tokens)
-        other = branch(negative, query[rows], key[rows], value[rows], mask_rows(mask, rows, len(query)))
-        for piece in image:
-            parts[piece] = self._blend(parts[piece], other[piece], rows, tokens, layout)
-        for piece in negative:
-            if layout.whole:
-                parts[piece] = other[piece]
-            else:  # unconditional rows carry a negative text too, and nobody reads it
-                parts[piece] = other[piece].new_zeros(len(query), *other[piece].shape[1:])
-                parts[piece][rows] = other[piece]
-        return torch.cat([parts[piece] for piece in sorted(parts)], tokens)
+        rows, pieces = rows_of(layout, query), ordered(positive, negative, query.shape[tokens])
+        parts = attended(op, pieces, POSITIVE + IMAGE, query, key, value, mask, tokens)
+        if layout.mute:  # what becomes of the negative is read by nobody
+            other = {place: zeros(parts, length, tokens) for place, (_, length, of) in enumerate(pieces) if of in NEGATIVE}
+            return joined({**parts, **other}, tokens)
+        other = attended(op, pieces, NEGATIVE + IMAGE, query[rows], key[rows], value[rows], mask_rows(mask, rows, len(query)), tokens)
+        for place, (_, length, of) in enumerate(pieces):
+            if of in IMAGE:
+                parts[place] = self._blend(parts[place], other[place], rows, tokens, layout)
+            elif of in NEGATIVE and layout.whole:
+                parts[place] = other[place]
+            elif of in NEGATIVE:  # unconditional rows carry a negative text too, and nobody reads it
+                parts[place] = zeros(parts, length, tokens)
+                parts[place][rows] = other[place]
+        return joined(parts, tokens)
 
     def _blend(self, z_positive, z_negative, rows, tokens, layout):
         settings = self.settings
@@ -144,19 +134,51 @@ def rows_of(layout: Layout, query) -> slice:
     return slice(layout.rows.start * times, layout.rows.stop * times)
 
 
-def rest(pieces, count: int) -> list[tuple[int, int]]:
-    """What `pieces` of (start, length) leave of a sequence of `count` tokens: the image."""
-    left, at = [], 0
-    for start, length in [*sorted(pieces), (count, 0)]:
+POSITIVE, NEGATIVE, IMAGE = "+", "-", "i"
+
+
+def ordered(positive, negative, count: int) -> list[tuple[int, int, str]]:
+    """A whole sequence of `count` tokens as (start, length, what): the texts, and the image in all that they leave.
+
+    Not with `sorted`, nor are pieces ever keys of a dictionary: torch.compile can do neither once lengths are symbols.
+    """
+    texts, pieces, at = [], [], 0
+    for what, side in ((POSITIVE, positive), (NEGATIVE, negative)):
+        for start, length in side:
+            place = len(texts)
+            while place and texts[place - 1][0] > start:
+                place -= 1
+            texts.insert(place, (start, length, what))
+    for start, length, what in [*texts, (count, 0, IMAGE)]:
         if start > at:
-            left.append((at, start - at))
+            pieces.append((at, start - at, IMAGE))
+        if length:
+            pieces.append((start, length, what))
         at = start + length
-    return left
+    return pieces
+
+
+def attended(op, pieces, which: str, query, key, value, mask, tokens: int) -> dict:
+    """The pieces of some kinds attend one another -> {place: its tokens, each (B, H, N, D)}"""
+    places = [place for place, piece in enumerate(pieces) if piece[2] in which]
+    chosen = [pieces[place][:2] for place in places]
+    out = op(*(take(x, tokens, chosen) for x in (query, key, value)), mask_of(mask, chosen, both=True))
+    return dict(zip(places, out.split([length for _, length in chosen], tokens), strict=True))
+
+
+def joined(parts: dict, tokens: int):
+    return torch.cat([parts[place] for place in sorted(parts)], tokens)
+
+
+def zeros(parts: dict, length: int, tokens: int):
+    """Like the parts, of another length."""
+    like = next(iter(parts.values()))
+    return like.new_zeros([length if d == tokens else n for d, n in enumerate(like.shape)])
 
 
 def take(tensor, dim: int, pieces):
     """The pieces (start, length) of a tensor, behind one another; no copy where they are one."""
-    pieces, whole = sorted(pieces), []
+    whole = []
     for start, length in pieces:
         if whole and sum(whole[-1]) == start:
             whole[-1] = (whole[-1][0], whole[-1][1] + length)
