@@ -6,6 +6,7 @@ Each is a function (pipe, denoiser, guidance) -> context manager, entered while 
 
 import contextlib
 import functools
+import types
 
 import torch
 
@@ -118,23 +119,26 @@ def z_image_captions(pipe, denoiser, guidance):
 def behind_the_image(pipe, denoiser, guidance):
     """Image-to-video models cut the context at 512 from its end into image and text: the negative is hidden until the
     text's own projections."""
-    attentions = [block.attn2 for block in denoiser.blocks if getattr(block.attn2, "add_k_proj", None) is not None]
+    hidden = types.SimpleNamespace(tokens=None)
 
-    def forward(attention, original, hidden_states, encoder_hidden_states=None, *args, **kwargs):
+    def forward(original, hidden_states, encoder_hidden_states=None, *args, **kwargs):
         if guidance.layout is None:
             return original(hidden_states, encoder_hidden_states, *args, **kwargs)
-        negative = guidance.layout.texts[0][1]
-        shown, hidden = encoder_hidden_states.split([encoder_hidden_states.shape[1] - negative, negative], 1)
+        positive, negative = guidance.layout.texts[0]
+        pictures = encoder_hidden_states.shape[1] - positive - negative
+        if pictures == positive + negative:  # the op could not tell which of the two it attends
+            raise ValueError(f"This model has {pictures} image tokens, and the texts have as many: give a negative text of another length.")
+        shown, hidden.tokens = encoder_hidden_states.split([pictures + positive, negative], 1)
+        return original(hidden_states, shown, *args, **kwargs)
 
-        def project(linear, tokens):
-            return linear(torch.cat([tokens, hidden], 1))
-        with contextlib.ExitStack() as stack:
-            for name in ("to_k", "to_v", "to_kv"):
-                if hasattr(attention, name):
-                    stack.enter_context(replaced(getattr(attention, name), "forward", project))
-            return original(hidden_states, shown, *args, **kwargs)
+    def project(linear, tokens):
+        return linear(tokens if guidance.layout is None else torch.cat([tokens, hidden.tokens], 1))
 
     with contextlib.ExitStack() as stack:
-        for attention in attentions:
-            stack.enter_context(replaced(attention, "forward", functools.partial(forward, attention)))
+        for block in denoiser.blocks:
+            if getattr(block.attn2, "add_k_proj", None) is not None:
+                stack.enter_context(replaced(block.attn2, "forward", forward))
+                for name in ("to_k", "to_v", "to_kv"):
+                    if hasattr(block.attn2, name):
+                        stack.enter_context(replaced(getattr(block.attn2, name), "forward", project))
         yield

@@ -109,16 +109,16 @@ def _nothing(pipe, guidance) -> RuntimeError:
     return RuntimeError(f"NAG guided nothing: {why}")
 
 
-def _cached(denoiser) -> bool:
-    """Whether hooks carry tensors from step to step (first-block cache and its relatives)."""
-    registries = (vars(module).get("_diffusers_hook") for module in denoiser.modules())
-    return any(getattr(hook, "_is_stateful", False) for registry in registries if registry for hook in registry.hooks.values())
+def _caches(denoiser) -> list:
+    """The registries of hooks that carry tensors from step to step (first-block cache and its relatives)."""
+    registries = [registry for module in denoiser.modules() if (registry := vars(module).get("_diffusers_hook")) is not None]
+    return [registry for registry in registries if any(hook._is_stateful for hook in registry.hooks.values())]
 
 
 def _forget(denoiser) -> None:
     """Of a picture that was stopped half-way a cache still holds tensors with two texts, which fit no later call."""
-    if _cached(denoiser):
-        denoiser._diffusers_hook.reset_stateful_hooks()
+    for registry in _caches(denoiser):
+        registry.reset_stateful_hooks(recurse=False)
 
 
 def _given(family, embeds, mask) -> dict | None:
@@ -216,7 +216,7 @@ def _around(pipe, denoiser, guidance, family, layers, names, forward, /, *args, 
     text = given.get(family.inputs[0].argument)
     # a cache that holds tensors of the guided steps needs the later ones of the same shape
     mute = guidance.encoded is not None and not _active(pipe, guidance)
-    if guidance.encoded is None or text is None or (mute and not _cached(denoiser)):
+    if guidance.encoded is None or text is None or (mute and not _caches(denoiser)):
         return forward(*args, **kwargs)
     tensors = tuple(text) if isinstance(text, (list, tuple)) else (text,)
     key = tuple(map(id, tensors))
@@ -227,7 +227,7 @@ def _around(pipe, denoiser, guidance, family, layers, names, forward, /, *args, 
     parts = guidance.verdicts[key][1]
     if parts is None:
         return forward(*args, **kwargs)
-    if len(parts) > 1 and _cached(denoiser):
+    if len(parts) > 1 and _caches(denoiser):
         raise RuntimeError(
             f"A {type(denoiser).__name__} runs texts of different length one after the other, which its step cache would mix up: "
             "give one prompt at a time, or call disable_cache() on it."
