@@ -6,7 +6,6 @@ Each is a function (pipe, denoiser, guidance) -> context manager, entered while 
 
 import contextlib
 import functools
-import types
 
 import torch
 
@@ -115,11 +114,17 @@ def z_image_captions(pipe, denoiser, guidance):
     return replaced(denoiser, "patchify_and_embed", patchify_and_embed)
 
 
+class Hidden:
+    """The negative's tokens. A class of its own, for torch.compile cannot trace a write to a SimpleNamespace."""
+
+    tokens = None
+
+
 @contextlib.contextmanager
 def behind_the_image(pipe, denoiser, guidance):
     """Image-to-video models cut the context at 512 from its end into image and text: the negative is hidden until the
     text's own projections."""
-    hidden = types.SimpleNamespace(tokens=None)
+    hidden = Hidden()
 
     def forward(original, hidden_states, encoder_hidden_states=None, *args, **kwargs):
         if guidance.layout is None:
@@ -128,7 +133,8 @@ def behind_the_image(pipe, denoiser, guidance):
         pictures = encoder_hidden_states.shape[1] - positive - negative
         if pictures == positive + negative:  # the op could not tell which of the two it attends
             raise ValueError(f"This model has {pictures} image tokens, and the texts have as many: give a negative text of another length.")
-        shown, hidden.tokens = encoder_hidden_states.split([pictures + positive, negative], 1)
+        shown, tokens = encoder_hidden_states.split([pictures + positive, negative], 1)
+        hidden.tokens = tokens
         return original(hidden_states, shown, *args, **kwargs)
 
     def project(linear, tokens):
