@@ -37,7 +37,8 @@ def state(pipe):
         [(n, id(m.processor)) for n, m in denoiser.named_modules() if hasattr(m, "processor")],
         [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in denoiser.modules()],
         sorted(vars(pipe)), sorted(vars(pipe.scheduler)), sorted(vars(denoiser)),
-        [m for m in sys.modules if m.startswith("nag._attention")],
+        [m for m in sys.modules if m.startswith("nag._attention")], type(pipe), [type(d) for d in families.denoisers_of(pipe)],
+        torch.nn.functional is sys.modules["torch.nn.functional"],
     )
 
 
