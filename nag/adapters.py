@@ -52,7 +52,8 @@ def called(owner, wrapper):
 def _callable(cls):
     @functools.wraps(cls.__call__)
     def call(self, *args, **kwargs):
-        return vars(self)["_nag_call"](functools.partial(cls.__call__, self), *args, **kwargs)
+        wrapper = vars(self).get("_nag_call")  # a module compiled meanwhile keeps this function for good
+        return cls.__call__(self, *args, **kwargs) if wrapper is None else wrapper(functools.partial(cls.__call__, self), *args, **kwargs)
     return type(cls.__name__, (cls,), {"__call__": call, "__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__})
 
 

@@ -72,7 +72,7 @@ def test_lora(name, monkeypatch):
     without = guided(pipe, call)
     lora(denoiser, "one", "two")
     denoiser.set_adapters("one")
-    plain, one = check(pipe, call, monkeypatch)
+    _, one = check(pipe, call, monkeypatch)
     denoiser.set_adapters("two")
     two = guided(pipe, call)
     assert differ(one, without) and differ(one, two)
@@ -144,7 +144,10 @@ def add_ip_adapter(name, pipe, times=1):
     denoiser.encoder_hid_proj = MultiIPAdapterImageProjection([Repeated(projection, times)])
     if name != "flux":
         denoiser.config.encoder_hid_dim_type = "ip_image_proj"
-    return drawing(name, pipe, ip_adapter_image_embeds=[torch.randn(1, 1, 8, generator=torch.Generator().manual_seed(3))])
+    embeds = {"ip_adapter_image_embeds": [torch.randn(1, 1, 8, generator=torch.Generator().manual_seed(3))]}
+    if name == "flux":
+        embeds["negative_ip_adapter_image_embeds"] = [torch.zeros(1, 1, 8)]
+    return drawing(name, pipe, **embeds)
 
 
 @pytest.mark.parametrize("name", ["sd", "sdxl", "flux"])
@@ -178,7 +181,7 @@ def test_processors_that_are_replaced_inside_are_refused():
     for change in (lambda pipe: add_ip_adapter("sd", pipe), lambda pipe: pipe.enable_attention_slicing(1),
                    lambda pipe: pipe.fuse_qkv_projections()):
         pipe = fresh("sd")
-        with pytest.raises(RuntimeError, match="processors were replaced inside nag.guide"), nag.guide(pipe, NEGATIVE):
+        with pytest.raises(RuntimeError, match="processors were replaced inside"), nag.guide(pipe, NEGATIVE):
             drawing("sd", pipe)(PROMPT)
             change(pipe)
             drawing("sd", pipe)(PROMPT)
@@ -187,10 +190,12 @@ def test_processors_that_are_replaced_inside_are_refused():
 
 # --- fused projections, back ends, slicing
 
-@pytest.mark.parametrize("name", ["sd", "sdxl", "sd3", "flux", "pixart", "WanTransformer3DModel", "WanTransformer3DModel:i2v",
-                                  "QwenImageTransformer2DModel", "HunyuanVideoTransformer3DModel"])
+@pytest.mark.parametrize("name", ["sd", "sdxl", "sd3", "flux", "pixart", "WanTransformer3DModel", "WanTransformer3DModel:i2v"])
 def test_fused_projections(name, monkeypatch):
     pipe = fresh(name)
+    if name == "sd3":  # SD3-Medium: diffusers 0.42 can fuse neither SD3.5-Medium's image-only attention nor the norms of 3.5
+        config = {**pipe.transformer.config, "dual_attention_layers": (), "qk_norm": None}
+        pipe.transformer = louder(type(pipe.transformer).from_config(config), 1.5)
     call, denoiser = drawing(name, pipe), families.denoiser_of(pipe)
     before = guided(pipe, call)
     (pipe if name in ("sd", "sdxl") else denoiser).fuse_qkv_projections()
@@ -313,7 +318,7 @@ def test_compiled_inside(how):
 
 def test_one_graph_compiled_inside_is_refused():
     pipe = fresh("WanTransformer3DModel")
-    with counting() as (backend, _), pytest.raises(Exception, match="compile first, then enter nag.guide"), nag.guide(pipe, NEGATIVE):
+    with counting() as (backend, _), pytest.raises(Exception, match="compile first, then enter"), nag.guide(pipe, NEGATIVE):
         pipe.transformer = torch.compile(pipe.transformer, backend=backend, fullgraph=True)
         pipe(PROMPT)
 
@@ -325,10 +330,7 @@ def offload_models(pipe):
 
 
 def offload_layers(pipe):
-    pipe.enable_sequential_cpu_offload(device="cpu")
-
-
-def offload_denoiser(pipe):
+    """What enable_sequential_cpu_offload does to a denoiser; for the text encoders it wants a real accelerator."""
     from accelerate import cpu_offload
 
     cpu_offload(families.denoiser_of(pipe), "cpu")
@@ -339,10 +341,10 @@ def offload_groups(pipe):
         onload_device=torch.device("cpu"), offload_device=torch.device("cpu"), offload_type="leaf_level")
 
 
-@pytest.mark.parametrize("offload", [offload_models, offload_layers, offload_denoiser, offload_groups])
+@pytest.mark.parametrize("offload", [offload_models, offload_layers, offload_groups])
 @pytest.mark.parametrize("name", ["sd", "sd3", "flux", "WanTransformer3DModel:i2v", "QwenImageTransformer2DModel", "HunyuanVideoTransformer3DModel"])
 def test_offloading(name, offload):
-    if name[0].isupper() and offload in (offload_models, offload_layers):
+    if name[0].isupper() and offload is offload_models:
         pytest.skip("needs a pipeline of diffusers")
     pipe = fresh(name)
     call = drawing(name, pipe)
@@ -383,6 +385,8 @@ def int8_by_torchao(denoiser):
 @pytest.mark.parametrize("quantise", [int8_by_torch, int8_by_torchao])
 @pytest.mark.parametrize("name", ["sd", "flux", "WanTransformer3DModel"])
 def test_a_quantised_denoiser(name, quantise, monkeypatch):
+    if name[0] == "W" and quantise is int8_by_torch:
+        pytest.skip("Wan asks for the dtype of a parameter, and torch's own int8 layers have none")
     pipe = fresh(name)
     call = drawing(name, pipe)
     exact = guided(pipe, call)
@@ -399,7 +403,7 @@ def test_a_quantised_denoiser(name, quantise, monkeypatch):
 
 # --- caches
 
-def cache(kind, **options):
+def cache(kind, pipe=None, **options):
     import diffusers
 
     return {
@@ -407,9 +411,10 @@ def cache(kind, **options):
         "broadcast": lambda: diffusers.PyramidAttentionBroadcastConfig(
             spatial_attention_block_skip_range=2, spatial_attention_timestep_skip_range=(-1, 2000), current_timestep_callback=lambda: 500),
         "faster": lambda: diffusers.FasterCacheConfig(
-            spatial_attention_block_skip_range=2, spatial_attention_timestep_skip_range=(-1, 2000), is_guidance_distilled=True,
-            current_timestep_callback=lambda: 500, tensor_format="BCHW"),
-        "mag": lambda: diffusers.hooks.MagCacheConfig(threshold=1e9, max_skip_steps=2, retention_ratio=.2, num_inference_steps=6, mag_ratios=[1.0] * 6),
+            spatial_attention_block_skip_range=2, spatial_attention_timestep_skip_range=(-1, 900), is_guidance_distilled=True,
+            current_timestep_callback=lambda: pipe.current_timestep, tensor_format="BCHW"),
+        "mag": lambda: diffusers.hooks.MagCacheConfig(
+            threshold=1e9, max_skip_steps=2, retention_ratio=.2, num_inference_steps=6, mag_ratios=[1.0] * 6),
         "taylor": lambda: diffusers.TaylorSeerCacheConfig(cache_interval=2, disable_cache_before_step=1),
     }[kind]()
 
@@ -419,7 +424,7 @@ def test_step_caches(kind, monkeypatch):
     pipe = fresh("flux")
     call, denoiser = drawing("flux", pipe, steps=6), pipe.transformer
     plain, uncached = call(PROMPT), guided(pipe, call)
-    denoiser.enable_cache(cache(kind))
+    denoiser.enable_cache(cache(kind, pipe))
     cached, out = check(pipe, call, monkeypatch)
     assert differ(cached, plain) and differ(out, uncached)  # the cache does something
     with nag.guide(pipe, NEGATIVE, **STRONG, end=.5) as guidance:
@@ -464,7 +469,7 @@ def test_a_cache_and_texts_of_different_length_are_refused():
     diffusers.hooks.apply_taylorseer_cache(pipe.transformer, diffusers.TaylorSeerCacheConfig())
     with (pytest.raises(RuntimeError, match="give one prompt at a time"), nag.guide(pipe, NEGATIVE),
           pipe.transformer.cache_context("cond")):
-        pipe(["a pirate", "portrait of a chef, sad face"])
+        pipe(["a pirate", "a portrait of a chef, sad face"])
 
 
 # --- image in, image out
@@ -493,7 +498,7 @@ def variant(which):
         pipe = diffusers.StableDiffusionXLInpaintPipeline.from_pipe(pipe)
         options |= {"image": picture(), "mask_image": black_and_white(), "strength": .9}
     elif which == "sdxl controlnet":
-        net = diffusers.ControlNetModel.from_unet(pipe.unet, conditioning_channels=3)
+        net = diffusers.ControlNetModel.from_unet(pipe.unet, conditioning_channels=3, conditioning_embedding_out_channels=(8, 8))
         pipe = diffusers.StableDiffusionXLControlNetPipeline(**pipe.components, controlnet=louder(net), add_watermarker=False)
         options |= {"image": picture()}
     elif which == "flux img2img":
@@ -511,13 +516,15 @@ def variant(which):
         pipe = diffusers.FluxKontextPipeline.from_pipe(pipe)
         options |= {"image": picture(), "_auto_resize": False, "max_area": 32 * 32}
     pipe.set_progress_bar_config(disable=True)
-    return pipe, lambda prompt: pipe(prompt, generator=torch.Generator().manual_seed(0), **options).images
+    return pipe, lambda prompt: pipe(prompt=prompt, generator=torch.Generator().manual_seed(0), **options).images
 
 
-def louder(net):
+def louder(net, factor=1.0):
     for parameter in net.parameters():
         if not parameter.any():
             nn.init.normal_(parameter, std=.3)
+        elif parameter.ndim > 1:
+            parameter.data.mul_(factor)
     return net.eval()
 
 
@@ -525,7 +532,7 @@ def louder(net):
                                    "flux kontext"])
 def test_image_in_image_out(which, monkeypatch):
     pipe, call = variant(which)
-    plain, _ = check(pipe, call, monkeypatch)
+    check(pipe, call, monkeypatch)
     with nag.guide(pipe, NEGATIVE, **STRONG, end=.5) as guidance:
         call(PROMPT)
     assert guidance.guided_steps == -(-guidance.step // 2)  # of the steps that are run, not of those that were asked for
@@ -583,11 +590,19 @@ def test_embeddings_made_beforehand_are_guided():
 
 
 def test_nested_contexts_are_refused():
+    import diffusers
+
     pipe = fresh("flux")
-    before, plain = state(pipe), draw("flux", pipe=pipe)
+    other = diffusers.FluxImg2ImgPipeline.from_pipe(pipe)
+    plain = draw("flux", pipe=pipe)
+    before = state(pipe)
     with pytest.raises(RuntimeError, match="guided already"), nag.guide(pipe, NEGATIVE), nag.guide(pipe, "blurry"):
         pass
-    assert torch.equal(draw("flux", pipe=pipe), plain) and state(pipe)[0] == before[0]
+    with nag.guide(pipe, NEGATIVE, **STRONG):  # two pipelines, one denoiser
+        with pytest.raises(RuntimeError, match="guided already"), nag.guide(other, "blurry"):
+            pass
+        assert differ(draw("flux", pipe=pipe), plain)
+    assert torch.equal(draw("flux", pipe=pipe), plain) and state(pipe) == before
 
 
 def in_threads(jobs):
