@@ -63,7 +63,8 @@ def called(owner, wrapper):
 def _callable(cls):
     @functools.wraps(cls.__call__)
     def call(self, *args, **kwargs):
-        return vars(self)["_nag_call"](functools.partial(cls.__call__, self), *args, **kwargs)
+        wrapper = vars(self).get("_nag_call")  # a module compiled meanwhile keeps this function for good
+        return cls.__call__(self, *args, **kwargs) if wrapper is None else wrapper(functools.partial(cls.__call__, self), *args, **kwargs)
     return type(cls.__name__, (cls,), {"__call__": call, "__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__})
 
 
@@ -212,11 +213,17 @@ def z_image_captions(pipe, denoiser, guidance):
     return replaced(denoiser, "patchify_and_embed", patchify_and_embed)
 
 
+class Hidden:
+    """The negative's tokens. A class of its own, for torch.compile cannot trace a write to a SimpleNamespace."""
+
+    tokens = None
+
+
 @contextlib.contextmanager
 def behind_the_image(pipe, denoiser, guidance):
     """Image-to-video models cut the context at 512 from its end into image and text: the negative is hidden until the
     text's own projections."""
-    hidden = types.SimpleNamespace(tokens=None)
+    hidden = Hidden()
 
     def forward(original, hidden_states, encoder_hidden_states=None, *args, **kwargs):
         if guidance.layout is None:
@@ -225,7 +232,8 @@ def behind_the_image(pipe, denoiser, guidance):
         pictures = encoder_hidden_states.shape[1] - positive - negative
         if pictures == positive + negative:  # the op could not tell which of the two it attends
             raise ValueError(f"This model has {pictures} image tokens, and the texts have as many: give a negative text of another length.")
-        shown, hidden.tokens = encoder_hidden_states.split([pictures + positive, negative], 1)
+        shown, tokens = encoder_hidden_states.split([pictures + positive, negative], 1)
+        hidden.tokens = tokens
         return original(hidden_states, shown, *args, **kwargs)
 
     def project(linear, tokens):

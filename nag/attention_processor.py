@@ -298,8 +298,10 @@ def twin(denoiser, processor, layer: GuidedAttention):
 
 def install(denoiser, family, settings: NAGSettings, call):
     """Gives every layer of `family` a guided twin of its processor. Returns the guided layers and a function that gives all back."""
-    layers, changed = [], []
-    for name, (kind, module) in family.layers(denoiser).items():
+    layers, changed, found = [], [], family.layers(denoiser)
+    if any(hasattr(module.processor, "nag_layer") for _, module in found.values()):
+        raise RuntimeError(f"This {type(denoiser).__name__} is guided already; leave one nag.guide before you enter the next.")
+    for name, (kind, module) in found.items():
         original = module.processor
         layer = GuidedAttention(name, kind, family, settings, call, pictures=hasattr(original, "to_k_ip"))
         layer.module, layer.twin = module, twin(denoiser, original, layer)

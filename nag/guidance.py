@@ -28,6 +28,7 @@ class Guidance:
     since: int = 0                     # of these, done when the schedule was last set: pipelines that go chunk by chunk set it for each
     guided_calls: int = 0              # denoiser calls with at least one guided row
     guided_steps: int = 0              # scheduler steps with such a call
+    stepped: bool = False              # the scheduler has made a step in the running pipeline call, whoever made the denoiser's
     called: bool = False               # a denoiser call since the last scheduler step
     fresh: bool = False                # a guided one
     layout: Layout | None = None       # of the running denoiser call
@@ -93,7 +94,7 @@ def guide(pipe, negative_prompt=None, *, negative_prompt_embeds=None, negative_p
             stack.callback(_forget, denoiser)
         stack.callback(guidance.verdicts.clear)
         yield guidance
-        if guidance.step and not guidance.guided_calls:
+        if guidance.stepped and not guidance.guided_calls:
             raise _nothing(pipe, guidance)
 
 
@@ -103,9 +104,9 @@ COMPILED_INSIDE = "torch.compile(..., fullgraph=True) was called inside nag.guid
 def _picture(pipe, guidance, call, /, *args, **kwargs):
     """One call of the pipeline. Whatever the call before left behind (it may have been stopped before its first step) is forgotten."""
     guidance.encoded, guidance.step, guidance.since, before = None, 0, 0, guidance.guided_calls
-    guidance.called = guidance.fresh = False
+    guidance.stepped = guidance.called = guidance.fresh = False
     result = call(*args, **kwargs)
-    if guidance.step and guidance.guided_calls == before:
+    if guidance.stepped and guidance.guided_calls == before:
         raise _nothing(pipe, guidance)
     return result
 
@@ -165,6 +166,7 @@ class Reported:
 
 def _counted(guidance):
     """A step is what follows a denoiser call, however many schedulers take it (Cosmos steps twice in one round)."""
+    guidance.stepped = True
     guidance.step += guidance.called
     guidance.guided_steps += guidance.fresh
     guidance.called = guidance.fresh = False

@@ -51,7 +51,7 @@ def doubled(pipe, positive: dict, negative: dict, monkeypatch, s, tau, alpha):
 
     def twice(value):
         if isinstance(value, dict):
-            return {k: twice(v) for k, v in value.items()}
+            return {k: list(map(twice, v)) if isinstance(v, list) else twice(v) for k, v in value.items()}  # one tensor per IP-Adapter
         if isinstance(value, list) and len(value) == state["rows"]:
             return value * 2
         if isinstance(value, list):

@@ -475,6 +475,6 @@ def draw(name: str, prompt=PROMPT, cfg: int | None = None, steps: int = 2, seed:
     if cfg is not None and "negative_prompt" in inspect.signature(type(pipe).__call__).parameters:
         arguments["negative_prompt"] = "blurry" if isinstance(prompt, str) else ["blurry"] * len(prompt)
     seeds = {"generator": torch.Generator().manual_seed(seed)}
-    prompt = prompt if isinstance(prompt, str) else list(prompt)  # Z-Image writes its chat template into the list
+    prompt = list(prompt) if isinstance(prompt, list) else prompt  # Z-Image writes its chat template into the list
     arguments |= {"num_inference_steps": steps, "height": 32, "width": 32, "output_type": "latent"} | seeds | options
     return pipe(prompt=prompt, return_dict=False, **arguments)[0]
