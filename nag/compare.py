@@ -294,8 +294,9 @@ def _call(loaded: Loaded, request: Request, key: str, on_step):
         "generator": torch.Generator("cpu").manual_seed(request.seed), **preset.arguments,
     }
     # Flux and its kin have an embedded guidance_scale, which stays as the preset sets it; their CFG has a name of its own.
-    cfg_argument = "true_cfg_scale" if "true_cfg_scale" in known else "guidance_scale"
-    arguments[cfg_argument] = request.guidance_scale if "cfg" in key else 1.0
+    if preset.cfg:
+        cfg_argument = "true_cfg_scale" if "true_cfg_scale" in known else "guidance_scale"
+        arguments[cfg_argument] = request.guidance_scale if "cfg" in key else 1.0
     if "cfg" in key:
         arguments["negative_prompt"] = request.negative_prompt
     if "num_frames" in known:
