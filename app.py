@@ -340,7 +340,7 @@ def phi_text(scale: float) -> str:
 
 
 def look_for(preset: presets.Preset) -> str:
-    return f"**{preset.title}.** {preset.look_for}"
+    return f"**{preset.title}.** {preset.look_for}" + (f" {preset.memory}" if preset.memory and not preset.shipped else "")
 
 
 def save(run: compare.Run, column: compare.Column) -> dict:

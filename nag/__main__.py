@@ -92,7 +92,7 @@ def _models(options) -> int:
     for name, preset in presets.load_all().items():
         size = f"{preset.size_gb:5.1f} GB" if preset.size_gb else "ships   "
         what = "video" if preset.range("num_frames")[1] > 1 else "edit" if preset.image else "image"
-        print(f"{name:24} {what:6} {size}  {preset.licence:28} {'gated' if preset.gated else '     '}  {runs_here(preset)}")
+        print(f"{name:24} {what:6} {size}  {'gated' if preset.gated else '     '}  {runs_here(preset):34} {preset.licence}")
     return 0
 
 

@@ -54,7 +54,7 @@ def value(run: Run, previews: dict[str, str], images: dict[str, dict], hint: str
         "cells": [cell(run, c, "" if c.key in images else previews.get(c.key, ""), images.get(c.key), (videos or {}).get(c.key))
                   for c in run.columns],
         "hint": run.hint if hint is None else hint, "aspect": run.request.width / run.request.height,
-        "frames": run.request.num_frames, "fps": run.preset.fps,
+        "frames": run.request.num_frames, "fps": run.preset.fps or 16,
     }
 
 

@@ -225,7 +225,7 @@ def _raise(error):
 
 def _encode(run: Run, column: Column, tell) -> None:
     try:
-        column.video = video.encode(column.frames, run.preset.fps)
+        column.video = video.encode(column.frames, run.preset.fps or 16)
     except Exception:
         log.exception("run %s, column %s: the frames are there, but could not be made a video", run.id, column.key)
         column.reason = "The frames could not be coded as a video; the middle one is shown."
@@ -329,7 +329,7 @@ def _arguments(pipe, run: Run, key: str) -> dict:
             arguments[name] = getattr(request, name)
     if preset.cfg:
         # Flux and its kin have an embedded guidance_scale, which stays as the preset sets it; their CFG has a name of its own.
-        name = preset.cfg if preset.cfg != "auto" else "true_cfg_scale" if "true_cfg_scale" in known else "guidance_scale"
+        name = "true_cfg_scale" if "true_cfg_scale" in known else "guidance_scale"
         arguments[name] = (request.guidance_scale if "cfg" in key else 1.0) + preset.cfg_offset
     if "cfg" in key:
         arguments["negative_prompt"] = request.negative_prompt

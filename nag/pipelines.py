@@ -89,7 +89,7 @@ def runs_here(preset: Preset) -> str:
         return "runs here: its weights are in assets/"
     if torch.cuda.is_available():
         free = torch.cuda.mem_get_info()[0] / 1e9
-        where = placement(preset.size_gb, preset.size_gb * .7, free)  # the largest part is the denoiser or an LLM text encoder
+        where = placement(preset.size_gb, preset.largest_gb or preset.size_gb, free)
         return f"runs here{', with ' + where if where else ''} ({free:.0f} GB free on the GPU)"
     try:
         _enough_memory(preset, "cpu", preset.local)
@@ -165,7 +165,8 @@ def explain(error: Exception, preset: Preset) -> str:
     page, source = f"https://huggingface.co/{preset.model}", preset.model_name
     for package in ("sentencepiece", "protobuf", "tiktoken", "bitsandbytes"):
         if any(isinstance(e, (ImportError, ValueError)) and package in str(e).lower() for e in chain):
-            return f"{preset.title} needs one more package on this machine: pip install sentencepiece protobuf {package}".rstrip() + "."
+            needed = " ".join(dict.fromkeys(("sentencepiece", "protobuf", package)))
+            return f"{preset.title} needs one more package on this machine: pip install {needed}."
     if any(isinstance(e, errors.GatedRepoError) for e in chain) or "401" in str(error) or "403" in str(error):
         return f"{preset.title} asks for a licence: accept it at {page}, then set the environment variable HF_TOKEN to your token and start again."
     if any(isinstance(e, errors.RevisionNotFoundError) for e in chain):

@@ -4,6 +4,7 @@ Everything that arrives is checked here, before a model is touched, and refused 
 value and the range. Nothing here knows of diffusers.
 """
 
+import difflib
 import functools
 import json
 import math
@@ -119,16 +120,18 @@ class Preset(BaseModel):
     variant: str | None = None                    # "fp16" where the repository has half-precision files beside the full ones
     pipeline: str = "DiffusionPipeline"           # diffusers class; the default reads model_index.json
     dtype: Literal["float32", "float16", "bfloat16", "auto"] = "auto"
-    size_gb: float = 0                            # weights in memory at that dtype
-    licence: str = ""                             # of the weights: SPDX, or the name that its owner gave it
-    gated: bool = False                           # a licence must be accepted on the model's page
+    size_gb: Annotated[float, Field(ge=0)] = 0    # all weights in memory at that dtype
+    largest_gb: Annotated[float, Field(ge=0)] = 0  # of them, the largest part alone: what model offload needs at once
+    licence: str = ""                             # of the weights: SPDX in lower case, or the name its owners give it
+    gated: bool = False                           # that licence must be accepted on the model's page
     scheduler: dict[str, Any] | None = None       # {"class": name, **configuration overrides}
     lora: dict[str, str] | None = None            # {"model", "revision", "weight_name"}, needs peft
     arguments: dict[str, Any] = {}                # further constant arguments of the pipeline call
-    cfg: str | None = "auto"                      # the argument that sets CFG; "auto": true_cfg_scale, else guidance_scale; null: has none
-    cfg_offset: float = 0                         # added to it: -1 for pipelines that compute cond + scale * (cond - uncond)
-    image: bool = False                           # begins with a picture: editing, image to video
-    fps: Annotated[int, Field(ge=1, le=60)] = 16  # of a video
+    cfg: bool = True                              # the pipeline takes a negative prompt; False: columns with CFG are refused
+    cfg_offset: float = 0                         # added to guidance_scale: -1 for pipelines that compute cond + scale * (cond - uncond)
+    image: bool = False                           # the pipeline starts from a picture of the user's
+    fps: Annotated[int, Field(ge=0)] = 0          # frames a second of a video; 0: a picture
+    frames: Annotated[int, Field(ge=1)] = 1       # num_frames is a multiple of this many, plus 1
     multiple: Annotated[int, Field(ge=1)] = 8     # width and height are multiples of this many pixels
     ranges: dict[Literal[RANGED], tuple[float, float]] = {}  # narrower than Request's, for the sliders and the validator
     cap: Annotated[float, Field(ge=0)] = 0        # largest width * height * num_frames * steps * denoiser calls; 0: four times the defaults
@@ -156,6 +159,15 @@ class Preset(BaseModel):
     def model_name(self) -> str:
         """The model as it may be shown to anyone: a folder's name without its path."""
         return Path(self.model).name if Path(self.model).is_absolute() else self.model
+
+    @property
+    def memory(self) -> str:
+        """What a GPU must have for this model, in one sentence; a fifth on top of the weights is for what is computed."""
+        if not self.size_gb:
+            return ""
+        whole, least = math.ceil(1.2 * self.size_gb), math.ceil(1.2 * (self.largest_gb or self.size_gb))
+        offload = f"; with less, model offload, down to {least} GB" if least < whole else ""
+        return f"{self.size_gb:g} GB of weights: a GPU with {whole} GB free{offload}." + (" Long videos need more." if self.fps else "")
 
     def with_model(self, model: str) -> "Preset":
         """This preset's settings with another model: a folder, or a repository on the hub."""
@@ -204,7 +216,8 @@ def resolve(raw: Any, presets: dict[str, Preset] | None = None) -> tuple[Preset,
         raise Refused(f"Settings must be one JSON object, got {_short(raw)}.")
     name = raw.get("preset", next(iter(presets)))
     if not isinstance(name, str) or name not in presets:
-        raise Refused(f"preset must be one of {', '.join(presets)}; got {_short(name)}.")
+        near = difflib.get_close_matches(name[:100], presets, 4, 0) if isinstance(name, str) else list(presets)[:4]
+        raise Refused(f"preset must be one of the {len(presets)} there are, such as {', '.join(near)}; got {_short(name)}.")
     return presets[name], _check(raw, presets[name])
 
 
@@ -216,18 +229,26 @@ def _check(raw: dict, preset: Preset) -> Request:
     for field in {*preset.ranges, "num_frames"}:
         low, high = preset.range(field)
         if not low <= getattr(request, field) <= high:
-            raise Refused(f"{field} must be between {low:g} and {high:g} for {preset.title}, got {getattr(request, field):g}.")
+            limits = f"{low:g}" if low == high else f"between {low:g} and {high:g}"
+            raise Refused(f"{field} must be {limits} for {preset.title}, got {getattr(request, field):g}.")
     for field in ("width", "height"):
         if getattr(request, field) % preset.multiple:
             raise Refused(f"{field} must be a multiple of {preset.multiple} for {preset.title}, got {getattr(request, field)}.")
-    if preset.cfg is None and any("cfg" in column for column in request.guidance):
-        raise Refused(f"guidance must be out of none, nag for {preset.title}: its pipeline has no CFG.")
+    if over := (request.num_frames - 1) % preset.frames:
+        lower = request.num_frames - over
+        raise Refused(
+            f"num_frames must be a multiple of {preset.frames} plus 1 for {preset.title}, like {lower} or {lower + preset.frames}, "
+            f"got {request.num_frames}."
+        )
+    if not preset.cfg and any("cfg" in column for column in request.guidance):
+        raise Refused(f"guidance must be none, nag or both for {preset.title}, whose pipeline takes no negative prompt.")
     if raw:
         cost, cap = _cost(request), preset.cap or 4 * _cost(_check({}, preset))
         if cost > cap:
             raise Refused(
                 f"This asks for {cost / cap:.1f} times the most work that {preset.title} allows: lower width x height "
-                f"({request.width} x {request.height}), num_inference_steps ({request.num_inference_steps}) or the number of columns."
+                f"({request.width} x {request.height}), num_inference_steps ({request.num_inference_steps})"
+                + (f", num_frames ({request.num_frames})" if preset.fps else "") + " or the number of columns."
             )
     return request
 

@@ -1,5 +1,7 @@
+import inspect
 import json
 import math
+import re
 
 import pytest
 
@@ -16,7 +18,7 @@ HOSTILE = [
     ({"width": 100}, "width must be a multiple of 16"),
     ({"height": "128"}, "height must be a finite number"),
     ({"height": -128}, "height must be between"),
-    ({"num_frames": 81}, "num_frames must be between 1 and 1"),
+    ({"num_frames": 81}, "num_frames must be 1 for"),
     ({"seed": -1}, "seed must be between"),
     ({"seed": 2**64}, "seed must be between"),
     ({"seed": True}, "seed must be a finite number"),
@@ -77,7 +79,9 @@ def test_every_preset_is_valid_and_says_why(name):
     assert preset.look_for and preset.source and preset.prompts and "MEASURED" not in preset.look_for
     for pair in preset.prompts:
         resolve({"preset": name, "prompt": pair.prompt, "negative_prompt": pair.negative_prompt})
-    assert preset.local or (preset.revision and len(preset.revision) == 40)
+    assert preset.local or preset.revision is None or re.fullmatch("[0-9a-f]{40}", preset.revision)
+    assert preset.licence and preset.largest_gb <= preset.size_gb and (preset.local or preset.largest_gb > 0)
+    assert len(preset.prompts) >= 3 and preset.prompts[0].prompt == request.prompt
     assert next(iter(presets.load_all())) == presets.DEFAULT and request.guidance[0] == "none"
 
 
@@ -87,8 +91,84 @@ def test_a_broken_preset_file_is_named():
         presets.parse("mine", good[:-5])
     with pytest.raises(Refused, match="colour"):
         presets.parse("mine", json.dumps(json.loads(good) | {"colour": "red"}))
-    for bad in ({"ranges": {"steps": [1, 2]}}, {"ranges": {"prompt": [1, 2]}}, {"multiple": 0}, {"cap": -1}):
+    for bad in ({"ranges": {"steps": [1, 2]}}, {"ranges": {"prompt": [1, 2]}}, {"multiple": 0}, {"cap": -1},
+                {"frames": 0}, {"fps": -1}, {"largest_gb": -1}, {"cfg": "perhaps"}):
         with pytest.raises(Refused, match=r"presets/mine\.json"):
             presets.parse("mine", json.dumps(json.loads(good) | bad))
     with pytest.raises(Refused, match="nag_tau must be between"):
         presets.parse("mine", json.dumps(json.loads(good) | {"nag_tau": 99}))
+
+
+def test_unpinned_repositories_are_the_known_two():
+    assert {name for name, preset in presets.load_all().items() if not preset.local and not preset.revision} == {"sana-sprint", "ltx2-distilled"}
+
+
+@pytest.mark.parametrize("name", [name for name, preset in presets.load_all().items() if preset.fps])
+def test_a_video_has_only_as_many_frames_as_its_model_can_make(name):
+    preset, request = resolve({"preset": name})
+    (lowest, highest), rule = map(int, preset.range("num_frames")), preset.frames
+    assert 1 < lowest < request.num_frames <= highest and rule > 1 and (lowest - 1) % rule == (highest - 1) % rule == 0
+    assert resolve({"preset": name, "num_frames": lowest})[1].num_frames == lowest
+    with pytest.raises(Refused, match=rf"num_frames must be a multiple of {rule} plus 1 for .*, like {lowest} or {lowest + rule}, got"):
+        resolve({"preset": name, "num_frames": lowest + 1})
+    with pytest.raises(Refused, match="num_frames must be between"):
+        resolve({"preset": name, "num_frames": highest + rule})
+
+
+def test_a_video_that_costs_too_much_is_told_its_frames():
+    with pytest.raises(Refused, match=r"times the most work .*, num_frames \(81\) or the number of columns"):
+        resolve({"preset": "wan21-1b", "num_frames": 81, "num_inference_steps": 50})
+
+
+def test_a_picture_has_one_frame():
+    for preset in presets.load_all().values():
+        assert bool(preset.fps) == ("num_frames" in preset.ranges) and (preset.fps or preset.frames == 1)
+
+
+def test_a_fixed_setting_is_refused_as_such():
+    with pytest.raises(Refused, match="num_inference_steps must be 8 for LTX"):
+        resolve({"preset": "ltx-video", "num_inference_steps": 9})
+
+
+def test_a_model_without_cfg_refuses_its_columns():
+    with pytest.raises(Refused, match=r"guidance must be none, nag or both for FLUX\.2 klein"):
+        resolve({"preset": "flux2-klein", "guidance": ["none", "cfg"]})
+
+
+def test_what_a_gpu_needs_is_one_sentence():
+    everything = presets.load_all()
+    assert everything["flux-dev"].memory == "34 GB of weights: a GPU with 41 GB free; with less, model offload, down to 29 GB."
+    assert everything["wan22-14b"].memory.endswith("down to 35 GB. Long videos need more.")
+    assert all(preset.memory for preset in everything.values())
+
+
+def signature(name):
+    """Parameters of a pipeline's call. Where a package is missing (sentencepiece for Kolors), diffusers has a dummy instead."""
+    import diffusers
+
+    cls = getattr(diffusers, name)
+    if "kwargs" in (found := inspect.signature(cls.__call__).parameters) and len(found) <= 3:
+        pytest.skip(f"{name} needs a package that is not installed")
+    return found
+
+
+@pytest.mark.parametrize("name", [name for name, preset in presets.load_all().items() if preset.pipeline != "DiffusionPipeline"])
+def test_every_pipeline_and_its_arguments_exist(name):
+    preset = presets.load_all()[name]
+    known = signature(preset.pipeline)
+    settings = {"prompt", "num_inference_steps", "width", "height", "generator"} | ({"num_frames"} if preset.fps else set())
+    assert {*preset.arguments, *settings} <= {*known}
+    assert preset.cfg == ("negative_prompt" in known) and bool(preset.fps) == ("num_frames" in known)
+    if preset.image:
+        assert "image" in known
+    for key in ("timesteps", "sigmas"):
+        if key in preset.arguments:
+            assert preset.range("num_inference_steps") == (len(preset.arguments[key]),) * 2
+
+
+@pytest.mark.parametrize("name", [name for name, preset in presets.load_all().items() if preset.scheduler])
+def test_every_scheduler_and_its_settings_exist(name):
+    import diffusers
+
+    settings = dict(presets.load_all()[name].scheduler)
+    assert {*settings} - {"class"} <= {*inspect.signature(getattr(diffusers, settings["class"]).__init__).parameters}

@@ -22,7 +22,9 @@ def test_every_file_is_in_the_tree_and_every_picture_exists():
 def test_every_preset_is_in_the_table_with_its_settings():
     for name, preset in presets.load_all().items():
         numbers = ", ".join(f"{preset.settings[key]:g}".removeprefix("0") for key in ("nag_scale", "nag_tau", "nag_alpha"))
-        assert re.search(rf"`{name}` \|.*\| {preset.settings['num_inference_steps']} \| {re.escape(numbers)} \|", README), (name, numbers)
+        frames = f" {preset.settings['width']} x {preset.settings['height']}, {preset.settings['num_frames']} |" if preset.fps else ""
+        row = rf"`{name}` \|.*\| {preset.settings['num_inference_steps']} \| {re.escape(numbers)} \|{re.escape(frames)}\n"
+        assert re.search(row, README), (name, numbers, frames)
 
 
 def test_the_command_line_runs_as_written(tmp_path):

@@ -142,7 +142,7 @@ def test_start_pictures_are_looked_at_before_they_are_decoded(tmp_path):
 
 def test_a_preset_that_begins_with_a_picture():
     """Flux Kontext from a real tiny pipeline: the picture reaches it, fitted to the size asked for, and NAG changes what comes of it."""
-    chosen = preset(folder_of("kontext"), image=True, cfg="true_cfg_scale", multiple=16, num_frames=1, height=96,
+    chosen = preset(folder_of("kontext"), image=True, multiple=16, num_frames=1, height=96,
                     arguments={"max_sequence_length": 24, "max_area": 96 * 96, "_auto_resize": False}, ranges={"num_inference_steps": [1, 8]})
     _, request = presets.resolve({"preset": "tiny-video"}, {"tiny-video": chosen})
     with pytest.raises(presets.Refused, match="begins with a picture"):
