@@ -24,7 +24,8 @@ def main(arguments: list[str] | None = None) -> int:
     commands.add_parser("models", help="list the presets: size, licence, and what this machine can run")
     check = commands.add_parser("check", help="load a preset's model and draw two steps with every kind of guidance")
     check.add_argument("--preset", default=presets.DEFAULT)
-    commands.add_parser("families", help="the table of denoiser classes, as it stands in the README")
+    families = commands.add_parser("families", help="the table of denoiser classes, as it stands in the README")
+    families.add_argument("--write", type=Path, help="a Markdown file to put it into, between its two families marks")
     options = parser.parse_args(arguments)
     try:
         return {"compare": _compare, "models": _models, "check": _check, "families": _families}[options.command](options)
@@ -123,10 +124,37 @@ def _check(options) -> int:
     return 0 if all(column.state == "done" for column in run.columns) else 1
 
 
-def _families(options) -> int:
-    from .families import table
+def families_table() -> str:
+    """All rows and refusals of `nag/families.py` as Markdown, with diffusers' pipelines that hold such a denoiser."""
+    import re
 
-    print(table())
+    import diffusers
+
+    from .families import FAMILIES, REFUSED
+
+    users = {}
+    for path in sorted((Path(diffusers.__file__).parent / "pipelines").rglob("*.py")):
+        for pipeline, body in re.findall(r"^class (\w+)Pipeline\(.*?def __init__\((.*?)\):\n", path.read_text(), re.S | re.M):
+            hints = " ".join(re.findall(r"(?:unet|transformer|prior)\w*: ([^=\n]*)", body))
+            for part in set(re.findall(r"\w+", hints)):
+                users.setdefault(part, []).append(pipeline)
+    lines = ["| denoiser | in these pipelines | what is special |", "|---|---|---|"]
+    for name, family in sorted(FAMILIES.items()):
+        pipelines = users.get(name, [])
+        more = f" and {len(pipelines) - 5} more" if len(pipelines) > 5 else ""
+        special = family.adapter.__doc__.split(". ")[0].split(":")[0].rstrip(".") + "." if family.adapter else ""
+        lines.append(f"| `{name}` | {', '.join(pipelines[:5])}{more} | {' '.join(f'{special} {family.remark}'.split())} |")
+    lines += ["", "| refused | because |", "|---|---|"]
+    return "\n".join([*lines, *(f"| `{name}` | {reason} |" for name, reason in sorted(REFUSED.items()))])
+
+
+def _families(options) -> int:
+    if not options.write:
+        print(families_table())
+        return 0
+    before, _, rest = options.write.read_text().partition("<!-- families -->")
+    _, _, after = rest.partition("<!-- /families -->")
+    options.write.write_text(f"{before}<!-- families -->\n{families_table()}\n<!-- /families -->{after}")
     return 0
 
 

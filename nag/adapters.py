@@ -5,6 +5,7 @@ Each is a function (pipe, denoiser, guidance) -> context manager, entered while 
 """
 
 import contextlib
+import copy
 import dataclasses
 import functools
 import sys
@@ -38,6 +39,21 @@ def placed(owner, name: str, value):
             object.__setattr__(owner, name, original)
         else:
             object.__delattr__(owner, name)
+
+
+class Wrapped:
+    """A method led through `wrapper(original, ...)`. Pipelines deep-copy their scheduler (one for the sound, or one a frame): a copy gets
+    its own method back, where a plain function would go on changing the state of the original."""
+
+    def __init__(self, original, wrapper):
+        functools.update_wrapper(self, original)
+        self.original, self.wrapper = original, wrapper
+
+    def __call__(self, *args, **kwargs):
+        return self.wrapper(self.original, *args, **kwargs)
+
+    def __deepcopy__(self, memo):
+        return copy.deepcopy(self.original, memo)
 
 
 @contextlib.contextmanager
@@ -114,6 +130,7 @@ def counted_from_zero(*paths: str):
             for path in paths:
                 stack.enter_context(replaced(denoiser.get_submodule(path), "forward", forward))
             yield
+    adapter.__doc__ = "The negative's positions are counted from zero, as the positive's."
     return adapter
 
 
@@ -167,6 +184,7 @@ def pooled_in_place(path: str):
                 return original(*args, **kwargs)
             return original(*map(alone, args), **{name: alone(value) for name, value in kwargs.items()})
         return replaced(denoiser.get_submodule(path), "forward", forward)
+    adapter.__doc__ = f"`{path}` pools the text: it sees the positive's alone."
     return adapter
 
 
@@ -365,6 +383,7 @@ def pooled(path: str, of: int = 0):
             positive = functools.partial(halves, layout=guidance.layout, sign=0, of=of)
             return original(*map(positive, args), **{name: positive(value) for name, value in kwargs.items()})
         return replaced(denoiser.get_submodule(path), "forward", forward)
+    adapter.__doc__ = f"`{path}` pools the text: it sees the positive's alone."
     return adapter
 
 

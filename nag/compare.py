@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import families, video
-from .adapters import replaced
+from .adapters import Wrapped, placed
 from .guidance import guide
 from .pipelines import Loaded, Shelf, explain, free_memory, versions
 from .presets import Preset, Refused, Request
@@ -345,16 +345,16 @@ def _call(loaded: Loaded, run: Run, key: str, on_step):
     pipe, request = loaded.pipe, run.request
     arguments = _arguments(pipe, run, key)
     watch = _Watch(pipe, loaded.device, on_step)
-    denoiser = families.denoiser_of(pipe)
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.inference_mode())
-        stack.callback(denoiser.register_forward_pre_hook(watch.begin).remove)
+        for denoiser in families.denoisers_of(pipe):
+            stack.callback(families.unwrapped(denoiser).register_forward_pre_hook(watch.begin).remove)
         guidance = None
         if "nag" in key:
             nag = request.nag
             guidance = stack.enter_context(
                 guide(pipe, request.negative_prompt, scale=nag.scale, tau=nag.tau, alpha=nag.alpha, end=nag.end))
-        stack.enter_context(replaced(pipe.scheduler, "step", watch.stepped))
+        stack.enter_context(placed(pipe.scheduler, "step", Wrapped(pipe.scheduler.step, watch.stepped)))
         result = pipe(**arguments)
     if not torch.isfinite(watch.latents).all():
         raise ArithmeticError("not a number")
@@ -371,6 +371,8 @@ def _why(error: Exception, loaded: Loaded, request: Request) -> str:
         return f"The numbers left the range of {loaded.dtype}. A lower CFG or NAG scale helps, or a wider dtype in the preset."
     if type(error).__name__ in ("OutOfMemoryError", "MemoryError") or "out of memory" in str(error).lower():
         return f"Out of memory at {request.width} x {request.height}. A smaller size helps; with CFG the batch is twice as large."
+    if isinstance(error, NameError) and "ftfy" in str(error):
+        return "This pipeline needs one more package on this machine: pip install ftfy."
     if isinstance(error, Refused) or (isinstance(error, (RuntimeError, TimeoutError)) and str(error).startswith(("NAG ", "The run "))):
         return str(error)
     return f"This column failed ({type(error).__name__}); the log has the details under this run's number."

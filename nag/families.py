@@ -135,7 +135,6 @@ def named(**patterns: str) -> Callable:
     def layers(denoiser) -> dict:
         return {name: (kind, module) for name, module in denoiser.named_modules() for kind, expression in expressions.items()
                 if expression.fullmatch(name) and hasattr(module, "processor")}
-    layers.kinds = tuple(patterns)
     return layers
 
 
@@ -146,8 +145,6 @@ def cross_attention(denoiser, kind: str = "cross") -> dict:
         raise ValueError(f"This {type(denoiser).__name__} is told by a picture's embedding what to show (Kandinsky 2), and not by words alone.")
     return {name: ("cross_added" if getattr(m, "added_kv_proj_dim", None) is not None else kind, m) for name, m in found.items()}
 
-
-cross_attention.kinds = ("cross",)
 
 IN_TWO_STREAMS = named(joint=r"(single_)?transformer_blocks\.\d+\.attn")  # Flux and what is built like it
 
@@ -279,10 +276,10 @@ FAMILIES = {
         named(cross=r"blocks\.\d+\.attn2"),
         (text(), mask(2, "text_embedding_mask"),
          text(0, "encoder_hidden_states_t5", of=1, call=1), mask(2, "text_embedding_mask_t5", of=1, call=1)),
-        adapter=adapters.hunyuan_dit_texts, remark="the modulation, pooled from T5's text, is the prompt's for both"),
+        adapter=adapters.hunyuan_dit_texts, remark="The modulation, pooled from T5's text, is the prompt's for both."),
     "LuminaNextDiT2DModel": Family(
         named(cross=r"layers\.\d+\.attn2"), (text(), mask(1, "encoder_mask")), adapter=adapters.pooled("time_caption_embed"),
-        remark="the modulation, pooled from the text, is the prompt's for both"),
+        remark="The modulation, pooled from the text, is the prompt's for both."),
     # --- cross-attention behind a text encoder of the model's own
     "Kandinsky5Transformer3DModel": Family(
         named(cross=r"visual_transformer_blocks\.\d+\.cross_attention", text=r"text_transformer_blocks\.\d+\.self_attention"),
@@ -337,7 +334,7 @@ FAMILIES = {
         named(joint=r"transformer_blocks\.\d+\.attn"), (text(), mask(1, "encoder_hidden_states_mask")), adapter=adapters.qwen_positions),
     "QwenImage21Transformer2DModel": Family(
         named(joint=r"transformer_blocks\.\d+\.attn"), (text(), mask(1, "encoder_hidden_states_mask")), "text, image",
-        adapter=adapters.qwen_21_layout, remark="text to image only"),
+        adapter=adapters.qwen_21_layout, remark="Text to image only."),
     "AuraFlowTransformer2DModel": Family(
         named(joint=r"(joint|single)_transformer_blocks\.\d+\.attn"), order="text, image", grow=lambda length: length + 8,
         adapter=adapters.registers),
@@ -346,7 +343,7 @@ FAMILIES = {
         adapter=adapters.lumina_positions, rows=("hidden_states", "timestep", "encoder_hidden_states", "encoder_attention_mask")),
     "ErnieImageTransformer2DModel": Family(
         named(joint=r"layers\.\d+\.self_attention"), (text(0, "text_bth"), valid(1, "text_lens")),
-        adapter=adapters.ernie_texts, remark="the image stands behind the prompt, also for the negative",
+        adapter=adapters.ernie_texts, remark="The image stands behind the prompt, also for the negative.",
         rows=("hidden_states", "timestep", "text_bth", "text_lens")),
     "HunyuanImageTransformer2DModel": Family(
         named(joint=r"(single_)?transformer_blocks\.\d+\.attn"),
@@ -375,8 +372,11 @@ FAMILIES = {
         grow=lambda length: length + -length % 32, adapter=adapters.z_image_captions, rows=("x", "t", "cap_feats")),
 }
 
+NO_WORDS = "it takes no words."
 REFUSED = {
     # class: why NAG cannot guide it as it is
+    **dict.fromkeys(("UNet1DModel", "UNet2DModel", "T5FilmDecoder"), NO_WORDS),
+    **dict.fromkeys(("MotionAdapter", "TransformerTemporalModel"), "it is an inner part of other models."),
     "Flux3Transformer2DModel":
         "diffusers runs FLUX.3 with modular blocks only, one of which encodes the prompt, so there is no encode_prompt to listen to.",
     "GlmImageTransformer2DModel":
@@ -455,16 +455,3 @@ def supports(pipe) -> tuple[bool, str]:
     counts = {kind: sum(k.startswith(kind) for k, _ in layers.values()) for kind in ("cross", "joint", "text")}
     found = " and ".join(f"{count} {kind}-attention" for kind, count in counts.items() if count)
     return True, f"{type(denoiser).__name__}: {found} layers, negative text packed behind the positive."
-
-
-def table() -> str:
-    """All rows and refusals as Markdown, for the README: `python -m nag families`."""
-    lines = ["| denoiser | text enters by | besides the row |", "|---|---|---|"]
-    for name, family in sorted(FAMILIES.items()):
-        kinds = " and ".join(kind for kind in KINDS if kind in family.layers.kinds)
-        extra = family.adapter.__doc__.split(".")[0].split(":")[0] if family.adapter else ""
-        extra = " ".join((extra[:1].lower() + extra[1:]).split())
-        lines.append(f"| `{name}` | {kinds} | {'; '.join(filter(None, (extra, family.remark)))} |")
-    lines += ["", "| refused | because |", "|---|---|"]
-    lines += [f"| `{name}` | {reason} |" for name, reason in sorted(REFUSED.items())]
-    return "\n".join(lines)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from . import families
-from .adapters import called, placed, replaced
+from .adapters import Wrapped, called, placed, replaced
 from .attention_processor import Layout, install
 from .formula import NAGSettings, normalized_attention_guidance
 
@@ -148,17 +148,12 @@ def _given(family, embeds, mask) -> dict | None:
     return embeds
 
 
-class Reported:
-    """A scheduler's method that also reports its calls. Pipelines deep-copy their scheduler, one for the sound or one a frame: the
-    copy's method must be the copy's, where that of a plain wrapper would go on changing the state of the original."""
+class Reported(Wrapped):
+    """A scheduler's method that also reports its calls, and those of the scheduler's copies."""
 
     def __init__(self, original, report):
-        functools.update_wrapper(self, original)
-        self.original, self.report = original, report
-
-    def __call__(self, *args, **kwargs):
-        self.report()
-        return self.original(*args, **kwargs)
+        super().__init__(original, lambda method, *args, **kwargs: (report(), method(*args, **kwargs))[1])
+        self.report = report
 
     def __deepcopy__(self, memo):
         return Reported(copy.deepcopy(self.original, memo), self.report)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .presets import FOLDER, Preset, Refused
+from .presets import FOLDER, Preset, Refused, needed
 
 PROJECT = FOLDER.parent
 
@@ -56,15 +56,12 @@ def load(preset: Preset) -> Loaded:
     return Loaded(preset, pipe, device, dtype, getattr(getattr(pipe, "vae", None), "dtype", None), meter, placement)
 
 
-HEADROOM_GB = 3  # for activations, and what a driver keeps
-
-
 def placement(total_gb: float, largest_gb: float, free_gb: float) -> str:
     """Where weights stay that need `total_gb`, `largest_gb` of it in one part, on a GPU with `free_gb`: "" (all on the GPU), "model offload"
     (one part at a time), or "sequential offload" (one layer at a time: many times slower)."""
-    if total_gb * 1.05 + HEADROOM_GB <= free_gb:
+    if needed(total_gb) <= free_gb:
         return ""
-    return "model offload" if largest_gb * 1.05 + HEADROOM_GB <= free_gb else "sequential offload"
+    return "model offload" if needed(largest_gb) <= free_gb else "sequential offload"
 
 
 def _place(pipe, device: str) -> str:

@@ -99,6 +99,11 @@ RANGED = ("seed", "num_inference_steps", "guidance_scale", "nag_scale", "nag_tau
 SETTINGS = tuple(name for name in Request.model_fields if name != "preset")
 
 
+def needed(weights_gb: float) -> float:
+    """Free GPU memory for so many GB of weights: with what is computed beside them, and what a driver keeps."""
+    return 1.05 * weights_gb + 3
+
+
 class PromptPair(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     prompt: Text
@@ -162,10 +167,10 @@ class Preset(BaseModel):
 
     @property
     def memory(self) -> str:
-        """What a GPU must have for this model, in one sentence; a fifth on top of the weights is for what is computed."""
+        """What a GPU must have for this model, in one sentence."""
         if not self.size_gb:
             return ""
-        whole, least = math.ceil(1.2 * self.size_gb), math.ceil(1.2 * (self.largest_gb or self.size_gb))
+        whole, least = math.ceil(needed(self.size_gb)), math.ceil(needed(self.largest_gb or self.size_gb))
         offload = f"; with less, model offload, down to {least} GB" if least < whole else ""
         return f"{self.size_gb:g} GB of weights: a GPU with {whole} GB free{offload}." + (" Long videos need more." if self.fps else "")
 
@@ -175,8 +180,8 @@ class Preset(BaseModel):
         model = str(folder.resolve()) if folder.is_dir() else model
         name = Path(model).name
         return self.model_copy(update={
-            "model": model, "title": f"{name} (settings of {self.title})", "revision": None, "variant": None, "meter": None, "lora": None,
-            "scheduler": None, "pipeline": "DiffusionPipeline"})
+            "model": model, "title": f"{name} (settings of {self.title})", "revision": None, "variant": None, "meter": None,
+            "lora": None, "licence": "", "scheduler": None, "pipeline": "DiffusionPipeline"})
 
     def range(self, field: str) -> tuple[float, float]:
         """Lowest and highest value of a setting for this model."""

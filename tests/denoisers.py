@@ -8,7 +8,7 @@ import functools
 import operator
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -1020,7 +1020,6 @@ CASES = {
         _krea2, (16, 16), lambda x, t: tokens_of(x, t, position_ids=torch.cat([torch.zeros(LENGTH, 3), ramp(1, 4, 4)])),
         lambda words, n: {"encoder_hidden_states": embeds(words, n, 48).unflatten(2, (3, 16)),
                           "encoder_attention_mask": masks(words, n).bool()}),
-    "CogView3PlusTransformer2DModel": cogview("CogView3PlusTransformer2DModel"),
     "CogView4Transformer2DModel": cogview("CogView4Transformer2DModel"),
     "HiDreamImageTransformer2DModel": hidream((4, 8, 8)),
     "HiDreamImageTransformer2DModel:wide": hidream((4, 4, 8)),  # pictures that are not square are padded to the most tokens
@@ -1138,6 +1137,18 @@ CASES = {
         _z_image, (4, 1, 8, 8), lambda x, t: {"x": list(x), "t": steps_of(x, t) / 1000, "return_dict": False},
         lambda words, n: {"cap_feats": [noise(w, n + len(w) % 4, 16) for w in words]}, lambda output: torch.stack(output[0])),
 }
+
+
+def _alike(name: str, like: str):
+    import diffusers
+
+    return getattr(diffusers, name).from_config(CASES[like].build().config)
+
+
+for _name, _family in families.FAMILIES.items():  # a class that takes another one's row as it is, is tried with that one's case
+    _like = next((other for other in CASES if families.FAMILIES.get(other) is _family), None)
+    if _name not in CASES and _like:
+        CASES[_name] = replace(CASES[_like], build=functools.partial(_alike, _name, _like))
 
 
 @functools.cache

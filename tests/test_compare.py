@@ -1,5 +1,6 @@
 """The engine on tiny pipelines: same noise, honest order, stopping, and columns that fail alone."""
 
+import copy
 import threading
 import time
 
@@ -196,3 +197,19 @@ def test_the_meter_finds_what_a_negative_prompt_names():
     assert meter.named_in("sunglasses") == [("eyewear", "sunglasses")]
     assert meter.named_in("red shirt, blue background, eyeglasses") == [("shirt", "red"), ("background", "blue")]
     assert meter.named_in("blurry") == []
+
+
+def test_a_copy_of_the_scheduler_is_not_watched():
+    """LTX-2 copies its scheduler for the sound: the copy must step itself, and not the video's."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    from nag.adapters import Wrapped, placed
+
+    scheduler, seen = FlowMatchEulerDiscreteScheduler(), []
+    scheduler.set_timesteps(4)
+    x = torch.ones(1, 2)
+    with placed(scheduler, "step", Wrapped(scheduler.step, lambda step, *args, **kwargs: (seen.append(1), step(*args, **kwargs))[1])):
+        sound = copy.deepcopy(scheduler)
+        for timestep in scheduler.timesteps:
+            assert torch.equal(sound.step(x, timestep, x).prev_sample, scheduler.step(x, timestep, x).prev_sample)
+    assert len(seen) == 4 and "step" not in vars(scheduler)

@@ -2,8 +2,10 @@
 
 import copy
 import gc
+import importlib
 import re
 import sys
+from pathlib import Path
 
 import diffusers
 import pytest
@@ -54,6 +56,23 @@ def test_every_row_has_a_case_and_is_a_class_of_diffusers():
     assert set(families.FAMILIES) == cased, set(families.FAMILIES) ^ cased
     for name in [*families.FAMILIES, *families.REFUSED]:
         assert hasattr(diffusers, name) or hasattr(diffusers.models, name), f"{name} is not in diffusers {diffusers.__version__}"
+
+
+def test_every_denoiser_of_diffusers_has_a_row_or_a_reason():
+    known = {*families.FAMILIES, *families.REFUSED}
+    for folder in ("transformers", "unets"):
+        for path in (Path(diffusers.__file__).parent / "models" / folder).glob("*.py"):
+            module = importlib.import_module(f"diffusers.models.{folder}.{path.stem}")
+            for cls in vars(module).values():
+                if isinstance(cls, type) and issubclass(cls, diffusers.ModelMixin) and cls.__module__ == module.__name__:
+                    assert known & {base.__name__ for base in cls.__mro__}, f"{cls.__name__} is neither a row nor refused"
+
+
+@pytest.mark.parametrize("name", sorted(families.REFUSED))
+def test_a_refusal_is_a_sentence_with_a_reason(name):
+    cls = type(name, (torch.nn.Module,), {})
+    able, why = nag.supports(cls())
+    assert not able and name in why and families.REFUSED[name] in why and why.endswith(".")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -79,3 +79,10 @@ def test_only_one_large_model_stays_on_the_shelf():
         loaded = shelf.get(preset)
         loaded.preset = preset
     assert list(shelf.loaded) == ["other"] and shelf.get(other) is loaded
+
+
+@pytest.mark.parametrize(("total", "largest", "free", "where"), [
+    (10, 6, 16, ""), (10, 6, 13, "model offload"), (10, 6, 9, "sequential offload"), (34, 24, 80, ""), (34, 24, 32, "model offload"),
+])
+def test_weights_stay_where_they_fit(total, largest, free, where):
+    assert pipelines.placement(total, largest, free) == where

@@ -137,8 +137,8 @@ def test_a_model_without_cfg_refuses_its_columns():
 
 def test_what_a_gpu_needs_is_one_sentence():
     everything = presets.load_all()
-    assert everything["flux-dev"].memory == "34 GB of weights: a GPU with 41 GB free; with less, model offload, down to 29 GB."
-    assert everything["wan22-14b"].memory.endswith("down to 35 GB. Long videos need more.")
+    assert everything["flux-dev"].memory == "34 GB of weights: a GPU with 39 GB free; with less, model offload, down to 29 GB."
+    assert everything["wan22-14b"].memory.endswith("down to 34 GB. Long videos need more.")
     assert all(preset.memory for preset in everything.values())
 
 

@@ -19,6 +19,14 @@ def test_every_file_is_in_the_tree_and_every_picture_exists():
     assert "@" not in re.sub(r"```.*?```", "", README, flags=re.S)
 
 
+def test_the_table_of_families_is_the_codes():
+    from nag.__main__ import families_table
+    from nag.families import FAMILIES
+
+    assert f"<!-- families -->\n{families_table()}\n<!-- /families -->" in README, "python -m nag families --write README.md"
+    assert f"{len(FAMILIES)} of the denoiser classes in diffusers" in README
+
+
 def test_every_preset_is_in_the_table_with_its_settings():
     for name, preset in presets.load_all().items():
         numbers = ", ".join(f"{preset.settings[key]:g}".removeprefix("0") for key in ("nag_scale", "nag_tau", "nag_alpha"))
@@ -37,6 +45,24 @@ def test_the_command_line_runs_as_written(tmp_path):
     refused = subprocess.run([sys.executable, "-m", "nag", "compare", "--set", "nag_tau=99", "--out", str(tmp_path)], cwd=ROOT,
                              capture_output=True, text=True)
     assert refused.returncode == 2 and "nag_tau must be between" in refused.stderr
+
+
+def test_models_and_check_run_as_written():
+    def run(*arguments):
+        return subprocess.run([sys.executable, "-m", "nag", *arguments], cwd=ROOT, capture_output=True, text=True)
+
+    assert "\npython -m nag models\n" in README
+    listed = run("models")
+    assert listed.returncode == 0, listed.stderr
+    for name, preset in presets.load_all().items():
+        line = next(line for line in listed.stdout.splitlines() if line.startswith(f"{name} "))
+        assert preset.licence in line and ("runs here" in line or "needs a GPU" in line) and ("gated" in line) == preset.gated
+    checked = run("check", "--preset", "pocket-portrait")
+    assert checked.returncode == 0 and "4 cross-attention layers" in checked.stdout, checked.stderr
+    for key, guided in (("none", 0), ("cfg", 0), ("nag", 2)):
+        assert re.search(rf"^{key} +done .*for 2 steps, guided {guided}", checked.stdout, re.M), checked.stdout
+    absent = run("check", "--preset", "sd15")
+    assert absent.returncode == 2 and "hub cannot be reached" in absent.stderr
 
 
 def test_the_python_example_runs_as_written(monkeypatch):
