@@ -285,7 +285,8 @@ def build(engine: compare.Engine, first: str = presets.DEFAULT) -> gr.Blocks:
         demo.load(from_link, None, [*fields, preset, seed], **now)
         with gr.Row(visible=False):
             settings, picture, result, files = gr.JSON(), gr.Image(type="filepath", image_mode=None), gr.JSON(), gr.Files()
-            gr.Button().click(desk.api, [settings, picture], [result, files], api_name="compare", **turn)
+            gr.Button().click(desk.api, settings, [result, files], api_name="compare", **turn)
+            gr.Button().click(desk.api, [settings, picture], [result, files], api_name="compare_from_image", **turn)
     return demo
 
 
@@ -298,9 +299,10 @@ def slider(preset: presets.Preset, name: str, update: bool = False):
     low, high = preset.range(name)
     fallback = presets.Request.model_fields[name].default
     value = preset.settings.get(name, fallback)
-    shown = name != "num_frames" or high > 1
+    # a setting with one value (a size that a model insists on) is shown and cannot be moved; pictures have no frames to show
+    state = {"minimum": low, "maximum": max(high, low + 1), "interactive": high > low, "visible": name != "num_frames" or high > 1}
     if update:
-        return gr.update(value=value, minimum=low, maximum=high, visible=shown)
+        return gr.update(value=value, **state)
     label, info, step = {
         "num_inference_steps": ("Steps", "Denoiser passes per picture", 1),
         "nag_scale": ("NAG scale", "How hard to push away; 1 is off", .1),
@@ -312,7 +314,7 @@ def slider(preset: presets.Preset, name: str, update: bool = False):
         "height": ("Height", "px", preset.multiple),
         "num_frames": ("Frames", "of the video", 1),
     }[name]
-    return gr.Slider(low, high, value, step=step, label=label, info=info, elem_id=name, visible=shown)
+    return gr.Slider(value=value, step=step, label=label, info=info, elem_id=name, **state)
 
 
 def number(text: str):

@@ -265,21 +265,19 @@ def counting():
 
 
 @pytest.mark.parametrize(("name", "how"), [
-    ("FluxTransformer2DModel", "blocks"), ("SD3Transformer2DModel", "wrapped"), ("UNet2DConditionModel", "in place"),
-    ("WanTransformer3DModel", "in place"), ("WanTransformer3DModel", "wrapped"), ("WanTransformer3DModel", "blocks"),
-    ("WanTransformer3DModel:i2v", "wrapped"), ("QwenImageTransformer2DModel", "wrapped"), ("HunyuanVideoTransformer3DModel", "wrapped"),
-    ("ZImageTransformer2DModel", "wrapped")])
+    ("FluxTransformer2DModel", "wrapped"), ("UNet2DConditionModel", "in place"),
+    ("WanTransformer3DModel", "wrapped"), ("WanTransformer3DModel", "blocks"),
+    ("WanTransformer3DModel:i2v", "wrapped"), ("QwenImageTransformer2DModel", "wrapped"), ("HunyuanVideoTransformer3DModel", "wrapped")])
 def test_compiled_before(name, how):
     pipe = fresh(name)
-    eager, expected, before = pipe(PROMPT), guided(pipe, pipe), state(pipe)
-    full = name not in ("QwenImageTransformer2DModel", "HunyuanVideoTransformer3DModel", "ZImageTransformer2DModel")
+    eager, expected = pipe(PROMPT), guided(pipe, pipe)
     with counting() as (backend, graphs):
         if how == "wrapped":
-            pipe.transformer = torch.compile(pipe.transformer, backend=backend, fullgraph=full)
+            pipe.transformer = torch.compile(pipe.transformer, backend=backend, fullgraph=True)
         elif how == "in place":
-            pipe.transformer.compile(backend=backend, fullgraph=full)
+            pipe.transformer.compile(backend=backend, fullgraph=True)
         else:
-            pipe.transformer.compile_repeated_blocks(backend=backend, fullgraph=full)
+            pipe.transformer.compile_repeated_blocks(backend=backend, fullgraph=True)
         before = state(pipe)
         close(pipe(PROMPT), eager, 1e-4)
         of_plain = len(graphs)
@@ -623,19 +621,17 @@ def in_threads(jobs):
 
 @pytest.mark.parametrize("name", ["sd", "flux"])
 def test_two_threads_with_two_models(name):
-    pipes, negatives, third = [fresh(name), fresh(name)], [NEGATIVE, "beard"], fresh(name)
-    for pipe in (*pipes, third):  # the tiny pipelines share their tokenizers, which keep a state while they run
-        for part in ("tokenizer", "tokenizer_2"):
-            if getattr(pipe, part, None) is not None:
-                setattr(pipe, part, copy.deepcopy(getattr(pipe, part)))
-    jobs = [lambda p=p, n=n: guided(p, drawing(name, p, steps=6), n) for p, n in zip(pipes, negatives, strict=True)]
+    """And a third whose model nobody guides."""
+    pipes = [fresh(name) for _ in range(3)]
+    for pipe in pipes:  # a tokenizer serves one thread at a time, with or without NAG
+        for part in [part for part in pipe.components if "tokenizer" in part]:
+            setattr(pipe, part, copy.deepcopy(getattr(pipe, part)))
+    calls = [drawing(name, pipe, steps=6) for pipe in pipes]
+    jobs = [lambda: guided(pipes[0], calls[0]), lambda: guided(pipes[1], calls[1], "beard"), lambda: calls[2](PROMPT)]
     alone = [job() for job in jobs]
-    plain = drawing(name, third, steps=6)
-    jobs.append(lambda: plain(PROMPT))  # and one that nobody guides
-    alone.append(plain(PROMPT))
-    for _ in range(3):
+    assert differ(alone[0], alone[1]) and differ(alone[0], alone[2])
+    for _ in range(5):
         assert all(map(torch.equal, in_threads(jobs), alone))
-    assert third is not pipes[0] and differ(alone[0], alone[1]) and differ(alone[0], alone[2])
 
 
 def test_four_threads_queued_on_one_pipeline():

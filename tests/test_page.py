@@ -279,7 +279,7 @@ def test_hostile_settings_are_refused_and_the_next_good_run_works(server):
 
 def test_only_compare_is_public(server):
     info = json.loads(urllib.request.urlopen(f"{server}/gradio_api/info").read())
-    assert list(info["named_endpoints"]) == ["/compare"] and not info["unnamed_endpoints"]
+    assert list(info["named_endpoints"]) == ["/compare", "/compare_from_image"] and not info["unnamed_endpoints"]
 
 
 @pytest.mark.parametrize("path", ["/gradio_api/file=/etc/passwd", "/gradio_api/file=app.py", "/gradio_api/file=../../etc/passwd", "/monitoring"])
