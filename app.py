@@ -246,7 +246,7 @@ def build(engine: compare.Engine, first: str = presets.DEFAULT) -> gr.Blocks:
                     start = gr.Button("Compare", variant="primary", elem_id="compare", min_width=120)
                     stop = gr.Button("Stop", variant="stop", interactive=False, elem_id="stop", min_width=80)
                 with gr.Column(elem_id="sliders"):
-                    preset = gr.Dropdown([(p.title, name) for name, p in PRESETS.items()], value=first, label="Preset", filterable=False,
+                    preset = gr.Dropdown([(listed(p), name) for name, p in PRESETS.items()], value=first, label="Preset", filterable=False,
                                          elem_id="preset")
                     with gr.Row(elem_id="chips"):
                         chips = [gr.Button(chip(one, i), size="sm", visible=i < len(one.prompts)) for i in range(CHIPS)]
@@ -301,6 +301,8 @@ def slider(preset: presets.Preset, name: str, update: bool = False):
     value = preset.settings.get(name, fallback)
     # a setting with one value (a size that a model insists on) is shown and cannot be moved; pictures have no frames to show
     state = {"minimum": low, "maximum": max(high, low + 1), "interactive": high > low, "visible": name != "num_frames" or high > 1}
+    if name == "num_frames":
+        state["step"] = preset.frames
     if update:
         return gr.update(value=value, **state)
     label, info, step = {
@@ -314,7 +316,12 @@ def slider(preset: presets.Preset, name: str, update: bool = False):
         "height": ("Height", "px", preset.multiple),
         "num_frames": ("Frames", "of the video", 1),
     }[name]
-    return gr.Slider(value=value, step=step, label=label, info=info, elem_id=name, **state)
+    return gr.Slider(value=value, **{"step": step} | state, label=label, info=info, elem_id=name)
+
+
+def listed(preset: presets.Preset) -> str:
+    """A preset's name in the list."""
+    return ("Video · " if preset.fps else "Edit · " if preset.image else "") + preset.title
 
 
 def number(text: str):

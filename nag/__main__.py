@@ -138,13 +138,13 @@ def families_table() -> str:
             hints = " ".join(re.findall(r"(?:unet|transformer|prior)\w*: ([^=\n]*)", body))
             for part in set(re.findall(r"\w+", hints)):
                 users.setdefault(part, []).append(pipeline)
-    lines = ["| denoiser | in these pipelines | what is special |", "|---|---|---|"]
+    lines = [f"{len(FAMILIES)} denoiser classes of diffusers have a row:", "", "| denoiser | in these pipelines | what is special |", "|---|---|---|"]
     for name, family in sorted(FAMILIES.items()):
         pipelines = users.get(name, [])
         more = f" and {len(pipelines) - 5} more" if len(pipelines) > 5 else ""
         special = family.adapter.__doc__.split(". ")[0].split(":")[0].rstrip(".") + "." if family.adapter else ""
         lines.append(f"| `{name}` | {', '.join(pipelines[:5])}{more} | {' '.join(f'{special} {family.remark}'.split())} |")
-    lines += ["", "| refused | because |", "|---|---|"]
+    lines += ["", f"{len(REFUSED)} are refused with a sentence:", "", "| refused | because |", "|---|---|"]
     return "\n".join([*lines, *(f"| `{name}` | {reason} |" for name, reason in sorted(REFUSED.items()))])
 
 

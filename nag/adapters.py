@@ -197,7 +197,7 @@ def beside_the_image(pipe, denoiser, guidance):
         return original(tokens) if layout is None else torch.cat([original(text) for text in tokens.split(layout.texts[0], 2)], 2)
 
     with contextlib.ExitStack() as stack:
-        if denoiser.config.addition_embed_type == "text":
+        if denoiser.config.get("addition_embed_type") == "text":
             stack.enter_context(pooled_in_place("add_embedding")(pipe, denoiser, guidance))
         for module in denoiser.modules():
             if isinstance(getattr(module, "norm_cross", None), torch.nn.GroupNorm):

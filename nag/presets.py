@@ -209,9 +209,9 @@ def parse(name: str, text: str) -> Preset:
 
 @functools.cache
 def load_all() -> dict[str, Preset]:
-    """All presets by name, the default first, those that ship with weights before the others."""
+    """All presets by name, the default first, those that ship with weights before the others, pictures before videos."""
     presets = {path.stem: parse(path.stem, path.read_text()) for path in FOLDER.glob("*.json")}
-    return dict(sorted(presets.items(), key=lambda item: (item[0] != DEFAULT, not item[1].shipped, item[0])))
+    return dict(sorted(presets.items(), key=lambda item: (item[0] != DEFAULT, not item[1].shipped, bool(item[1].fps), item[0])))
 
 
 def resolve(raw: Any, presets: dict[str, Preset] | None = None) -> tuple[Preset, Request]:
