@@ -302,6 +302,7 @@ FAMILIES = {
     "Krea2Transformer2DModel": Family(
         named(joint=r"transformer_blocks\.\d+\.attn", text=r"text_fusion\.refiner_blocks\.\d+\.attn"),
         (text(), mask(1), ids(None, "position_ids")), "text, image"),
+    "CogView3PlusTransformer2DModel": COGVIEW,
     "CogView4Transformer2DModel": COGVIEW,
     "HiDreamImageTransformer2DModel": Family(
         named(joint=r"(double|single)_stream_blocks\.\d+\.block\.attn1"),
