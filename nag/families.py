@@ -232,6 +232,8 @@ WAN = Family(named(cross=r"(vace_)?blocks\.\d+\.attn2"), adapter=adapters.behind
 FAMILIES = {
     # SD 1.5, SDXL and all that is distilled from them. The pooled text of SDXL stays as it is.
     "UNet2DConditionModel": Family(cross_attention, (text(), mask(None)), adapter=adapters.beside_the_image),
+    # ControlNet-XS: base and control in one model; the control's layers rest where it is not applied
+    "UNetControlNetXSModel": Family(cross_attention, adapter=adapters.beside_the_image, silent=r".*ctrl.*"),
     "DreamLiteUNetModel": Family(cross_attention, (text(), mask(1)), together=True,
                                  remark="The negative prompt is encoded without the prefix that the pipeline gives the prompt."),
     "UNetMotionModel": Family(cross_attention, each="sample"),

@@ -276,6 +276,15 @@ def followed(tokens: int, width: int, masked=None):
     return deliver
 
 
+def _unet_xs():
+    from diffusers import UNetControlNetXSModel
+
+    return UNetControlNetXSModel(
+        sample_size=8, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=(16, 32), norm_num_groups=4, cross_attention_dim=16, transformer_layers_per_block=1, num_attention_heads=2,
+        ctrl_conditioning_embedding_out_channels=(4, 4), ctrl_block_out_channels=(8, 16), ctrl_num_attention_heads=2)
+
+
 def _pixart():
     from diffusers import PixArtTransformer2DModel
 
@@ -873,6 +882,10 @@ CASES = {
             "sample": x, "timestep_ratio": steps_of(x, t) / 1000, "clip_text_pooled": noise("pooled", 1, 1, 16).repeat(len(x), 1, 1),
             "clip_img": noise("picture", 1, 1, 16).repeat(len(x), 1, 1), "return_dict": False},
         lambda words, n: {"clip_text": embeds(words, n, 16)}),
+    "UNetControlNetXSModel": Case(
+        _unet_xs, (4, 8, 8), lambda x, t: {"sample": x, "timestep": t, "return_dict": False,
+                                           "controlnet_cond": noise("edges", 1, 3, 16, 16).repeat(len(x), 1, 1, 1)},
+        lambda words, n: {"encoder_hidden_states": embeds(words, n, 16)}),
     # --- cross-attention
     "PixArtTransformer2DModel": Case(
         _pixart, (4, 16, 16), lambda x, t: {"hidden_states": x, "timestep": steps_of(x, t), "return_dict": False,
