@@ -445,13 +445,21 @@ def find(pipe) -> Family:
     return FAMILIES[row]
 
 
+def encoders_of(pipe) -> list[str]:
+    """The methods of a pipeline that turn words into text."""
+    named = [name for name in find(pipe).encoders if hasattr(pipe, name)]
+    return named or [name for name in ("_encode_prompt",) if hasattr(pipe, name)]
+
+
 def supports(pipe) -> tuple[bool, str]:
-    """Whether `nag.guide` works on this pipeline or denoiser, and in one sentence how, or why not."""
+    """Whether `nag.guide` works on this pipeline (or on pipelines with this denoiser), and in one sentence how, or why not."""
     try:
         family, denoiser = find(pipe), denoiser_of(pipe)
         layers = family.layers(denoiser)
     except ValueError as error:
         return False, str(error)
+    if denoiser is not pipe and not encoders_of(pipe):
+        return False, f"NAG listens to a pipeline's {family.encoders[-1]}, and a {type(pipe).__name__} has none."
     if not layers:
         return False, f"This {type(denoiser).__name__} has no attention layer that sees text, so NAG has nothing to guide."
     counts = {kind: sum(k.startswith(kind) for k, _ in layers.values()) for kind in ("cross", "joint", "text")}

@@ -67,9 +67,8 @@ def guide(pipe, negative_prompt=None, *, negative_prompt_embeds=None, negative_p
     able, why = families.supports(pipe)
     if not able:
         raise ValueError(why)
-    encoders = [name for name in family.encoders if hasattr(pipe, name)] or [name for name in ("_encode_prompt",) if hasattr(pipe, name)]
-    if not encoders:
-        raise ValueError(f"NAG listens to a pipeline's {family.encoders[-1]}, and a {type(pipe).__name__} has none.")
+    if not families.encoders_of(pipe):
+        raise ValueError(f"nag.guide takes a whole pipeline, which encodes the words too; got a {type(pipe).__name__}.")
     guidance = Guidance(settings)
     if settings.off:
         yield guidance
@@ -77,7 +76,7 @@ def guide(pipe, negative_prompt=None, *, negative_prompt_embeds=None, negative_p
     embeds = _given(family, negative_prompt_embeds, negative_prompt_attention_mask)
     with contextlib.ExitStack() as stack:
         stack.enter_context(called(pipe, functools.partial(_picture, pipe, guidance)))
-        for name in encoders:
+        for name in families.encoders_of(pipe):
             stack.enter_context(replaced(pipe, name, functools.partial(_capture, guidance, family, negative_prompt, embeds)))
         for name, report in (("step", _counted), ("set_timesteps", _started)):
             stack.enter_context(placed(pipe.scheduler, name, Reported(getattr(pipe.scheduler, name), functools.partial(report, guidance))))

@@ -231,6 +231,12 @@ def test_an_unknown_denoiser_is_refused_never_guessed():
     no, why = nag.supports(torch.nn.Linear(2, 2))
     assert yes and "3 joint-attention layers" in how  # the image-only attn2 is not among them
     assert not no and "Linear" in why and "FluxTransformer2DModel" in why
+    mute = type("Mute", (), {"unet": pipeline("sd").unet, "scheduler": None})()
+    no, why = nag.supports(mute)
+    assert not no and "a Mute has none" in why and nag.supports(mute.unet)[0]
+    for wrong, sentence in ((mute, "a Mute has none"), (mute.unet, "takes a whole pipeline")):
+        with pytest.raises(ValueError, match=sentence), nag.guide(wrong, NEGATIVE):
+            pass
 
 
 def test_only_cross_attention_unets_are_guided_in_both_attentions():
