@@ -224,6 +224,25 @@ def test_a_preset_that_is_not_here_says_what_to_do_and_the_page_stays_up(page):
     page.wait_for_function("!document.querySelector('#compare').disabled")
 
 
+def test_a_preset_that_begins_with_a_picture_asks_for_one(page):
+    assert not page.is_visible("#begin")
+    page.click("#preset input")
+    page.click("text=Edit · FLUX.1 Kontext dev")
+    page.wait_for_selector("#begin")
+    page.click("#compare")
+    page.wait_for_selector("text=begins with a picture: give it one")
+    page.set_input_files("#begin input[type=file]", str(ROOT / "assets" / "screenshot.png"))
+    page.wait_for_selector("#begin img")
+    page.click("#compare")
+    page.wait_for_function("/hub cannot be reached|needs a GPU|accept it at/.test(document.querySelector('#bench .hint').innerText)", timeout=60_000)
+    page.click("#preset input")
+    page.click("text=Video · Wan2.1 T2V 1.3B")
+    page.wait_for_function("/Wan2.1/.test(document.querySelector('#look').innerText)")
+    assert not page.is_visible("#begin")
+    page.click("text=More: CFG scale")
+    assert page.get_attribute("#num_frames input[type=range]", "step") == "4"
+
+
 def test_a_phone_has_no_sideways_scrolling_and_buttons_before_pictures(server, browser):
     phone = browser.new_page(viewport={"width": 390, "height": 844})
     phone.goto(server)
