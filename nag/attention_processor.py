@@ -24,6 +24,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from . import lse
 from .formula import NAGSettings, normalized_attention_guidance
 
 _serial = itertools.count()
@@ -57,8 +58,9 @@ class GuidedAttention:
         self.name, self.kind, self.family, self.settings, self.call, self.pictures = name, kind, family, settings, call, pictures
         self.hit = self.seen = False
 
-    def attend(self, op, query, key, value, mask, tokens: int):
-        """`op(query, key, value, mask)` with guided image rows. `tokens` is the token dimension: 2 in (B, H, N, D), 1 in (B, N, H, D)."""
+    def attend(self, op, query, key, value, mask, tokens: int, plain: bool = False, scale: float | None = None):
+        """`op(query, key, value, mask)` with guided image rows. `tokens` is the token dimension: 2 in (B, H, N, D), 1 in (B, N, H, D).
+        plain: the op is PyTorch's own attention with this `scale` and no other option."""
         layout = self.call.layout
         if layout is None:
             return op(query, key, value, mask)
@@ -76,6 +78,12 @@ class GuidedAttention:
             return self._cross(op, query, key, value, mask, tokens, positive + image, negative + image, layout)
         if self.kind.startswith("cross"):
             return self._cross(op, query, key, value, mask, tokens, positive, negative, layout)
+        alone = self.kind == "joint" and not layout.kept and not layout.mute  # queries stand where keys do, and both texts are wanted
+        if alone and plain and not self.call.exact:
+            heads = [x if tokens == 2 else x.transpose(1, 2) for x in (query, key, value)]
+            if lse.able(*heads, mask):
+                out = self._joint_once(*heads, mask, ordered(positive, negative, count), layout, scale)
+                return out if tokens == 2 else out.transpose(1, 2)
         return self._joint(op, query, key, value, mask, tokens, positive, negative, layout)
 
     def _is_text(self, positive, negative, count: int, queries: int, layout) -> bool:
@@ -106,7 +114,7 @@ class GuidedAttention:
 
     def _joint(self, op, query, key, value, mask, tokens, positive, negative, layout):
         """text+ attends [text+, image], text- attends [text-, image], the image both; where text is "injected", each its text only.
-        Two passes, which attend the image keys twice; here is where attention with log-sum-exp will attend them once and merge."""
+        Two passes, which attend the image keys twice: the way where `_joint_once` is not possible."""
         rows, pieces, keys = rows_of(layout, query), ordered(positive, negative, key.shape[tokens]), None
         if self.kind == "injected" or layout.kept:  # queries have other places than keys
             keys, pieces = pieces, ordered(*self.family.pieces("joint", layout.texts, query.shape[tokens]), query.shape[tokens])
@@ -124,6 +132,34 @@ class GuidedAttention:
                 parts[place] = zeros(parts, length, tokens)
                 parts[place][rows] = other[place]
         return joined(parts, tokens)
+
+    def _joint_once(self, query, key, value, mask, pieces, layout, scale):
+        """`_joint` with every key attended once: the image's by all queries, each text's by its own and the image's, then merged.
+        All (B, H, N, D)."""
+        rows, parts = rows_of(layout, query), {}
+
+        def attend(q, which, few=None):
+            chosen = [piece[:2] for piece in pieces if piece[2] in which]
+            k, v, m = take(key, 2, chosen), take(value, 2, chosen), mask_of(mask, chosen)
+            return lse.attend(q, k, v, m, scale) if few is None else lse.attend(q[few], k[few], v[few], mask_rows(m, few, len(key)), scale)
+
+        image = attend(query, IMAGE)
+        for place, (start, length, of) in enumerate(pieces):
+            q, seen = query.narrow(2, start, length), (image[0].narrow(2, start, length), image[1].narrow(2, start, length))
+            few = seen[0][rows], seen[1][rows]
+            if of in NEGATIVE:
+                other = lse.merge(few, attend(q, NEGATIVE, rows)).to(query.dtype)
+                if layout.whole:
+                    parts[place] = other
+                else:  # unconditional rows carry a negative text too, and nobody reads it
+                    parts[place] = torch.zeros_like(q)
+                    parts[place][rows] = other
+            else:
+                parts[place] = lse.merge(seen, attend(q, POSITIVE))
+                if of in IMAGE:
+                    parts[place] = self._blend(parts[place], lse.merge(few, attend(q, NEGATIVE, rows)), rows, 2, layout)
+                parts[place] = parts[place].to(query.dtype)
+        return joined(parts, 2)
 
     def _blend(self, z_positive, z_negative, rows, tokens, layout):
         settings = self.settings
@@ -242,6 +278,12 @@ def renamed(namespace: dict, name: str) -> types.ModuleType:
     return module
 
 
+def plain(args, options: dict, backend: str) -> bool:
+    """Whether an attention op is asked for nothing but attention, of PyTorch's own kind. backend: diffusers' where the op names none."""
+    asked = any(bool(value) for name, value in options.items() if name not in ("scale", "backend"))
+    return not asked and not any(args) and (options.get("backend") or backend) == "native"
+
+
 def twin_class(cls, running: Running):
     """A processor class again, with its attention op led through `running.layer`. The original is not touched."""
     function = cls.__call__
@@ -250,7 +292,7 @@ def twin_class(cls, running: Running):
     def scaled_dot_product_attention(query, key, value, attn_mask=None, *args, **options):
         def op(q, k, v, mask):
             return F.scaled_dot_product_attention(q, k, v, mask, *args, **options)
-        return running.layer.attend(op, query, key, value, attn_mask, 2)
+        return running.layer.attend(op, query, key, value, attn_mask, 2, plain(args, options, "native"), options.get("scale"))
 
     functional = renamed(F.__dict__, namespace.__name__ + "_functional")
     functional.scaled_dot_product_attention = scaled_dot_product_attention
@@ -261,7 +303,8 @@ def twin_class(cls, running: Running):
         def dispatch_attention_fn(query, key, value, attn_mask=None, *args, **options):
             def op(q, k, v, mask):
                 return dispatch(q, k, v, mask, *args, **options)
-            return running.layer.attend(op, query, key, value, attn_mask, 1)
+            ours = plain(args, options, running.layer.call.backend)
+            return running.layer.attend(op, query, key, value, attn_mask, 1, ours, options.get("scale"))
         namespace.dispatch_attention_fn = dispatch_attention_fn
 
     for name, helper in list(vars(namespace).items()):  # functions of the same module that attend for the processor

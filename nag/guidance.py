@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass, field, replace
 
 import torch
+from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 
 from . import families
 from .adapters import Wrapped, called, placed, replaced
@@ -24,6 +25,8 @@ class Guidance:
     """What `guide` is doing, readable while it runs: steps counted by the scheduler, and how many of them were guided."""
 
     settings: NAGSettings
+    exact: bool = False                # two passes in joint attention
+    backend: str = "native"            # diffusers' attention for layers that name none
     step: int = 0                      # scheduler steps done in the running pipeline call
     since: int = 0                     # of these, done when the schedule was last set: pipelines that go chunk by chunk set it for each
     guided_calls: int = 0              # denoiser calls with at least one guided row
@@ -41,7 +44,8 @@ class Guidance:
 
 @contextlib.contextmanager
 def guide(pipe, negative_prompt=None, *, negative_prompt_embeds=None, negative_prompt_attention_mask=None,
-          scale: float = DEFAULTS.scale, tau: float = DEFAULTS.tau, alpha: float = DEFAULTS.alpha, end: float = DEFAULTS.end):
+          scale: float = DEFAULTS.scale, tau: float = DEFAULTS.tau, alpha: float = DEFAULTS.alpha, end: float = DEFAULTS.end,
+          exact: bool = False):
     """Within this context `pipe(...)` is guided away from the negative prompt. The pipeline is called as always.
 
         with nag.guide(pipe, "blurry, low quality", scale=5.0):
@@ -54,6 +58,8 @@ def guide(pipe, negative_prompt=None, *, negative_prompt_embeds=None, negative_p
             the number of prompts, or of pictures. A dictionary by the denoiser's argument for models with several texts.
         negative_prompt_attention_mask: (rows, T), where the pipeline has one.
         scale, tau, alpha, end: see `NAGSettings`. At scale 1, alpha 0 or end 0 nothing is touched.
+        exact: attend the positive and the negative branch in two passes, as by hand. Otherwise joint attention attends the image's keys
+            once for both and merges (`nag/lse.py`), where a kernel can: the same up to rounding, for much less time.
 
     With CFG, only the conditional rows are guided. Pooled text embeddings are the positive's for both texts.
     Raises ValueError for bad arguments and unknown models, RuntimeError when a layer could not be reached.
@@ -69,7 +75,7 @@ def guide(pipe, negative_prompt=None, *, negative_prompt_embeds=None, negative_p
         raise ValueError(why)
     if not families.encoders_of(pipe):
         raise ValueError(f"nag.guide takes a whole pipeline, which encodes the words too; got a {type(pipe).__name__}.")
-    guidance = Guidance(settings)
+    guidance = Guidance(settings, exact=bool(exact))
     if settings.off:
         yield guidance
         return
@@ -298,6 +304,7 @@ def _around(pipe, denoiser, guidance, family, layers, names, forward, /, *args, 
     if parts is None:
         return forward(*args, **kwargs)
     _can_be_guided(denoiser, layers, parts)
+    guidance.backend = str(getattr(_AttentionBackendRegistry._active_backend, "value", _AttentionBackendRegistry._active_backend))
     guidance.guided_calls += not mute
     guidance.fresh = guidance.fresh or not mute
     outputs = []

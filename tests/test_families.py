@@ -16,7 +16,7 @@ from oracle import doubled, text_seen
 from torch.testing import assert_close
 
 import nag
-from nag import families
+from nag import families, lse
 
 NAMES = list(CASES)
 STRONG = {"scale": 8.0, "tau": 3.0, "alpha": .7}
@@ -309,3 +309,24 @@ def test_a_pipeline_that_encodes_nothing_raises():
     with pytest.raises(RuntimeError, match="encoded no prompt"), nag.guide(pipe, NEGATIVE):
         pipe.transformer(**pipe.case.arguments(x, torch.tensor(500.)), **texts)
         pipe.scheduler.step(x, 0, x)
+
+
+# masks that differ from query to query, fewer key heads than query heads, keys or queries in other places
+TWO_PASSES = ("ChromaTransformer2DModel", "PRXTransformer2DModel", "PRXTransformer2DModel:pixel", "Flux2Transformer2DModel:kv",
+              "Ideogram4Transformer2DModel", "HunyuanVideo15Transformer3DModel", "HunyuanVideo15Transformer3DModel:i2v",
+              "NucleusMoEImageTransformer2DModel", "QwenImage21Transformer2DModel")
+JOINT = [name for name in NAMES if any(kind == "joint" for kind, _ in bare(name).family.layers(bare(name).transformer).values())]
+
+
+@pytest.mark.parametrize("cfg", [None, "before"])
+@pytest.mark.parametrize("name", JOINT)
+def test_image_keys_attended_once_equal_two_passes(name, cfg, monkeypatch):
+    merges, merge = [], lse.merge
+    monkeypatch.setattr(lse, "merge", lambda *parts: merges.append(1) or merge(*parts))
+    with nag.guide(bare(name), NEGATIVE, **STRONG, exact=True):
+        twice = bare(name)(PROMPT, cfg)
+    assert not merges
+    with nag.guide(bare(name), NEGATIVE, **STRONG):
+        once = bare(name)(PROMPT, cfg)
+    close(once, twice)
+    assert bool(merges) != (name in TWO_PASSES), f"{len(merges)} merges"
