@@ -1,0 +1,60 @@
+"""Attention in parts, merged: what one pass over all keys gives."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from denoisers import bare
+
+import nag
+from nag import lse
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("mask", [None, "bool", "float"])
+def test_two_parts_merged_are_one_attention(dtype, mask):
+    q, k, v = (torch.randn(2, 4, n, 64, dtype=torch.float64) for n in (50, 70, 70))
+    keep = torch.ones(2, 1, 1, 70, dtype=torch.bool)
+    if mask:
+        keep[0, ..., 30:60], keep[1, ..., :20] = False, False  # of the second row's first part nothing is left
+    expected = F.scaled_dot_product_attention(q, k, v, keep)
+    q, k, v = (x.to(dtype) for x in (q, k, v))
+    given = {None: None, "bool": keep, "float": torch.zeros(keep.shape).masked_fill(~keep, float("-inf")).to(dtype)}[mask]
+    assert lse.able(q, k, v, given)
+    parts = [lse.attend(q, k[:, :, part], v[:, :, part], None if given is None else given[..., part]) for part in (slice(0, 20), slice(20, 70))]
+    error = (lse.merge(*parts) - expected).abs().max()
+    whole = (F.scaled_dot_product_attention(q, k, v, given) - expected).abs().max()
+    assert error <= 1.5 * whole + 1e-6
+    if dtype == torch.float32:
+        assert error < 1e-5
+
+
+def test_where_no_kernel_can_there_are_two_passes():
+    q, k = torch.randn(1, 4, 5, 8), torch.randn(1, 2, 5, 8)
+    assert not lse.able(q, k, k, None)  # fewer key heads
+    assert not lse.able(q, q, q, torch.zeros(1, 1, 5, 5))  # a mask that differs from query to query
+    assert not lse.able(*[x.to("meta") for x in (q, q, q)], None)
+
+
+@pytest.mark.parametrize("name", ["FluxTransformer2DModel", "SD3Transformer2DModel", "QwenImageTransformer2DModel"])
+def test_in_bfloat16_the_error_is_no_larger_than_in_two_passes(name):
+    """Of one guided denoiser call, against float32."""
+    import copy
+
+    pipe = bare(name)
+    latents = torch.randn(1, *pipe.case.latents)
+
+    def outputs(denoiser, dtype, **options):
+        other = type(pipe)(pipe.case, denoiser)
+
+        def cast(values):
+            return {n: v.to(dtype) if isinstance(v, torch.Tensor) and v.is_floating_point() and n != "timestep" else v for n, v in values.items()}
+
+        with nag.guide(other, "with big glasses", scale=8.0, tau=3.0, alpha=.7, **options), torch.no_grad():
+            texts = other.texts("a portrait of a pirate")
+            other.scheduler.set_timesteps(1)
+            return denoiser(**cast(pipe.case.arguments(latents, torch.tensor(500.0))), **cast(texts))[0].float()
+
+    expected = outputs(pipe.transformer, torch.float32, exact=True)
+    half = copy.deepcopy(pipe.transformer).to(torch.bfloat16)
+    errors = {exact: (outputs(half, torch.bfloat16, exact=exact) - expected).norm() for exact in (True, False)}
+    assert 0 < errors[False] <= 1.5 * errors[True], errors
