@@ -85,11 +85,10 @@ def guide(pipe, negative_prompt=None, *, negative_prompt_embeds=None, negative_p
             denoiser = families.unwrapped(outer)
             layers, give_back = install(denoiser, family, settings, guidance)
             stack.callback(give_back)
-            if family.adapter:
-                stack.enter_context(family.adapter(pipe, denoiser, guidance))
+            inner = stack.enter_context(family.adapter(pipe, denoiser, guidance)) if family.adapter else None
             # outside of everything else that wraps a call: torch.compile, offloading and caches see packed text only
             names = list(inspect.signature(type(denoiser).forward).parameters)[1:]
-            around = functools.partial(_around, pipe, denoiser, guidance, family, layers, names)
+            around = functools.partial(_around, pipe, denoiser, guidance, family, layers, names, inner)
             stack.enter_context(called(outer, torch.compiler.disable(around, recursive=False, reason=COMPILED_INSIDE)))
             stack.callback(_forget, denoiser)
         stack.callback(guidance.verdicts.clear)
@@ -276,8 +275,10 @@ def _active(pipe, guidance) -> bool:
     return guidance.step - guidance.since < guidance.settings.end * steps
 
 
-def _around(pipe, denoiser, guidance, family, layers, names, forward, /, *args, **kwargs):
+def _around(pipe, denoiser, guidance, family, layers, names, inner, forward, /, *args, **kwargs):
     """A denoiser call with its text packed: in one piece, or for families with `rows` in pieces of equal text lengths."""
+    if inner:
+        forward = functools.partial(inner, forward)
     given = {**dict(zip(names, args, strict=False)), **kwargs}
     first = family.inputs[0].argument
     text = given.get(first)

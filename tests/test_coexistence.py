@@ -6,7 +6,7 @@ import threading
 
 import pytest
 import torch
-from denoisers import bare
+from denoisers import CASES, bare
 from oracle import doubled, text_seen
 from test_guidance import STRONG, close, differ, state
 from tiny import NEGATIVE, PROMPT, draw, pipeline
@@ -361,6 +361,33 @@ def test_offloading(name, offload):
         pipe.remove_all_hooks()
         assert torch.equal(call(PROMPT), plain)
     assert not [m for m in families.denoiser_of(pipe).modules() if "_nag_call" in vars(m)]
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if families.FAMILIES[name.partition(":")[0]].adapter])
+def test_hooks_that_come_off_and_on_again_after_every_picture(name):
+    """enable_model_cpu_offload, for every denoiser with an adapter and the modules beside it: the second picture is guided as the first."""
+    from accelerate import cpu_offload_with_hook
+    from accelerate.hooks import remove_hook_from_module
+
+    pipe = fresh(name)
+    parts = [pipe.transformer, *(getattr(pipe, part) for part, _ in pipe.case.parts)]
+    plain, expected, before = pipe(PROMPT), guided(pipe, pipe), state(pipe)
+
+    def hook():
+        for part in parts:
+            cpu_offload_with_hook(part, "cpu")
+    hook()
+    with nag.guide(pipe, NEGATIVE, **STRONG):
+        for _ in range(2):
+            assert torch.equal(pipe(PROMPT), expected)
+            for part in parts:
+                remove_hook_from_module(part)
+            hook()
+    assert torch.equal(pipe(PROMPT), plain)
+    for part in parts:
+        remove_hook_from_module(part)
+        del part.forward  # accelerate's removal leaves the method on the instance
+    assert state(pipe) == before and torch.equal(guided(pipe, pipe), expected)
 
 
 @pytest.mark.parametrize("name", ["sd", "sd3", "flux", "WanTransformer3DModel", "QwenImageTransformer2DModel"])
