@@ -13,6 +13,7 @@ drops keyword arguments that are missing from the processor's own signature. Pat
 Letters: B rows, I image tokens, T+ and T- positive and negative text tokens, H heads, D features per head.
 """
 
+import contextlib
 import copy
 import functools
 import itertools
@@ -245,6 +246,8 @@ def renamed(namespace: dict, name: str) -> types.ModuleType:
 def twin_class(cls, running: Running):
     """A processor class again, with its attention op led through `running.layer`. The original is not touched."""
     function = cls.__call__
+    if not isinstance(function, types.FunctionType):
+        raise ValueError(f"NAG cannot look into an attention processor that is a {cls.__name__}: its __call__ is not written in Python.")
     namespace = renamed(function.__globals__, f"nag._attention_{next(_serial)}")
 
     def scaled_dot_product_attention(query, key, value, attn_mask=None, *args, **options):
@@ -301,16 +304,7 @@ def install(denoiser, family, settings: NAGSettings, call):
     layers, changed, found = [], [], family.layers(denoiser)
     if any(hasattr(module.processor, "nag_layer") for _, module in found.values()):
         raise RuntimeError(f"This {type(denoiser).__name__} is guided already; leave one nag.guide before you enter the next.")
-    for name, (kind, module) in found.items():
-        original = module.processor
-        layer = GuidedAttention(name, kind, family, settings, call, pictures=hasattr(original, "to_k_ip"))
-        layer.module, layer.twin = module, twin(denoiser, original, layer)
-        module.processor = layer.twin
-        layers.append(layer)
-        changed.append((module, original, layer.twin))
-    # found under their names in sys.modules, the namespaces can be traced by torch.compile
-    namespaces = {n.__name__: n for cls in _twins[denoiser].values() for n in cls.nag_namespaces}
-    sys.modules.update(namespaces)
+    namespaces = {}
 
     def give_back():
         for name in namespaces:
@@ -321,5 +315,19 @@ def install(denoiser, family, settings: NAGSettings, call):
                 module.processor = original
             # what was set meanwhile (an attention backend, the scale of an IP-Adapter) was meant for the original
             vars(original).update({name: value for name, value in vars(other).items() if name != "nag_layer"})
+
+    with contextlib.ExitStack() as stack:
+        stack.callback(give_back)
+        for name, (kind, module) in found.items():
+            original = module.processor
+            layer = GuidedAttention(name, kind, family, settings, call, pictures=hasattr(original, "to_k_ip"))
+            layer.module, layer.twin = module, twin(denoiser, original, layer)
+            module.processor = layer.twin
+            layers.append(layer)
+            changed.append((module, original, layer.twin))
+        # found under their names in sys.modules, the namespaces can be traced by torch.compile
+        namespaces |= {n.__name__: n for cls in _twins[denoiser].values() for n in cls.nag_namespaces}
+        sys.modules.update(namespaces)
+        stack.pop_all()  # all went well
 
     return layers, give_back
