@@ -87,7 +87,8 @@ class GuidedAttention:
             return count >= sum(map(sum, layout.texts))
         texts = sum(length for _, length in positive + negative)
         if self.kind == "joint":
-            return count >= texts and queries in (count - layout.kept, count - texts)
+            # not `in`: torch.compile finds no number among lengths that are symbols
+            return count >= texts and (queries == count - layout.kept or queries == count - texts)
         return count == texts and (self.kind != "text" or queries == count)
 
     def _cross(self, op, query, key, value, mask, tokens, positive, negative, layout):
