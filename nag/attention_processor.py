@@ -5,8 +5,8 @@ positive one: everything that works token by token (projections, norms, MLPs, mo
 (2) Only the attention op itself has to know that there are two texts, and in diffusers every processor ends in one of two
 functions: `F.scaled_dot_product_attention(q, k, v)` or `dispatch_attention_fn(q, k, v)`.
 
-So each text attention keeps its own processor, with one change: a twin of the processor whose `__call__` runs the *same code
-object* in a copy of its module's namespace in which those two names are ours (`twin_class`). LoRA, IP-Adapter,
+So each text attention keeps its own processor, with one change: a twin of the processor whose `__call__` runs the *same code*
+in a copy of its module's namespace in which those two names are ours (`twin_class`). LoRA, IP-Adapter,
 fused projections, RoPE and chosen kernels stay what they are. (A wrapper around the processor would not do: diffusers
 drops keyword arguments that are missing from the processor's own signature. Patching `F` globally is not thread-safe.)
 
@@ -224,9 +224,15 @@ def mask_rows(mask, rows: slice, count: int):
 ATTENTION = {"scaled_dot_product_attention", "dispatch_attention_fn"}
 
 
+def copied(code: types.CodeType) -> types.CodeType:
+    """The same code, with that of its inner functions, as another object: torch.compile remembers what it compiled by code object, and
+    leaves it in the namespace where it first ran."""
+    return code.replace(co_consts=tuple(copied(const) if isinstance(const, types.CodeType) else const for const in code.co_consts))
+
+
 def at_home(function, namespace):
     """The same code, run in another namespace."""
-    call = types.FunctionType(function.__code__, namespace.__dict__, function.__name__, function.__defaults__, function.__closure__)
+    call = types.FunctionType(copied(function.__code__), namespace.__dict__, function.__name__, function.__defaults__, function.__closure__)
     call.__kwdefaults__ = function.__kwdefaults__
     return call
 
