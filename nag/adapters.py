@@ -94,9 +94,9 @@ def own_forward(denoiser, function):
     return placed(denoiser, "_old_forward" if "_old_forward" in vars(denoiser) else "forward", function)
 
 
-def halves(value, layout, sign: int, of: int = 0):
+def halves(value, layout, sign: int):
     """The positive's (sign 0) or the negative's (sign 1) part of a packed tensor (B, T+ + T-, ...); anything else as it is."""
-    positive, negative = layout.texts[of]
+    positive, negative = layout.texts[0]
     if isinstance(value, torch.Tensor) and value.ndim > 1 and value.shape[1] == positive + negative:
         return value.narrow(1, *((0, positive), (positive, negative))[sign])
     return value
@@ -179,15 +179,14 @@ def joy_image_positions(pipe, denoiser, guidance):
     return replaced(denoiser, "get_rotary_pos_embed", get_rotary_pos_embed)
 
 
-def pooled_in_place(path: str):
-    """A module that pools the text and returns no tokens would mix both texts into one modulation: it sees the positive's."""
+def pooled(path: str, of: int = 0):
+    """A module that pools a text into one vector for all tokens (a modulation) would mix both texts into it: it sees the positive alone."""
     def adapter(pipe, denoiser, guidance):
         def alone(value):
-            total = sum(guidance.layout.texts[0])
-            if not isinstance(value, torch.Tensor) or value.ndim < 3:
-                return value
-            dim = next((dim for dim in (1, value.ndim - 1) if value.shape[dim] == total), None)  # tokens, or a mask over them
-            return value if dim is None else value.narrow(dim, 0, guidance.layout.texts[0][0])
+            positive, negative = guidance.layout.texts[of]
+            dims = (1, value.ndim - 1) if isinstance(value, torch.Tensor) and value.ndim > 1 else ()  # tokens, or a mask over them
+            dim = next((dim for dim in dims if value.shape[dim] == positive + negative), None)
+            return value if dim is None else value.narrow(dim, 0, positive)
 
         def forward(original, *args, **kwargs):
             if guidance.layout is None:
@@ -208,7 +207,7 @@ def beside_the_image(pipe, denoiser, guidance):
 
     with contextlib.ExitStack() as stack:
         if denoiser.config.addition_embed_type == "text":
-            stack.enter_context(pooled_in_place("add_embedding")(pipe, denoiser, guidance))
+            stack.enter_context(pooled("add_embedding")(pipe, denoiser, guidance))
         for module in denoiser.modules():
             if isinstance(getattr(module, "norm_cross", None), torch.nn.GroupNorm):
                 stack.enter_context(replaced(module.norm_cross, "forward", norm))
@@ -386,19 +385,6 @@ def gist_tokens(pipe, denoiser, guidance):
     counting = types.MethodType(at_home(forward, namespace), denoiser)
     with replaced(denoiser.perceiver, "forward", perceive), replaced(denoiser, "create_coordinate_grid", grid):
         yield call
-
-
-def pooled(path: str, of: int = 0):
-    """A module that pools a text into one vector for all tokens (a modulation) sees the positive alone."""
-    def adapter(pipe, denoiser, guidance):
-        def forward(original, *args, **kwargs):
-            if guidance.layout is None:
-                return original(*args, **kwargs)
-            positive = functools.partial(halves, layout=guidance.layout, sign=0, of=of)
-            return original(*map(positive, args), **{name: positive(value) for name, value in kwargs.items()})
-        return replaced(denoiser.get_submodule(path), "forward", forward)
-    adapter.__doc__ = f"`{path}` pools the text: it sees the positive's alone."
-    return adapter
 
 
 def shifted(text, image_from, image_to):

@@ -240,7 +240,7 @@ FAMILIES = {
     "I2VGenXLUNet": Family(functools.partial(cross_attention, kind="cross_added")),
     "Kandinsky3UNet": Family(
         named(cross=r"(down|up)_blocks\.\d+\.attentions\.[1-9]\d*\.attention"), (text(), mask(2)),
-        adapter=adapters.pooled_in_place("add_time_condition")),
+        adapter=adapters.pooled("add_time_condition")),
     "AudioLDM2UNet2DConditionModel": Family(
         two_texts, (text(2), text(0, "encoder_hidden_states_1", of=1), mask(1, "encoder_attention_mask_1", of=1)), spans=own, together=True),
     # The decoder, which sees pooled text only, is left alone.
