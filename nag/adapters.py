@@ -2,6 +2,10 @@
 
 Each is a function (pipe, denoiser, guidance) -> context manager, entered while `nag.guide` is open. While `guidance.layout` is None
 (no guided call is running) what an adapter wraps does what it always did. Each states what would go wrong without it.
+
+To change a call of the whole denoiser, the context manager's value is a function (call, ...), which stands around every such call.
+Nothing is put in the place of a whole model's `forward`: offloading takes its hooks there off and on after every picture, and what
+had been put there between goes with them.
 """
 
 import contextlib
@@ -84,9 +88,15 @@ def _callable(cls):
     return type(cls.__name__, (cls,), {"__call__": call, "__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__})
 
 
-def halves(value, layout, sign: int, of: int = 0):
+def own_forward(denoiser, function):
+    """`function` is what a denoiser runs inside of its hooks: accelerate's put its `forward` aside as `_old_forward`. For one call, and
+    always with the same function: torch.compile would take another one for another program."""
+    return placed(denoiser, "_old_forward" if "_old_forward" in vars(denoiser) else "forward", function)
+
+
+def halves(value, layout, sign: int):
     """The positive's (sign 0) or the negative's (sign 1) part of a packed tensor (B, T+ + T-, ...); anything else as it is."""
-    positive, negative = layout.texts[of]
+    positive, negative = layout.texts[0]
     if isinstance(value, torch.Tensor) and value.ndim > 1 and value.shape[1] == positive + negative:
         return value.narrow(1, *((0, positive), (positive, negative))[sign])
     return value
@@ -169,15 +179,14 @@ def joy_image_positions(pipe, denoiser, guidance):
     return replaced(denoiser, "get_rotary_pos_embed", get_rotary_pos_embed)
 
 
-def pooled_in_place(path: str):
-    """A module that pools the text and returns no tokens would mix both texts into one modulation: it sees the positive's."""
+def pooled(path: str, of: int = 0):
+    """A module that pools a text into one vector for all tokens (a modulation) would mix both texts into it: it sees the positive alone."""
     def adapter(pipe, denoiser, guidance):
         def alone(value):
-            total = sum(guidance.layout.texts[0])
-            if not isinstance(value, torch.Tensor) or value.ndim < 3:
-                return value
-            dim = next((dim for dim in (1, value.ndim - 1) if value.shape[dim] == total), None)  # tokens, or a mask over them
-            return value if dim is None else value.narrow(dim, 0, guidance.layout.texts[0][0])
+            positive, negative = guidance.layout.texts[of]
+            dims = (1, value.ndim - 1) if isinstance(value, torch.Tensor) and value.ndim > 1 else ()  # tokens, or a mask over them
+            dim = next((dim for dim in dims if value.shape[dim] == positive + negative), None)
+            return value if dim is None else value.narrow(dim, 0, positive)
 
         def forward(original, *args, **kwargs):
             if guidance.layout is None:
@@ -198,7 +207,7 @@ def beside_the_image(pipe, denoiser, guidance):
 
     with contextlib.ExitStack() as stack:
         if denoiser.config.get("addition_embed_type") == "text":
-            stack.enter_context(pooled_in_place("add_embedding")(pipe, denoiser, guidance))
+            stack.enter_context(pooled("add_embedding")(pipe, denoiser, guidance))
         for module in denoiser.modules():
             if isinstance(getattr(module, "norm_cross", None), torch.nn.GroupNorm):
                 stack.enter_context(replaced(module.norm_cross, "forward", norm))
@@ -267,6 +276,7 @@ def behind_the_image(pipe, denoiser, guidance):
         yield
 
 
+@contextlib.contextmanager
 def kept_references(pipe, denoiser, guidance):
     """FLUX.2 klein KV keeps the keys of its reference images from the first step: keys without queries, which would pass for an
     attention that is not the text's. The references attend themselves alone, so what is kept holds nothing of a text."""
@@ -275,9 +285,10 @@ def kept_references(pipe, denoiser, guidance):
             cache = kwargs.get("kv_cache")
             guidance.layout.kept = cache.num_ref_tokens if cache is not None else kwargs.get("num_ref_tokens", 0)
         return original(*args, **kwargs)
-    return replaced(denoiser, "forward", forward)
+    yield forward
 
 
+@contextlib.contextmanager
 def mask_of_text_and_image(pipe, denoiser, guidance):
     """The mask comes inside `joint_attention_kwargs`, covers the image too and is left out where nothing is padded; it would be
     too short for a packed text. `attention_mask` brings the negative's."""
@@ -291,7 +302,7 @@ def mask_of_text_and_image(pipe, denoiser, guidance):
             mask = torch.cat([own[:, :positive], other, own[:, positive:]], 1)[:, None, None]
             joint_attention_kwargs = {**(joint_attention_kwargs or {}), "attention_mask": mask}
         return original(hidden_states, *args, joint_attention_kwargs=joint_attention_kwargs, **kwargs)
-    return replaced(denoiser, "forward", forward)
+    yield forward
 
 
 def around_the_image(kind, lengths, count):
@@ -328,8 +339,8 @@ def ideogram_sequence(pipe, denoiser, guidance):
             torch.cat([indicator, torch.where(used, indicator[:, end - 1:end], 0)], 1), **kwargs)
         return (output[0][:, :-negative],)
 
-    with replaced(pipe, "encode_prompt", encode_prompt), replaced(denoiser, "forward", forward):
-        yield
+    with replaced(pipe, "encode_prompt", encode_prompt):
+        yield forward
 
 
 def gists_or_text(kind, lengths, count):
@@ -365,26 +376,15 @@ def gist_tokens(pipe, denoiser, guidance):
         return torch.cat([original((gist, 1, 1), start, *args, **kwargs) for gist in guidance.layout.texts[1]])
 
     def call(original, *args, **kwargs):
-        return original(*args, **kwargs) if guidance.layout is None else counting(denoiser, *args, **kwargs)
+        if guidance.layout is None:
+            return original(*args, **kwargs)
+        with own_forward(denoiser, counting):
+            return original(*args, **kwargs)
 
     namespace.compute_gist_count = compute_gist_count
-    counting = at_home(forward, namespace)
-    with (replaced(denoiser.perceiver, "forward", perceive), replaced(denoiser, "create_coordinate_grid", grid),
-          replaced(denoiser, "forward", call)):
-        yield
-
-
-def pooled(path: str, of: int = 0):
-    """A module that pools a text into one vector for all tokens (a modulation) sees the positive alone."""
-    def adapter(pipe, denoiser, guidance):
-        def forward(original, *args, **kwargs):
-            if guidance.layout is None:
-                return original(*args, **kwargs)
-            positive = functools.partial(halves, layout=guidance.layout, sign=0, of=of)
-            return original(*map(positive, args), **{name: positive(value) for name, value in kwargs.items()})
-        return replaced(denoiser.get_submodule(path), "forward", forward)
-    adapter.__doc__ = f"`{path}` pools the text: it sees the positive's alone."
-    return adapter
+    counting = types.MethodType(at_home(forward, namespace), denoiser)
+    with replaced(denoiser.perceiver, "forward", perceive), replaced(denoiser, "create_coordinate_grid", grid):
+        yield call
 
 
 def shifted(text, image_from, image_to):
@@ -473,29 +473,35 @@ def qwen_21_layout(pipe, denoiser, guidance):
         plus, minus = (original(img_shapes, image_pad_mask[other:], *args, **kwargs) for other in (negative, positive))
         return torch.cat([plus[:positive], shifted(minus[:negative], minus[negative:], plus[positive:]), plus[positive:]])
 
-    with replaced(denoiser, "forward", forward), replaced(denoiser.pos_embed, "forward", pos_embed):
-        yield
+    with replaced(denoiser.pos_embed, "forward", pos_embed):
+        yield forward
 
 
 @contextlib.contextmanager
 def hunyuan_dit_texts(pipe, denoiser, guidance):
     """Padding is a learned token per position of the two texts, the negative's like the positive's; T5's text is also pooled into the
     modulation, by a module that has as many positions, and sees the positive's alone."""
-    def forward(original, *args, **kwargs):
-        if guidance.layout is None:
-            return original(*args, **kwargs)
+    own = getattr(denoiser, "_old_forward", denoiser.forward)
+
+    def forward(*args, **kwargs):
         positions = []
         for start, length, pair in zip((0, denoiser.config.text_len), (denoiser.config.text_len, denoiser.config.text_len_t5),
                                        guidance.layout.texts, strict=True):
             positions += [start + torch.arange(count).clamp(max=length - 1) for count in pair]
         object.__setattr__(denoiser, "text_embedding_padding", denoiser.text_embedding_padding[torch.cat(positions)])
         try:
-            return original(*args, **kwargs)
+            return own(*args, **kwargs)
         finally:
             object.__delattr__(denoiser, "text_embedding_padding")  # the parameter is back
 
-    with replaced(denoiser, "forward", forward), pooled("time_extra_emb", of=1)(pipe, denoiser, guidance):
-        yield
+    def call(original, *args, **kwargs):
+        if guidance.layout is None:
+            return original(*args, **kwargs)
+        with own_forward(denoiser, forward):  # where the parameter is on the device
+            return original(*args, **kwargs)
+
+    with pooled("time_extra_emb", of=1)(pipe, denoiser, guidance):
+        yield call
 
 
 def first_row(text, wanted) -> int | None:
@@ -521,7 +527,7 @@ def connected(pipe, denoiser, guidance):
             guidance.encoded = sides(*(out[start:start + len(positive["encoder_hidden_states"])] for out in result)), negative
         return result
     connectors = getattr(pipe, "connectors", None)
-    return contextlib.nullcontext() if connectors is None else replaced(connectors, "forward", forward)
+    return contextlib.nullcontext() if connectors is None else called(connectors, forward)
 
 
 def conditioned(pipe, denoiser, guidance):
@@ -538,7 +544,7 @@ def conditioned(pipe, denoiser, guidance):
             guidance.encoded = {"encoder_hidden_states": result[0]}, negative
         return result
     encoder = getattr(pipe, "condition_encoder", None)
-    return contextlib.nullcontext() if encoder is None else replaced(encoder, "forward", forward)
+    return contextlib.nullcontext() if encoder is None else called(encoder, forward)
 
 
 def text_last(pipe, denoiser, guidance):

@@ -5,14 +5,15 @@ positive one: everything that works token by token (projections, norms, MLPs, mo
 (2) Only the attention op itself has to know that there are two texts, and in diffusers every processor ends in one of two
 functions: `F.scaled_dot_product_attention(q, k, v)` or `dispatch_attention_fn(q, k, v)`.
 
-So each text attention keeps its own processor, with one change: a twin of the processor whose `__call__` runs the *same code
-object* in a copy of its module's namespace in which those two names are ours (`twin_class`). LoRA, IP-Adapter,
+So each text attention keeps its own processor, with one change: a twin of the processor whose `__call__` runs the *same code*
+in a copy of its module's namespace in which those two names are ours (`twin_class`). LoRA, IP-Adapter,
 fused projections, RoPE and chosen kernels stay what they are. (A wrapper around the processor would not do: diffusers
 drops keyword arguments that are missing from the processor's own signature. Patching `F` globally is not thread-safe.)
 
 Letters: B rows, I image tokens, T+ and T- positive and negative text tokens, H heads, D features per head.
 """
 
+import contextlib
 import copy
 import functools
 import itertools
@@ -94,7 +95,8 @@ class GuidedAttention:
             return count >= sum(map(sum, layout.texts))
         texts = sum(length for _, length in positive + negative)
         if self.kind == "joint":
-            return count >= texts and queries in (count - layout.kept, count - texts)
+            # not `in`: torch.compile finds no number among lengths that are symbols
+            return count >= texts and (queries == count - layout.kept or queries == count - texts)
         return count == texts and (self.kind != "text" or queries == count)
 
     def _cross(self, op, query, key, value, mask, tokens, positive, negative, layout):
@@ -258,9 +260,15 @@ def mask_rows(mask, rows: slice, count: int):
 ATTENTION = {"scaled_dot_product_attention", "dispatch_attention_fn"}
 
 
+def copied(code: types.CodeType) -> types.CodeType:
+    """The same code, with that of its inner functions, as another object: torch.compile remembers what it compiled by code object, and
+    leaves it in the namespace where it first ran."""
+    return code.replace(co_consts=tuple(copied(const) if isinstance(const, types.CodeType) else const for const in code.co_consts))
+
+
 def at_home(function, namespace):
     """The same code, run in another namespace."""
-    call = types.FunctionType(function.__code__, namespace.__dict__, function.__name__, function.__defaults__, function.__closure__)
+    call = types.FunctionType(copied(function.__code__), namespace.__dict__, function.__name__, function.__defaults__, function.__closure__)
     call.__kwdefaults__ = function.__kwdefaults__
     return call
 
@@ -287,6 +295,8 @@ def plain(args, options: dict, backend: str) -> bool:
 def twin_class(cls, running: Running):
     """A processor class again, with its attention op led through `running.layer`. The original is not touched."""
     function = cls.__call__
+    if not isinstance(function, types.FunctionType):
+        raise ValueError(f"NAG cannot look into an attention processor that is a {cls.__name__}: its __call__ is not written in Python.")
     namespace = renamed(function.__globals__, f"nag._attention_{next(_serial)}")
 
     def scaled_dot_product_attention(query, key, value, attn_mask=None, *args, **options):
@@ -344,16 +354,7 @@ def install(denoiser, family, settings: NAGSettings, call):
     layers, changed, found = [], [], family.layers(denoiser)
     if any(hasattr(module.processor, "nag_layer") for _, module in found.values()):
         raise RuntimeError(f"This {type(denoiser).__name__} is guided already; leave one nag.guide before you enter the next.")
-    for name, (kind, module) in found.items():
-        original = module.processor
-        layer = GuidedAttention(name, kind, family, settings, call, pictures=hasattr(original, "to_k_ip"))
-        layer.module, layer.twin = module, twin(denoiser, original, layer)
-        module.processor = layer.twin
-        layers.append(layer)
-        changed.append((module, original, layer.twin))
-    # found under their names in sys.modules, the namespaces can be traced by torch.compile
-    namespaces = {n.__name__: n for cls in _twins[denoiser].values() for n in cls.nag_namespaces}
-    sys.modules.update(namespaces)
+    namespaces = {}
 
     def give_back():
         for name in namespaces:
@@ -364,5 +365,19 @@ def install(denoiser, family, settings: NAGSettings, call):
                 module.processor = original
             # what was set meanwhile (an attention backend, the scale of an IP-Adapter) was meant for the original
             vars(original).update({name: value for name, value in vars(other).items() if name != "nag_layer"})
+
+    with contextlib.ExitStack() as stack:
+        stack.callback(give_back)
+        for name, (kind, module) in found.items():
+            original = module.processor
+            layer = GuidedAttention(name, kind, family, settings, call, pictures=hasattr(original, "to_k_ip"))
+            layer.module, layer.twin = module, twin(denoiser, original, layer)
+            module.processor = layer.twin
+            layers.append(layer)
+            changed.append((module, original, layer.twin))
+        # found under their names in sys.modules, the namespaces can be traced by torch.compile
+        namespaces |= {n.__name__: n for cls in _twins[denoiser].values() for n in cls.nag_namespaces}
+        sys.modules.update(namespaces)
+        stack.pop_all()  # all went well
 
     return layers, give_back

@@ -75,7 +75,8 @@ class Family:
     order: of a joint attention's sequence, "text, image" or "image, text". spans: where that is not enough, a function
         (kind, lengths, count) -> (pieces of the positive, pieces of the negative), each a list of (start, length).
     grow: tokens that a text of so many tokens has inside the model (registers, padding to a multiple).
-    adapter: (pipe, denoiser, guidance) -> context manager, for models that count their text tokens; see `nag/adapters.py`.
+    adapter: (pipe, denoiser, guidance) -> context manager, for models that count their text tokens or change their text on the way;
+        see `nag/adapters.py`.
     rows: names of the arguments with one entry per row ("name[]": a list of tensors with rows). Set where texts of different length
         cannot share a call: padding is then cut off by the mask, and rows of different length (or un-guided ones) run one by one.
     repeats: the pipeline repeats its texts for `num_images_per_prompt` itself, after `encode_prompt`.
@@ -241,7 +242,7 @@ FAMILIES = {
     "I2VGenXLUNet": Family(functools.partial(cross_attention, kind="cross_added")),
     "Kandinsky3UNet": Family(
         named(cross=r"(down|up)_blocks\.\d+\.attentions\.[1-9]\d*\.attention"), (text(), mask(2)),
-        adapter=adapters.pooled_in_place("add_time_condition")),
+        adapter=adapters.pooled("add_time_condition")),
     "AudioLDM2UNet2DConditionModel": Family(
         two_texts, (text(2), text(0, "encoder_hidden_states_1", of=1), mask(1, "encoder_attention_mask_1", of=1)), spans=own, together=True),
     # The decoder, which sees pooled text only, is left alone.

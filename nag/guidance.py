@@ -69,6 +69,11 @@ def guide(pipe, negative_prompt=None, *, negative_prompt_embeds=None, negative_p
         raise ValueError("NAG needs a negative prompt: give words (negative_prompt) or negative_prompt_embeds.")
     if negative_prompt is not None and negative_prompt_embeds is not None:
         raise ValueError("Got both negative_prompt and negative_prompt_embeds; give one of them.")
+    words = [negative_prompt] if isinstance(negative_prompt, str) else negative_prompt
+    if words is not None and not (isinstance(words, (list, tuple)) and all(isinstance(word, str) for word in words)):
+        raise ValueError(f"negative_prompt must be words, or a list with words for each prompt, got {negative_prompt!r}.")
+    if negative_prompt_attention_mask is not None and negative_prompt_embeds is None:
+        raise ValueError("Got a negative_prompt_attention_mask without the negative_prompt_embeds that it belongs to.")
     family = families.find(pipe)
     able, why = families.supports(pipe)
     if not able:
@@ -81,7 +86,7 @@ def guide(pipe, negative_prompt=None, *, negative_prompt_embeds=None, negative_p
         return
     embeds = _given(family, negative_prompt_embeds, negative_prompt_attention_mask)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(called(pipe, functools.partial(_picture, pipe, guidance)))
+        stack.enter_context(called(pipe, functools.partial(_picture, pipe, pipe.scheduler, guidance)))
         for name in families.encoders_of(pipe):
             stack.enter_context(replaced(pipe, name, functools.partial(_capture, guidance, family, negative_prompt, embeds)))
         for name, report in (("step", _counted), ("set_timesteps", _started)):
@@ -90,11 +95,10 @@ def guide(pipe, negative_prompt=None, *, negative_prompt_embeds=None, negative_p
             denoiser = families.unwrapped(outer)
             layers, give_back = install(denoiser, family, settings, guidance)
             stack.callback(give_back)
-            if family.adapter:
-                stack.enter_context(family.adapter(pipe, denoiser, guidance))
+            inner = stack.enter_context(family.adapter(pipe, denoiser, guidance)) if family.adapter else None
             # outside of everything else that wraps a call: torch.compile, offloading and caches see packed text only
             names = list(inspect.signature(type(denoiser).forward).parameters)[1:]
-            around = functools.partial(_around, pipe, denoiser, guidance, family, layers, names)
+            around = functools.partial(_around, pipe, denoiser, guidance, family, layers, names, inner)
             stack.enter_context(called(outer, torch.compiler.disable(around, recursive=False, reason=COMPILED_INSIDE)))
             stack.callback(_forget, denoiser)
         stack.callback(guidance.verdicts.clear)
@@ -106,8 +110,10 @@ def guide(pipe, negative_prompt=None, *, negative_prompt_embeds=None, negative_p
 COMPILED_INSIDE = "torch.compile(..., fullgraph=True) was called inside nag.guide; compile first, then enter nag.guide"
 
 
-def _picture(pipe, guidance, call, /, *args, **kwargs):
+def _picture(pipe, scheduler, guidance, call, /, *args, **kwargs):
     """One call of the pipeline. Whatever the call before left behind (it may have been stopped before its first step) is forgotten."""
+    if pipe.scheduler is not scheduler:  # its steps would not be counted, and `end` would never come
+        raise RuntimeError("The scheduler was replaced inside nag.guide: choose it before you enter it.")
     guidance.encoded, guidance.step, guidance.since, before = None, 0, 0, guidance.guided_calls
     guidance.stepped = guidance.called = guidance.fresh = False
     result = call(*args, **kwargs)
@@ -149,6 +155,9 @@ def _given(family, embeds, mask) -> dict | None:
     if mask is not None:
         if family.companion("mask") is None:
             raise ValueError("This model has no attention mask for its text, but a negative_prompt_attention_mask was given.")
+        text, dim = embeds.get(family.inputs[0].argument), family.inputs[0].dim
+        if isinstance(text, torch.Tensor) and tuple(mask.shape) != (len(text), text.shape[min(dim, text.ndim - 2)]):
+            raise ValueError(f"negative_prompt_attention_mask is {tuple(mask.shape)}, and does not fit embeddings of {tuple(text.shape)}.")
         embeds = {**embeds, family.companion("mask").argument: mask}
     return embeds
 
@@ -281,8 +290,10 @@ def _active(pipe, guidance) -> bool:
     return guidance.step - guidance.since < guidance.settings.end * steps
 
 
-def _around(pipe, denoiser, guidance, family, layers, names, forward, /, *args, **kwargs):
+def _around(pipe, denoiser, guidance, family, layers, names, inner, forward, /, *args, **kwargs):
     """A denoiser call with its text packed: in one piece, or for families with `rows` in pieces of equal text lengths."""
+    if inner:
+        forward = functools.partial(inner, forward)
     given = {**dict(zip(names, args, strict=False)), **kwargs}
     first = family.inputs[0].argument
     text = given.get(first)
@@ -496,6 +507,8 @@ def _packed(family, inputs: dict, others: dict, rows: slice, total: int, length:
             continue
         if minus is None:
             raise ValueError(f"NAG has no negative for {p.argument}: negative_prompt_embeds must be a dictionary with all of this model's texts.")
+        if not _alike(plus, minus, p):
+            raise ValueError(f"The negative's {p.argument} ({_form(minus)}) must have the form of the prompt's ({_form(plus)}), but for its length.")
         positive = _length(plus, p) if length is None or p is not family.inputs[0] else length
         lengths.append((positive, _length(minus, p)))
         packed[p.argument] = ([torch.cat([a, b.to(a)], p.dim) for a, b in zip(plus, minus, strict=True)] if isinstance(plus, list)
@@ -531,6 +544,17 @@ def _packed(family, inputs: dict, others: dict, rows: slice, total: int, length:
             text_ids, image_ids = plus.split([positive, plus.shape[dim] - positive], dim)
             packed[p.argument] = torch.cat([text_ids, minus, image_ids], dim)
     return Layout(tuple(lengths), rows, total), packed
+
+
+def _alike(plus, minus, packed) -> bool:
+    """Whether two texts differ in their length alone."""
+    if isinstance(plus, list) or isinstance(minus, list):
+        return isinstance(plus, list) and isinstance(minus, list) and all(_alike(*pair, packed) for pair in zip(plus, minus, strict=True))
+    return plus.ndim == minus.ndim and all(a == b for dim, (a, b) in enumerate(zip(plus.shape, minus.shape, strict=True)) if dim != packed.dim)
+
+
+def _form(value) -> str:
+    return f"list of {_form(value[0])}" if isinstance(value, list) else str(tuple(value.shape))
 
 
 def _length(value, packed) -> int:

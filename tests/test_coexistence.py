@@ -6,7 +6,7 @@ import threading
 
 import pytest
 import torch
-from denoisers import bare
+from denoisers import CASES, bare
 from oracle import doubled, text_seen
 from test_guidance import STRONG, close, differ, state
 from tiny import NEGATIVE, PROMPT, draw, pipeline
@@ -265,19 +265,23 @@ def counting():
 
 
 @pytest.mark.parametrize(("name", "how"), [
-    ("FluxTransformer2DModel", "wrapped"), ("UNet2DConditionModel", "in place"),
-    ("WanTransformer3DModel", "wrapped"), ("WanTransformer3DModel", "blocks"),
-    ("WanTransformer3DModel:i2v", "wrapped"), ("QwenImageTransformer2DModel", "wrapped"), ("HunyuanVideoTransformer3DModel", "wrapped")])
+    ("FluxTransformer2DModel", "blocks"), ("SD3Transformer2DModel", "wrapped"), ("UNet2DConditionModel", "in place"),
+    ("WanTransformer3DModel", "in place"), ("WanTransformer3DModel", "wrapped"), ("WanTransformer3DModel", "blocks"),
+    ("WanTransformer3DModel:i2v", "wrapped"), ("QwenImageTransformer2DModel", "wrapped"), ("HunyuanVideoTransformer3DModel", "wrapped"),
+    ("ZImageTransformer2DModel", "wrapped"), ("PRXTransformer2DModel", "wrapped"),
+    ("MochiTransformer3DModel", "wrapped"), ("HunyuanDiT2DModel", "wrapped")])
 def test_compiled_before(name, how):
     pipe = fresh(name)
-    eager, expected = pipe(PROMPT), guided(pipe, pipe)
+    eager, expected, before = pipe(PROMPT), guided(pipe, pipe), state(pipe)
+    full = name not in ("QwenImageTransformer2DModel", "HunyuanVideoTransformer3DModel", "ZImageTransformer2DModel", "MochiTransformer3DModel",
+                        "HunyuanDiT2DModel")
     with counting() as (backend, graphs):
         if how == "wrapped":
-            pipe.transformer = torch.compile(pipe.transformer, backend=backend, fullgraph=True)
+            pipe.transformer = torch.compile(pipe.transformer, backend=backend, fullgraph=full)
         elif how == "in place":
-            pipe.transformer.compile(backend=backend, fullgraph=True)
+            pipe.transformer.compile(backend=backend, fullgraph=full)
         else:
-            pipe.transformer.compile_repeated_blocks(backend=backend, fullgraph=True)
+            pipe.transformer.compile_repeated_blocks(backend=backend, fullgraph=full)
         before = state(pipe)
         close(pipe(PROMPT), eager, 1e-4)
         of_plain = len(graphs)
@@ -359,6 +363,33 @@ def test_offloading(name, offload):
         pipe.remove_all_hooks()
         assert torch.equal(call(PROMPT), plain)
     assert not [m for m in families.denoiser_of(pipe).modules() if "_nag_call" in vars(m)]
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if families.FAMILIES[name.partition(":")[0]].adapter])
+def test_hooks_that_come_off_and_on_again_after_every_picture(name):
+    """enable_model_cpu_offload, for every denoiser with an adapter and the modules beside it: the second picture is guided as the first."""
+    from accelerate import cpu_offload_with_hook
+    from accelerate.hooks import remove_hook_from_module
+
+    pipe = fresh(name)
+    parts = [pipe.transformer, *(getattr(pipe, part) for part, _ in pipe.case.parts)]
+    plain, expected, before = pipe(PROMPT), guided(pipe, pipe), state(pipe)
+
+    def hook():
+        for part in parts:
+            cpu_offload_with_hook(part, "cpu")
+    hook()
+    with nag.guide(pipe, NEGATIVE, **STRONG):
+        for _ in range(2):
+            assert torch.equal(pipe(PROMPT), expected)
+            for part in parts:
+                remove_hook_from_module(part)
+            hook()
+    assert torch.equal(pipe(PROMPT), plain)
+    for part in parts:
+        remove_hook_from_module(part)
+        del part.forward  # accelerate's removal leaves the method on the instance
+    assert state(pipe) == before and torch.equal(guided(pipe, pipe), expected)
 
 
 @pytest.mark.parametrize("name", ["sd", "sd3", "flux", "WanTransformer3DModel", "QwenImageTransformer2DModel"])

@@ -1,5 +1,6 @@
 """What must hold for every pipeline (the invariants), on tiny random models with their own text encoders."""
 
+import functools
 import gc
 import sys
 
@@ -203,6 +204,31 @@ def test_a_layer_that_is_not_reached_raises():
         attention.processor = original
 
 
+def test_a_processor_that_cannot_be_guided_leaves_nothing_behind():
+    pipe = pipeline("sd")
+    attention = list(families.find(pipe).layers(pipe.unet).values())[-1][1]
+    original, before = attention.processor, state(pipe)
+    attention.processor = functools.partial(original)
+    try:
+        with pytest.raises(ValueError, match="processor that is a partial"), nag.guide(pipe, NEGATIVE):
+            draw("sd")
+    finally:
+        attention.processor = original
+    assert state(pipe) == before and differ(guided("sd"), draw("sd"))
+
+
+def test_another_scheduler_inside_is_refused():
+    """Nobody would count its steps, and guidance would not end."""
+    pipe = pipeline("sd")
+    scheduler = pipe.scheduler
+    try:
+        with pytest.raises(RuntimeError, match="scheduler was replaced inside"), nag.guide(pipe, NEGATIVE, end=.5):
+            pipe.scheduler = type(scheduler).from_config(scheduler.config)
+            draw("sd", steps=4)
+    finally:
+        pipe.scheduler = scheduler
+
+
 def test_embeddings_that_nobody_recognises_raise():
     pipe = pipeline("sd")
 
@@ -219,11 +245,21 @@ def test_bad_arguments_are_refused_with_a_sentence():
         ({}, "NAG needs a negative prompt"),
         ({"negative_prompt": "a", "negative_prompt_embeds": torch.zeros(1, 2, 16)}, "give one of them"),
         ({"negative_prompt": "a", "scale": 0}, "NAG scale must be"),
+        ({"negative_prompt": 3}, "must be words.*got 3"),
+        ({"negative_prompt": ["a", 1]}, "must be words"),
+        ({"negative_prompt": "a", "negative_prompt_attention_mask": torch.ones(1, 7)}, "without the negative_prompt_embeds"),
     ):
         with pytest.raises(ValueError, match=sentence), nag.guide(pipe, **arguments):
             pass
     with pytest.raises(ValueError, match="2 negative prompts for 1"), nag.guide(pipe, ["a", "b"]):
         draw("sd")
+    for embeds in (torch.randn(1, 7, 17), [torch.randn(7, 16)]):
+        with pytest.raises(ValueError, match="must have the form of the prompt's"), nag.guide(pipe, negative_prompt_embeds=embeds):
+            draw("sd")
+    mask = torch.ones(1, 5)  # would be padded with ones, and count tokens that it was meant to leave out
+    with (pytest.raises(ValueError, match=r"\(1, 5\), and does not fit embeddings of \(1, 6, 16\)"),
+          nag.guide(pipeline("pixart"), negative_prompt_embeds=torch.randn(1, 6, 16), negative_prompt_attention_mask=mask)):
+        pass
 
 
 def test_an_unknown_denoiser_is_refused_never_guessed():
