@@ -7,20 +7,11 @@ import pytest
 import torch
 from denoisers import CASES, Bare, bare
 from diffusers import UniPCMultistepScheduler
-from torch.testing import assert_close
+from test_guidance import STRONG, close, differ
 
 import nag
 
-STRONG = {"scale": 8.0, "tau": 3.0, "alpha": .7}
 PROMPT, NEGATIVE = "a portrait of a pirate", "with big glasses"
-
-
-def close(a, b, tolerance=1e-5):
-    assert_close(a, b, rtol=0, atol=tolerance * float(b.abs().max()))
-
-
-def differ(a, b):
-    return float((a - b).abs().max() / b.abs().max()) > 1e-3
 
 
 def of(kind, name="WanTransformer3DModel"):
