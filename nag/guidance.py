@@ -215,7 +215,8 @@ def _capture(guidance, family, words, embeds, encode_prompt, /, *args, **kwargs)
     count = _count(*next((positive[p.argument], p.batch) for p in family.inputs if p.argument in positive))
     guidance.cfg = bool(given.get("do_classifier_free_guidance", True))
     if family.together:
-        rows = each * (len(given[prompt]) if isinstance(given[prompt], list) and prompt == "prompt" else 1)
+        prompts = given.get("prompt_embeds") if given[prompt] is None else given[prompt]  # "prompts" are one, behind its negatives
+        rows = each * (1 if isinstance(prompts, str) or prompt == "prompts" else len(prompts))
         guidance.cfg, count = count > rows, rows
         positive = {name: value[-rows:] for name, value in positive.items()}
     if embeds is not None:

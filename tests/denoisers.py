@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
+from tiny import loud, unet
 
 from nag import families
 
@@ -155,15 +156,7 @@ def ramp(*sides):
     return torch.cartesian_prod(*[torch.arange(side) for side in sides]).float().reshape(-1, len(sides))
 
 
-def _unet(**config):
-    from tiny import unet
-
-    return unet(**config)
-
-
 def _if():
-    from tiny import unet
-
     return unet(
         down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"), mid_block_type="UNetMidBlock2DSimpleCrossAttn",
         up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"), cross_attention_norm="group_norm", cross_attention_dim=32,
@@ -853,9 +846,9 @@ def lumina_rotary():
 # name -> case; the name is the denoiser's class, with a variant behind a colon
 CASES = {
     # --- UNets
-    "UNet2DConditionModel": unet2d(_unet),
+    "UNet2DConditionModel": unet2d(unet),
     # Kolors: its text encoder is wider than the UNet's text
-    "UNet2DConditionModel:kolors": unet2d(lambda: _unet(encoder_hid_dim=16, encoder_hid_dim_type="text_proj")),
+    "UNet2DConditionModel:kolors": unet2d(lambda: unet(encoder_hid_dim=16, encoder_hid_dim_type="text_proj")),
     # DeepFloyd: text and image keys in one attention; the text is pooled, and normalised over its tokens
     "UNet2DConditionModel:if": unet2d(_if, pooled=("add_embedding",)),
     # AnimateDiff repeats its text for every frame
@@ -1171,12 +1164,3 @@ def bare(name: str) -> Bare:
     denoiser = CASES[name].build().eval()
     loud(denoiser)
     return Bare(CASES[name], denoiser)
-
-
-def loud(denoiser) -> None:
-    """Weights under which text matters: NAG's effect on a freshly initialised model drowns in rounding."""
-    for parameter in denoiser.parameters():
-        if not parameter.any():
-            torch.nn.init.normal_(parameter, std=.3)
-        elif parameter.ndim > 1:
-            parameter.data.mul_(1.5)

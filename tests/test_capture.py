@@ -7,20 +7,11 @@ import pytest
 import torch
 from denoisers import CASES, Bare, bare
 from diffusers import UniPCMultistepScheduler
-from torch.testing import assert_close
+from test_guidance import STRONG, close, differ
 
 import nag
 
-STRONG = {"scale": 8.0, "tau": 3.0, "alpha": .7}
 PROMPT, NEGATIVE = "a portrait of a pirate", "with big glasses"
-
-
-def close(a, b, tolerance=1e-5):
-    assert_close(a, b, rtol=0, atol=tolerance * float(b.abs().max()))
-
-
-def differ(a, b):
-    return float((a - b).abs().max() / b.abs().max()) > 1e-3
 
 
 def of(kind, name="WanTransformer3DModel"):
@@ -154,3 +145,30 @@ def test_prompts_that_are_encoded_together(cfg, times):
             close(row[None], bare(name)(PROMPT, "before" if cfg else None, latents=start[None]), 1e-4)
     with nag.guide(pipe, NEGATIVE, **STRONG):
         close(pipe(PROMPT, True, times, scale=0.0), Together.__call__(of(Together, name), PROMPT, True, times, scale=0.0))
+
+
+class Embedded(Together):
+    """Takes embeddings of several prompts too (Stable Audio, AudioLDM 2)."""
+
+    def encode_prompt(self, prompt, do_classifier_free_guidance=False, prompt_embeds=None):
+        if prompt_embeds is not None:
+            return (prompt_embeds,)
+        return Together.encode_prompt(self, prompt, do_classifier_free_guidance)
+
+    @torch.no_grad()
+    def __call__(self, prompt=None, prompt_embeds=None):
+        texts = self.connected({"encoder_hidden_states": self.encode_prompt(prompt, prompt_embeds=prompt_embeds)[0]})
+        latents = torch.randn(2, *self.case.latents, generator=torch.Generator().manual_seed(0))
+        self.scheduler.set_timesteps(1)
+        return self.case.out(self.transformer(**self.case.arguments(latents, torch.tensor(500.0)), **texts))
+
+
+def test_embeddings_of_several_prompts_are_all_guided():
+    pipe, prompts = of(Embedded, "StableAudioDiTModel"), [PROMPT, "a nurse"]
+    embeds = pipe.encode_prompt(prompts)[0]
+    with nag.guide(pipe, NEGATIVE, **STRONG):
+        close(pipe(prompt_embeds=embeds), pipe(prompts))
+    plain = pipe(prompts)
+    with nag.guide(pipe, NEGATIVE, **STRONG):
+        for touched, untouched in zip(pipe(prompt_embeds=embeds), plain, strict=True):
+            assert differ(touched, untouched)

@@ -4,7 +4,6 @@ import copy
 import gc
 import importlib
 import re
-import sys
 from pathlib import Path
 
 import diffusers
@@ -13,13 +12,12 @@ import torch
 import torch.nn.functional as F
 from denoisers import CASES, LENGTH, bare
 from oracle import doubled, text_seen
-from torch.testing import assert_close
+from test_guidance import STRONG, close, differ, state
 
 import nag
 from nag import families, lse
 
 NAMES = list(CASES)
-STRONG = {"scale": 8.0, "tau": 3.0, "alpha": .7}
 PROMPT, NEGATIVE = "a portrait of a pirate", "with big glasses"  # of different length modulo the text's, so that masks differ
 CFG = [None, "before", "behind", "apart"]
 # the cases' own arguments (positions, tables) are made for texts of one length
@@ -27,28 +25,9 @@ COUNTED = ("Krea2Transformer2DModel", "Kandinsky5Transformer3DModel", "CogVideoX
            "ChronoEditTransformer3DModel")
 
 
-def close(a, b, tolerance=1e-5):
-    assert_close(a, b, rtol=0, atol=tolerance * float(b.abs().max()))
-
-
-def differ(a, b):
-    return float((a - b).abs().max() / b.abs().max()) > 1e-3
-
-
 def guided(name, negative=NEGATIVE, prompt=PROMPT, settings=STRONG, **call):
     with nag.guide(bare(name), negative, **settings):
         return bare(name)(prompt, **call)
-
-
-def state(pipe):
-    """Everything that guidance could leave behind."""
-    denoiser = pipe.transformer
-    return (
-        [(n, id(m.processor)) for n, m in denoiser.named_modules() if hasattr(m, "processor")],
-        [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in denoiser.modules()],
-        [sorted(vars(m)) for m in denoiser.modules()], sorted(vars(pipe)), sorted(vars(pipe.scheduler)),
-        [m for m in sys.modules if m.startswith("nag._attention")],
-    )
 
 
 def test_every_row_has_a_case_and_is_a_class_of_diffusers():
