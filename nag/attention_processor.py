@@ -178,8 +178,8 @@ def rows_of(layout: Layout, query) -> slice:
     """The conditional rows in attention, where every row of the batch may have become several (one a video frame) or goes alone."""
     if layout.whole:
         return slice(0, len(query))
-    times, odd = divmod(len(query), layout.total)
-    if odd or not times:
+    times = len(query) // layout.total  # not `divmod`, which torch.compile cannot do with symbols
+    if times < 1 or times * layout.total != len(query):
         raise RuntimeError(
             f"Attention saw {len(query)} rows in a call of {layout.total}, so NAG cannot tell which are conditional. Caches that skip the "
             "unconditional rows (FasterCache) work with NAG only without CFG."

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import functools
 import threading
 
 import pytest
@@ -297,6 +298,18 @@ def test_compiled_before(name, how):
         with nag.guide(pipe, NEGATIVE, **STRONG):
             pipe(PROMPT, steps=5)
         assert len(graphs) == count  # neither for another context nor for more steps
+
+
+@pytest.mark.parametrize("name", ["UNet2DConditionModel", "FluxTransformer2DModel", "PixArtTransformer2DModel"])
+def test_compiled_as_one_graph_for_batches_of_any_size(name):
+    """With CFG and without: lengths and rows become symbols."""
+    pipe = fresh(name)
+    expected = {cfg: guided(pipe, functools.partial(pipe, cfg=cfg)) for cfg in (None, "before", "behind")}
+    with counting() as (backend, _):
+        pipe.transformer = torch.compile(pipe.transformer, backend=backend, fullgraph=True)
+        for cfg in (None, "before", "behind", None):
+            pipe(PROMPT, cfg)
+            close(guided(pipe, functools.partial(pipe, cfg=cfg)), expected[cfg], 1e-4)
 
 
 @pytest.mark.parametrize("how", ["wrapped", "in place", "blocks"])
