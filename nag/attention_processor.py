@@ -142,6 +142,8 @@ class GuidedAttention:
 
         def attend(q, which, few=None):
             chosen = [piece[:2] for piece in pieces if piece[2] in which]
+            if not chosen:  # a text of which its mask left nothing
+                return None
             k, v, m = take(key, 2, chosen), take(value, 2, chosen), mask_of(mask, chosen)
             return lse.attend(q, k, v, m, scale) if few is None else lse.attend(q[few], k[few], v[few], mask_rows(m, few, len(key)), scale)
 

@@ -30,6 +30,8 @@ def attend(query, key, value, mask=None, scale: float | None = None):
 
 
 def merge(first, second):
-    """Two parts (output, log-sum-exp) of one attention -> its output, in float32."""
+    """Two parts (output, log-sum-exp) of one attention -> its output, in float32. The second may be None: there was nothing to attend."""
+    if second is None:
+        return first[0].float()
     (a, lse_a), (b, lse_b) = first, second
     return torch.lerp(b.float(), a.float(), torch.sigmoid(lse_a - lse_b)[..., None])
