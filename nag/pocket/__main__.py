@@ -15,11 +15,12 @@ from pathlib import Path
 RECIPE = {  # stage -> steps; what the shipped weights were trained with
     "data": 40_000, "vae": 4_500, "text": 500, "classifier": 800, "encode": 0, "unet": 3_800,
     "distill": 650, "control": 250,
+    "t5": 500, "joint": 4_000, "joint-distill": 650, "joint-control": 250,
 }
 
 
 def stage(name: str, run: Path, steps: int) -> None:
-    from . import data, train
+    from . import data, joint, train
 
     match name:
         case "data":
@@ -33,11 +34,19 @@ def stage(name: str, run: Path, steps: int) -> None:
         case "encode":
             train.encode_pictures(run)
         case "unet":
-            train.train_unet(run, steps)
+            train.train_teacher(run, steps, train.Portrait(run))
         case "distill":
-            train.distill(run, steps)
+            train.distill(run, steps, train.Portrait(run))
         case "control":
-            train.distill(run, steps, guidance=1.0, name="control")
+            train.distill(run, steps, train.Portrait(run), guidance=1.0, name="control")
+        case "t5":
+            joint.train_t5(run, steps)
+        case "joint":
+            train.train_teacher(run, steps, joint.Joint(run))
+        case "joint-distill":
+            train.distill(run, steps, joint.Joint(run), name="joint-student")
+        case "joint-control":
+            train.distill(run, steps, joint.Joint(run), guidance=1.0, name="joint-control")
 
 
 def main() -> None:

@@ -1,7 +1,8 @@
-"""The training stages: vae, text, classifier, unet (the teacher), distill (the 4-step student) and its control.
+"""The training stages: vae, text, classifier, the teachers (unet, joint), the 4-step students and their controls.
 
-Every stage is a loss and a number of steps; one loop (`fit`) runs them all: AdamW, warm-up, linear decay over the last
-half, an average of the weights, bf16 autocast, a checkpoint every two minutes, resumed when run again.
+Every stage is a loss and a number of steps; one loop (`fit`) runs them all: AdamW (for matrices of a transformer Muon), warm-up,
+linear decay over the last half, an average of the weights, bf16 autocast, a checkpoint every two minutes, resumed when run again.
+A run that did not train the VAE, the text encoder or the classifier takes those that are shipped in assets/pocket-portrait.
 """
 
 import random
@@ -18,29 +19,31 @@ STUDENT_STEPS = 4
 TEACHER_SUBSTEPS = 2  # Euler steps of the teacher inside each step of the student
 TEACHER_GUIDANCE = 3.0
 SAVE_EVERY = 120  # seconds between checkpoints
+SHIPPED = Path(__file__).resolve().parents[2] / "assets" / "pocket-portrait"
 
 
 def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def fit(name: str, run: Path, module, loss, steps: int, lr: float, decay: float = .995):
+def fit(name: str, run: Path, module, loss, steps: int, lr: float, decay: float = .995, muon: bool = False):
     """Runs `loss(step) -> (scalar, {"shown name": value})` for `steps` steps on `module`'s parameters and returns
     the averaged weights in `module`. `run / f"{name}.pt"` holds the state; a finished stage returns at once."""
     from tqdm import tqdm
 
     path, module = run / f"{name}.pt", module.to(device()).train()
     trained = [p for p in module.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(trained, lr=lr, betas=(.9, .99), weight_decay=1e-3, fused=True)
+    optimisers = _optimisers(module, lr, muon)
     average, first = [p.detach().clone() for p in trained], 0
     if path.exists():
         state = torch.load(path, map_location=device())
         module.load_state_dict(state["module"])
-        optimiser.load_state_dict(state["optimiser"])
+        for optimiser, kept in zip(optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(kept)
         average, first = state["average"], state["step"]
 
     def save(step):
-        torch.save({"module": module.state_dict(), "optimiser": optimiser.state_dict(), "average": average, "step": step},
+        torch.save({"module": module.state_dict(), "optimisers": [o.state_dict() for o in optimisers], "average": average, "step": step},
                    path.with_suffix(".part"))
         path.with_suffix(".part").replace(path)
 
@@ -49,7 +52,7 @@ def fit(name: str, run: Path, module, loss, steps: int, lr: float, decay: float 
     for step in bar:
         torch.manual_seed(1_000_003 * step + 17)  # the same noise whether resumed or not
         rate = lr * min(1, (step + 1) / 100, 2 * (1 - step / steps) + 1e-3)
-        for group in optimiser.param_groups:
+        for group in (group for optimiser in optimisers for group in optimiser.param_groups):
             group["lr"] = rate
         with torch.autocast(device().type, torch.bfloat16):
             value, notes = loss(step)
@@ -57,8 +60,9 @@ def fit(name: str, run: Path, module, loss, steps: int, lr: float, decay: float 
             raise RuntimeError(f"The loss of {name} became {value} at step {step}; resume with a lower learning rate.")
         value.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
+        for optimiser in optimisers:
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
         keep = min(decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(average, [p.detach() for p in trained], 1 - keep)
         for key, new in {"loss": value.detach(), **notes}.items():
@@ -71,6 +75,17 @@ def fit(name: str, run: Path, module, loss, steps: int, lr: float, decay: float 
     for parameter, mean in zip(trained, average, strict=True):
         parameter.data.copy_(mean)
     return module.eval()
+
+
+def _optimisers(module, lr: float, muon: bool) -> list:
+    """AdamW for all; with `muon`, Muon for the matrices inside the blocks of a transformer, which learns them in fewer steps."""
+    inside = {id(p) for name, p in module.named_parameters() if muon and p.ndim == 2 and "blocks." in name and p.requires_grad}
+    matrices = [p for p in module.parameters() if id(p) in inside]
+    others = [p for p in module.parameters() if p.requires_grad and id(p) not in inside]
+    optimisers = [torch.optim.AdamW(others, lr=lr, betas=(.9, .99), weight_decay=1e-3, fused=True)]
+    if matrices:
+        optimisers.append(torch.optim.Muon(matrices, lr=lr, weight_decay=1e-3, adjust_lr_fn="match_rms_adamw"))
+    return optimisers
 
 
 def batch_at(step: int, count: int, size: int, seed: int):
@@ -122,9 +137,14 @@ def train_vae(run: Path, steps: int, size: int = 32):
 
 
 def load_vae(run: Path):
-    vae = models.build_vae().to(memory_format=torch.channels_last)
-    _load_average(vae, run / "vae.pt")
-    return vae.to(device()).eval()
+    if (run / "vae.pt").exists():
+        vae = models.build_vae()
+        _load_average(vae, run / "vae.pt")
+    else:
+        from diffusers import AutoencoderTiny
+
+        vae = AutoencoderTiny.from_pretrained(SHIPPED / "vae", dtype=torch.float32)
+    return vae.to(memory_format=torch.channels_last).to(device()).eval().requires_grad_(False)
 
 
 def _load_average(module, path: Path):
@@ -144,6 +164,7 @@ class AttributeReader(torch.nn.Module):
         self.heads = torch.nn.ModuleList(torch.nn.Linear(models.WIDTH, len(v)) for v in data.ATTRIBUTES.values())
 
     def forward(self, ids):
+        """ids (B, T) -> logits (B, T, values) per attribute"""
         hidden = self.text_encoder(ids).last_hidden_state
         return [head(hidden) for head in self.heads]  # each (B, T, values)
 
@@ -161,23 +182,25 @@ def tokenize(tok, captions, where=None):
     return ids.to(where or device())
 
 
-def train_text(run: Path, steps: int, size: int = 256):
+def train_text(run: Path, steps: int, size: int = 256, name: str = "text", tok=None, encoder=None):
     """The text encoder first, alone: learned jointly with the UNet it is ignored. The loss stands at the end-of-text
-    token and at the padding behind it, because that is what cross-attention mostly sees."""
-    tok = tokenizer(run)
-    reader, people = AttributeReader(models.build_text_encoder(tok)), data.load_people(run / "data")
+    token and at the padding behind it, because that is what attention to the text mostly sees."""
+    tok = tok or tokenizer(run)
+    reader, people = AttributeReader(encoder or models.build_text_encoder(tok)), data.load_people(run / "data")
     labels = torch.tensor([data.encode_labels(p) for p in people])
 
     def loss(step):
         rng = random.Random(step)
         rows = batch_at(step, len(people), size, seed=2)
-        ids = tokenize(tok, [data.caption(people[i], rng, strange_words=.15) for i in rows])
-        ended = ids.eq(tok.eos_token_id)
+        captions = [data.caption(people[i], rng, strange_words=.15) for i in rows]
+        captions = [c[:1].upper() + c[1:] if rng.random() < .2 else c for c in captions]  # a tokenizer may keep capitals
+        ids = tokenize(tok, captions)
+        ended = ids.eq(tok.eos_token_id) | ids.eq(tok.pad_token_id)
         parts = [F.cross_entropy(logits.float()[ended], labels[rows].to(ids.device)[:, k, None].expand_as(ids)[ended])
                  for k, logits in enumerate(reader(ids))]
         return sum(parts), {"eyewear": parts[0].detach(), "head": parts[3].detach()}
 
-    reader = fit("text", run, reader, loss, steps, lr=1e-3)
+    reader = fit(name, run, reader, loss, steps, lr=1e-3)
     _report_text(reader, tok)
     return reader
 
@@ -192,6 +215,11 @@ def _report_text(reader, tok):
 
 
 def load_text(run: Path):
+    if not (run / "text.pt").exists():
+        from transformers import CLIPTextModel, CLIPTokenizer
+
+        encoder = CLIPTextModel.from_pretrained(SHIPPED / "text_encoder", dtype=torch.float32)
+        return CLIPTokenizer.from_pretrained(SHIPPED / "tokenizer"), encoder.to(device()).eval().requires_grad_(False)
     tok = tokenizer(run)
     reader = AttributeReader(models.build_text_encoder(tok))
     _load_average(reader, run / "text.pt")
@@ -221,6 +249,10 @@ def train_classifier(run: Path, steps: int, size: int = 64):
 
 
 def load_classifier(run: Path):
+    if not (run / "classifier.pt").exists():
+        from nag.meter import Meter
+
+        return Meter.load(SHIPPED / "classifier").model.to(device())
     model = models.Classifier()
     _load_average(model, run / "classifier.pt")
     return model.to(device()).eval()
@@ -242,66 +274,81 @@ def encode_pictures(run: Path, size: int = 100):
     np.save(path, out)
 
 
-class Captioned:
-    """Latents and their encoded captions, drawn anew every step; captions are encoded once each and remembered."""
+class Portrait:
+    """Latents and encoded captions, drawn anew every step, and how the UNet is built and called with them.
+
+    A text is a tuple of tensors with one row per caption; `predict` gives the velocity n - x for it. A subclass is another denoiser.
+    """
+
+    name, lr, muon = "unet", 8e-4, False
 
     def __init__(self, run: Path):
         self.latents = np.load(run / "latents.npy")
         self.people = data.load_people(run / "data")
-        self.tok, self.text_encoder = load_text(run)
+        self.load_text(run)
         self.empty = self.encode([""])
+
+    def load_text(self, run: Path):
+        self.tok, self.text_encoder = load_text(run)
 
     @torch.no_grad()
     def encode(self, captions):
-        return self.text_encoder(tokenize(self.tok, captions)).last_hidden_state.float()
+        return (self.text_encoder(tokenize(self.tok, captions)).last_hidden_state.float(),)
+
+    def build(self):
+        return models.build_unet().to(memory_format=torch.channels_last)
+
+    def predict(self, model, x, s, text):
+        """x (B, 12, 16, 16), s (B, 1, 1, 1) from 0 (picture) to 1 (noise) -> velocity, like x"""
+        return model(x, 1000 * s.flatten(), *text, return_dict=False)[0]
 
     def batch(self, step: int, size: int, seed: int):
-        """latents (B, 12, 16, 16), embeddings (B, T, 192), which rows have an empty caption (B,)"""
+        """latents (B, 12, 16, 16), text, which rows have an empty caption (B, 1, 1, 1)"""
         rng, rows = random.Random(step * 31 + seed), batch_at(step, len(self.people), size, seed)
         captions = [data.caption(self.people[i], rng) for i in rows]
         latents = torch.from_numpy(self.latents[rows]).to(device()).float().contiguous(memory_format=torch.channels_last)
-        return latents, self.encode(captions), torch.tensor([c == "" for c in captions], device=device())
+        return latents, self.encode(captions), torch.tensor([c == "" for c in captions], device=device()).view(-1, 1, 1, 1)
 
 
-def train_unet(run: Path, steps: int, size: int = 32, compile: bool = False):
-    """Flow matching: x_s = (1 - s) x + s n, target n - x, timestep 1000 s, s logit-normal."""
-    source, unet = Captioned(run), models.build_unet().to(memory_format=torch.channels_last)
-    forward = torch.compile(unet) if compile else unet
+def train_teacher(run: Path, steps: int, source: Portrait, size: int = 32, compile: bool = False):
+    """Flow matching: x_s = (1 - s) x + s n, target n - x, s logit-normal."""
+    model = source.build()
+    forward = torch.compile(model) if compile else model
 
     def loss(step):
         latents, text, _ = source.batch(step, size, seed=4)
         noise = torch.randn_like(latents)
         s = torch.sigmoid(torch.randn(size, 1, 1, 1, device=latents.device))
-        velocity = forward((1 - s) * latents + s * noise, 1000 * s.flatten(), text, return_dict=False)[0]
+        velocity = source.predict(forward, (1 - s) * latents + s * noise, s, text)
         return (velocity.float() - (noise - latents)).square().mean(), {}
 
-    return fit("unet", run, unet, loss, steps, lr=8e-4, decay=.998)
+    return fit(source.name, run, model, loss, steps, lr=source.lr, decay=.998, muon=source.muon)
 
 
-def load_unet(run: Path, name: str):
-    unet = models.build_unet().to(memory_format=torch.channels_last)
-    _load_average(unet, run / f"{name}.pt")
-    return unet.to(device()).eval()
+def load_denoiser(run: Path, source: Portrait, name: str):
+    model = source.build()
+    _load_average(model, run / f"{name}.pt")
+    return model.to(device()).eval()
 
 
-def distill(run: Path, steps: int, guidance: float = TEACHER_GUIDANCE, name: str = "student", size: int = 32):
+def distill(run: Path, steps: int, source: Portrait, guidance: float = TEACHER_GUIDANCE, name: str = "student", size: int = 32,
+            compile: bool = False):
     """The student takes in one step what the teacher takes in TEACHER_SUBSTEPS guided ones.
 
     Between the boundaries 1, .75, .5, .25, 0; at `guidance` 1 nothing is baked in: the control that tells few steps from distilled guidance.
     Rows with an empty caption learn the un-guided teacher, so the student keeps an unconditional answer.
     """
-    source, teacher = Captioned(run), load_unet(run, "unet").requires_grad_(False)
-    student = load_unet(run, "unet").requires_grad_(True)
+    teacher = load_denoiser(run, source, source.name).requires_grad_(False)
+    student = load_denoiser(run, source, source.name).requires_grad_(True)
+    teacher_forward, student_forward = (torch.compile(teacher), torch.compile(student)) if compile else (teacher, student)
 
     @torch.no_grad()
     def velocity(x, s, text, empty):
-        time_ = 1000 * s.flatten()
         if guidance == 1:
-            return teacher(x, time_, text, return_dict=False)[0].float()
-        plain = source.empty.expand_as(text)
-        out = teacher(torch.cat([x, x]), torch.cat([time_, time_]), torch.cat([plain, text]), return_dict=False)[0].float()
-        without, with_ = out.chunk(2)
-        return torch.where(empty[:, None, None, None], with_, without + guidance * (with_ - without))
+            return source.predict(teacher_forward, x, s, text).float()
+        both = tuple(torch.cat([plain.expand_as(part), part]) for plain, part in zip(source.empty, text, strict=True))
+        without, with_ = source.predict(teacher_forward, torch.cat([x, x]), torch.cat([s, s]), both).float().chunk(2)
+        return torch.where(empty, with_, without + guidance * (with_ - without))
 
     def loss(step):
         latents, text, empty = source.batch(step, size, seed=6)
@@ -314,7 +361,6 @@ def distill(run: Path, steps: int, guidance: float = TEACHER_GUIDANCE, name: str
         for k in range(TEACHER_SUBSTEPS):
             x = x - delta * velocity(x, start - k * delta, text, empty)
         target = (x0 - x) * STUDENT_STEPS
-        out = student(x0, 1000 * start.flatten(), text, return_dict=False)[0].float()
-        return (out - target).square().mean(), {}
+        return (source.predict(student_forward, x0, start, text).float() - target).square().mean(), {}
 
     return fit(name, run, student, loss, steps, lr=3e-4, decay=.995)
