@@ -14,7 +14,7 @@ import torch
 
 from . import data, models, train
 
-HEADS, HEAD = 4, 64
+HEADS, HEAD = 3, 64
 DOUBLE, SINGLE = 4, 8  # blocks with weights of their own for text and picture, and blocks that share them
 
 
@@ -99,7 +99,7 @@ def unpack(x, height: int, width: int):
 class Joint(train.Portrait):
     """The transformer: its text is the T5's tokens and CLIP's pooled vector."""
 
-    name, lr, muon = "joint", 1e-3, True
+    name, lr, muon, size = "joint", 1.5e-3, True, 64
 
     def load_text(self, run: Path):
         self.tok, self.text_encoder = train.load_text(run)

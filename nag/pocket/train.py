@@ -280,7 +280,7 @@ class Portrait:
     A text is a tuple of tensors with one row per caption; `predict` gives the velocity n - x for it. A subclass is another denoiser.
     """
 
-    name, lr, muon = "unet", 8e-4, False
+    name, lr, muon, size = "unet", 8e-4, False, 32  # size: rows of a batch
 
     def __init__(self, run: Path):
         self.latents = np.load(run / "latents.npy")
@@ -310,9 +310,9 @@ class Portrait:
         return latents, self.encode(captions), torch.tensor([c == "" for c in captions], device=device()).view(-1, 1, 1, 1)
 
 
-def train_teacher(run: Path, steps: int, source: Portrait, size: int = 32, compile: bool = False):
+def train_teacher(run: Path, steps: int, source: Portrait, compile: bool = False):
     """Flow matching: x_s = (1 - s) x + s n, target n - x, s logit-normal."""
-    model = source.build()
+    model, size = source.build(), source.size
     forward = torch.compile(model) if compile else model
 
     def loss(step):
