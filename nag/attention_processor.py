@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 
 from . import lse
-from .formula import NAGSettings, normalized_attention_guidance
+from .formula import NAGSettings
 
 _serial = itertools.count()
 
@@ -79,7 +79,8 @@ class GuidedAttention:
             return self._cross(op, query, key, value, mask, tokens, positive + image, negative + image, layout)
         if self.kind.startswith("cross"):
             return self._cross(op, query, key, value, mask, tokens, positive, negative, layout)
-        alone = self.kind == "joint" and not layout.kept and not layout.mute  # queries stand where keys do, and both texts are wanted
+        # queries stand where keys do, and both texts are wanted apart
+        alone = self.kind == "joint" and not layout.kept and not layout.mute and self.settings.method != "vsf"
         if alone and plain and not self.call.exact:
             heads = [x if tokens == 2 else x.transpose(1, 2) for x in (query, key, value)]
             if lse.able(*heads, mask):
@@ -104,9 +105,26 @@ class GuidedAttention:
         z_positive = op(query, take(key, tokens, positive), take(value, tokens, positive), mask_of(mask, positive))  # (B, H, I, D)
         if layout.mute:
             return z_positive
-        z_negative = op(query[rows], take(key[rows], tokens, negative), take(value[rows], tokens, negative),
-                        mask_of(mask_rows(mask, rows, len(query)), negative))
+        few = query[rows], key[rows], value[rows], mask_rows(mask, rows, len(query))
+        if self.settings.method == "vsf":
+            z_negative = self._flipped(op, *few, tokens, positive, negative)
+        else:
+            z_negative = op(few[0], take(few[1], tokens, negative), take(few[2], tokens, negative), mask_of(few[3], negative))
         return self._blend(z_positive, z_negative, rows, tokens, layout)
+
+    def _flipped(self, op, query, key, value, mask, tokens, positive, negative, queries=None):
+        """Value sign flip (arXiv 2508.10931): one softmax over both texts, the negative's values times -scale."""
+        sides = [*positive, *negative]
+        values = torch.cat([take(value, tokens, positive), take(value, tokens, negative) * -self.settings.scale], tokens)
+        return op(query, take(key, tokens, sides), values, mask_of(mask, sides, queries))
+
+    def _flipped_image(self, op, query, key, value, mask, tokens, pieces, keys):
+        """The same for the picture's queries in joint attention, which attend the picture too -> {place: tokens}"""
+        places = {place: piece[:2] for place, piece in enumerate(pieces) if piece[2] in IMAGE}
+        sides = [[piece[:2] for piece in keys if piece[2] in which] for which in (POSITIVE + IMAGE, NEGATIVE)]
+        chosen = list(places.values())
+        out = self._flipped(op, take(query, tokens, chosen), key, value, mask, tokens, *sides, chosen)
+        return dict(zip(places, out.split([length for _, length in chosen], tokens), strict=True))
 
     def _text(self, op, query, key, value, mask, tokens, positive, negative):
         """Each text attends itself alone."""
@@ -124,7 +142,10 @@ class GuidedAttention:
         if layout.mute:  # what becomes of the negative is read by nobody
             other = {place: zeros(parts, length, tokens) for place, (_, length, of) in enumerate(pieces) if of in NEGATIVE}
             return joined({**parts, **other}, tokens)
-        other = attended(op, pieces, NEGATIVE + IMAGE, query[rows], key[rows], value[rows], mask_rows(mask, rows, len(query)), tokens, keys)
+        few = query[rows], key[rows], value[rows], mask_rows(mask, rows, len(query))
+        other = attended(op, pieces, NEGATIVE + IMAGE, *few, tokens, keys)
+        if self.settings.method == "vsf":
+            other |= self._flipped_image(op, *few, tokens, pieces, pieces if keys is None else keys)
         for place, (_, length, of) in enumerate(pieces):
             if of in IMAGE:
                 parts[place] = self._blend(parts[place], other[place], rows, tokens, layout)
@@ -166,9 +187,8 @@ class GuidedAttention:
         return joined(parts, 2)
 
     def _blend(self, z_positive, z_negative, rows, tokens, layout):
-        settings = self.settings
         features = (-3, -1) if tokens == 2 else (-2, -1)  # the paper's norm is over all heads together
-        guided = normalized_attention_guidance(z_positive[rows], z_negative, settings.scale, settings.tau, settings.alpha, dim=features)
+        guided = self.settings.blend(z_positive[rows], z_negative, features)
         if layout.whole:
             return guided
         out = z_positive.clone()

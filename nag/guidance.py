@@ -45,7 +45,7 @@ class Guidance:
 @contextlib.contextmanager
 def guide(pipe, negative_prompt=None, *, negative_prompt_embeds=None, negative_prompt_attention_mask=None,
           scale: float = DEFAULTS.scale, tau: float = DEFAULTS.tau, alpha: float = DEFAULTS.alpha, end: float = DEFAULTS.end,
-          exact: bool = False):
+          exact: bool = False, method: str = "nag"):
     """Within this context `pipe(...)` is guided away from the negative prompt. The pipeline is called as always.
 
         with nag.guide(pipe, "blurry, low quality", scale=5.0):
@@ -58,13 +58,14 @@ def guide(pipe, negative_prompt=None, *, negative_prompt_embeds=None, negative_p
             the number of prompts, or of pictures. A dictionary by the denoiser's argument for models with several texts.
         negative_prompt_attention_mask: (rows, T), where the pipeline has one.
         scale, tau, alpha, end: see `NAGSettings`. At scale 1, alpha 0 or end 0 nothing is touched.
+        method: "nag"; for research "nasa" or "vsf", see `NAGSettings`.
         exact: attend the positive and the negative branch in two passes, as by hand. Otherwise joint attention attends the image's keys
             once for both and merges (`nag/lse.py`), where a kernel can: the same up to rounding, for much less time.
 
     With CFG, only the conditional rows are guided. Pooled text embeddings are the positive's for both texts.
     Raises ValueError for bad arguments and unknown models, RuntimeError when a layer could not be reached.
     """
-    settings = NAGSettings(scale, tau, alpha, end)
+    settings = NAGSettings(scale, tau, alpha, end, method)
     if negative_prompt is None and negative_prompt_embeds is None:
         raise ValueError("NAG needs a negative prompt: give words (negative_prompt) or negative_prompt_embeds.")
     if negative_prompt is not None and negative_prompt_embeds is not None:
