@@ -86,6 +86,8 @@ class Family:
     phrase: (prompt as the pipeline hands it to an encoder, negative words) -> these words in the same form, where that is not the words alone.
     together: with CFG, `encode_prompt` returns the unconditional rows and behind them the prompt's, which are the last.
     each: an argument with one entry per row, where the pipeline repeats its text for every frame of a row.
+    tokenizer: where the text is one token of the denoiser's for each of a tokenizer's, and padding is attended: the pipeline's name for it;
+        behind: for how many tokens of something else it begins, the pipeline's name for that number. With these, `trim` can cut padding.
     remark: what a user should know, for the README's table.
     """
 
@@ -103,6 +105,8 @@ class Family:
     phrase: Callable | None = None
     together: bool = False
     each: str | None = None
+    tokenizer: str = ""
+    behind: str = ""
     remark: str = ""
 
     @property
@@ -228,11 +232,11 @@ def behind(kind: str, lengths, count: int) -> tuple[list, list]:
 
 ATTN2 = named(cross=r"transformer_blocks\.\d+\.attn2")
 PIXART = Family(ATTN2, (text(), mask(1)))
-WAN = Family(named(cross=r"(vace_)?blocks\.\d+\.attn2"), adapter=adapters.behind_the_image)
+WAN = Family(named(cross=r"(vace_)?blocks\.\d+\.attn2"), adapter=adapters.behind_the_image, tokenizer="tokenizer")
 
 FAMILIES = {
     # SD 1.5, SDXL and all that is distilled from them. The pooled text of SDXL stays as it is.
-    "UNet2DConditionModel": Family(cross_attention, (text(), mask(None)), adapter=adapters.beside_the_image),
+    "UNet2DConditionModel": Family(cross_attention, (text(), mask(None)), adapter=adapters.beside_the_image, tokenizer="tokenizer"),
     # ControlNet-XS: base and control in one model; the control's layers rest where it is not applied
     "UNetControlNetXSModel": Family(cross_attention, adapter=adapters.beside_the_image, silent=r".*ctrl.*"),
     "DreamLiteUNetModel": Family(cross_attention, (text(), mask(1)), together=True,
@@ -294,8 +298,9 @@ FAMILIES = {
         silent=r".*audio_dec_block\.cross_attention"),
     # --- joint attention
     # SD3.5-Medium's attn2 sees the image only and is left alone.
-    "SD3Transformer2DModel": Family(named(joint=r"transformer_blocks\.\d+\.attn")),
-    "FluxTransformer2DModel": Family(IN_TWO_STREAMS, (text(), ids(2)), "text, image"),
+    "SD3Transformer2DModel": Family(
+        named(joint=r"transformer_blocks\.\d+\.attn"), tokenizer="tokenizer_3", behind="tokenizer_max_length"),
+    "FluxTransformer2DModel": Family(IN_TWO_STREAMS, (text(), ids(2)), "text, image", tokenizer="tokenizer_2"),
     # the mask covers text and image
     "ChromaTransformer2DModel": Family(IN_TWO_STREAMS, (text(), ids(1), mask(2, "attention_mask")), "text, image"),
     "BriaTransformer2DModel": Family(IN_TWO_STREAMS, (text(), ids(2)), "text, image"),
