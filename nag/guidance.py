@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 
-from . import families
+from . import families, lse
 from .adapters import Wrapped, called, placed, replaced
 from .attention_processor import Layout, install
 from .formula import NAGSettings, normalized_attention_guidance
@@ -100,6 +100,7 @@ def guide(pipe, negative_prompt=None, *, negative_prompt_embeds=None, negative_p
             stack.enter_context(placed(pipe.scheduler, name, Reported(getattr(pipe.scheduler, name), functools.partial(report, guidance))))
         for outer in families.denoisers_of(pipe):
             denoiser = families.unwrapped(outer)
+            lse.prepare(getattr(pipe, "_execution_device", denoiser.device))
             layers, give_back = install(denoiser, family, settings, guidance)
             stack.callback(give_back)
             inner = stack.enter_context(family.adapter(pipe, denoiser, guidance)) if family.adapter else None

@@ -35,6 +35,43 @@ def test_where_no_kernel_can_there_are_two_passes():
     assert not lse.able(*[x.to("meta") for x in (q, q, q)], None)
 
 
+def test_a_kernel_is_used_only_where_it_was_seen_to_be_right(monkeypatch):
+    """As a GPU's are chosen; here the processor stands in for one."""
+    def broken(*_):
+        raise RuntimeError("No available kernel.")
+
+    def wrong_base(*arguments):  # a log-sum-exp to the base of 2
+        out, sums = lse._cpu(*arguments)
+        return out, sums / 0.6931
+
+    def no_masks(query, key, value, mask, scale):
+        if mask is not None:
+            raise ValueError("Takes no mask.")
+        return lse._cpu(query, key, value, mask, scale)
+
+    def decided(*kernels):
+        monkeypatch.setattr(lse, "chosen", {})
+        monkeypatch.setitem(lse.KERNELS, "cpu", kernels)
+        lse.prepare("cpu")
+        return lse.chosen
+
+    assert set(decided(lse._cpu).values()) == {lse._cpu}
+    assert set(decided(broken, wrong_base).values()) == {None}
+    x = torch.randn(1, 4, 5, 8)
+    assert not lse.able(x, x, x, None)
+    assert decided(broken, no_masks, lse._cpu) == {
+        ("cpu", dtype, masked): lse._cpu if masked else no_masks for dtype in lse.DTYPES for masked in (False, True)}
+
+
+def test_the_kernels_of_a_gpu_return_what_is_expected_of_their_shapes():
+    """Their schema alone: a GPU decides the rest when it is met."""
+    q, k = (torch.empty(2, 4, n, 64, dtype=torch.bfloat16, device="meta") for n in (50, 70))
+    mask = torch.empty(2, 1, 1, 70, dtype=torch.bfloat16, device="meta")
+    for kernel, given in ((lse._flash, None), (lse._efficient, None), (lse._efficient, mask)):
+        out, sums = kernel(q, k, k, given, None)
+        assert out.shape == (2, 4, 50, 64) and sums.shape == (2, 4, 50) and sums.dtype == torch.float32
+
+
 @pytest.mark.parametrize("name", ["FluxTransformer2DModel", "SD3Transformer2DModel", "QwenImageTransformer2DModel"])
 def test_in_bfloat16_the_error_is_no_larger_than_in_two_passes(name):
     """Of one guided denoiser call, against float32."""
