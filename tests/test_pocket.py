@@ -72,26 +72,63 @@ def test_a_stage_that_was_interrupted_ends_where_an_uninterrupted_one_does(tmp_p
     assert torch.equal(whole.weight, again.weight) and torch.equal(whole.bias, again.bias)
 
 
-def test_the_whole_recipe_runs_and_its_export_loads_with_diffusers(tmp_path):
+def test_the_whole_recipe_runs_and_its_exports_load_with_diffusers(tmp_path):
     pytest.importorskip("resvg_py", reason="rendering needs dicebear-core dicebear-styles resvg-py")
     from diffusers import DiffusionPipeline
 
-    from nag.pocket.export import export
+    from nag.pocket import joint
+    from nag.pocket.export import export, pipeline
 
     data.build(tmp_path / "data", 256, processes=1)
     train.train_vae(tmp_path, 1, size=2)
     train.train_text(tmp_path, 1, size=8)
     train.train_classifier(tmp_path, 1, size=16)
     train.encode_pictures(tmp_path)
-    train.train_unet(tmp_path, 1, size=2)
-    train.distill(tmp_path, 1, size=2)
-    train.distill(tmp_path, 1, guidance=1.0, name="control", size=2)
-    export(tmp_path, tmp_path / "exported")
-    pipe = DiffusionPipeline.from_pretrained(tmp_path / "exported")
-    pipe.set_progress_bar_config(disable=True)
-    assert pipe("a cowboy", num_inference_steps=1, height=128, width=128).images[0].size == (128, 128)
-    sizes = [f.stat().st_size for f in (tmp_path / "exported").rglob("*.safetensors")]
-    assert sum(sizes) < 40e6 and max(sizes) < 12.5e6
+    joint.train_t5(tmp_path, 1, size=8)
+    for kind, names in ((train.Portrait, ("student", "control")), (joint.Joint, ("joint-student", "joint-control"))):
+        source = kind(tmp_path)
+        source.size = 2
+        train.train_teacher(tmp_path, 1, source)
+        for name, guidance in zip(names, (3.0, 1.0), strict=True):
+            train.distill(tmp_path, 1, source, guidance=guidance, name=name, size=2)
+    export(tmp_path, tmp_path / "assets")
+    for name, denoiser in (("pocket-portrait", "student"), ("pocket-joint", "joint-student")):
+        folder = tmp_path / "assets" / name
+        pipe = DiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
+        pipe.set_progress_bar_config(disable=True)
+
+        def draw(pipe, **more):
+            options = {"num_inference_steps": 2, "height": 128, "width": 128, "output_type": "latent", "guidance_scale": 1.0, **more}
+            return pipe("a cowboy", generator=torch.Generator().manual_seed(0), **options).images
+
+        more = {"max_sequence_length": 24} if name == "pocket-joint" else {}
+        out, trained = draw(pipe, **more), draw(pipeline(tmp_path, denoiser), **more)
+        assert (out - trained).abs().max() < .05 * trained.abs().max()  # half precision on disk, and nothing else
+        sizes = [f.stat().st_size for f in folder.rglob("*.safetensors")]
+        assert sum(sizes) < 40e6 and max(sizes) < 12.5e6
+
+
+def test_the_joint_models_latents_are_packed_as_its_pipeline_packs_them():
+    from diffusers import FluxPipeline
+
+    from nag.pocket import joint
+
+    latents = torch.randn(2, 12, 16, 16)
+    packed = FluxPipeline._pack_latents(latents, 2, 12, 16, 16)
+    assert torch.equal(joint.pack(latents), packed) and torch.equal(joint.unpack(packed, 16, 16), latents)
+    ids = FluxPipeline._prepare_latent_image_ids(1, 8, 8, "cpu", torch.float32)
+    assert torch.equal(joint.places(), ids)
+
+
+def test_words_are_single_tokens_and_nothing_is_too_long_for_the_joint_models_text(tmp_path):
+    from nag.pocket import joint
+
+    tok = joint.build_tokenizer(tmp_path)
+    assert tok.tokenize("portrait of a cowboy, hat") == ["\u2581portrait", "\u2581of", "\u2581a", "\u2581cowboy", ",", "\u2581hat"]
+    rng = random.Random(3)
+    captions = [data.caption(data.sample_person(rng), rng) for _ in range(500)]
+    ids = tok(captions).input_ids
+    assert max(map(len, ids)) <= 24 and not any(tok.unk_token_id in row for row in ids)
 
 
 def test_the_shipped_model_is_small_fast_to_load_and_has_no_code():

@@ -7,7 +7,8 @@ import torch
 
 from . import data, models
 
-FOLDER = Path(__file__).resolve().parents[2] / "assets" / "pocket-portrait"
+ASSETS = Path(__file__).resolve().parents[2] / "assets"
+FOLDER = ASSETS / "pocket-portrait"
 
 
 def assemble(tokenizer, text_encoder, unet, vae):
@@ -18,30 +19,44 @@ def assemble(tokenizer, text_encoder, unet, vae):
         safety_checker=None, feature_extractor=None, requires_safety_checker=False)
 
 
-def pipeline(run: Path, unet: str = "student"):
-    """The pipeline of a training run, float32: `unet` is "student", "control" (nothing baked in) or "unet" (the teacher)."""
-    from . import train
+def pipeline(run: Path, denoiser: str = "student"):
+    """The pipeline of a training run, float32: `denoiser` is a checkpoint, such as "student", "control" (nothing baked in), "unet" (the
+    teacher), "joint-student" or "joint"."""
+    from . import joint, train
 
-    tokenizer, text_encoder = train.load_text(run)
-    pipe = assemble(tokenizer, text_encoder, train.load_unet(run, unet), train.load_vae(run))
+    if denoiser.startswith("joint"):
+        pipe = joint.assemble(run, denoiser)
+    else:
+        source = object.__new__(train.Portrait)  # its text parts, without the data
+        source.load_text(run)
+        pipe = assemble(source.tok, source.text_encoder, train.load_denoiser(run, source, denoiser), train.load_vae(run))
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
-def export(run: Path, folder: Path = FOLDER) -> None:
-    """Writes the pipeline and the classifier into `folder`; the model card there is written by hand and left alone."""
+def export(run: Path, assets: Path = ASSETS) -> None:
+    """Writes the models whose students this run has trained; the model cards there are written by hand and left alone."""
     from safetensors.torch import save_file
 
     from . import train
 
-    pipe = pipeline(run).to(dtype=torch.float16)
-    for module in (pipe.unet, pipe.vae):
-        module.to(memory_format=torch.contiguous_format)
+    if (run / "student.pt").exists():
+        save(pipeline(run), assets / "pocket-portrait")
+        save_classifier(train.load_classifier(run), assets / "pocket-portrait" / "classifier", save_file)
+    if (run / "joint-student.pt").exists():
+        save(pipeline(run, "joint-student"), assets / "pocket-joint")
+
+
+def save(pipe, folder: Path) -> None:
+    """A pipeline in half precision, in files of at most 12 MB."""
+    pipe = pipe.to(dtype=torch.float16)
+    for module in pipe.components.values():
+        if isinstance(module, torch.nn.Module):
+            module.to(memory_format=torch.contiguous_format)
     pipe.save_pretrained(folder, max_shard_size="12MB")
     # transformers loads in the dtype that the file names, diffusers in float32: name the one that works together everywhere
-    config = json.loads((folder / "text_encoder" / "config.json").read_text()) | {"dtype": "float32"}
-    (folder / "text_encoder" / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    save_classifier(train.load_classifier(run), folder / "classifier", save_file)
+    for path in folder.glob("text_encoder*/config.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
     total = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     print(f"{folder}: {total / 1e6:.1f} MB")
 

@@ -55,9 +55,9 @@ def build_t5(tok):
     ))
 
 
-def train_t5(run: Path, steps: int):
+def train_t5(run: Path, steps: int, size: int = 256):
     tok = tokenizer(run)
-    return train.train_text(run, steps, name="t5", tok=tok, encoder=build_t5(tok))
+    return train.train_text(run, steps, size, name="t5", tok=tok, encoder=build_t5(tok))
 
 
 def load_t5(run: Path):
@@ -96,6 +96,12 @@ def unpack(x, height: int, width: int):
     return x.reshape(rows, channels // 4, height, width)
 
 
+def places():
+    """The pipeline's img_ids: (64, 3), zero, row and column."""
+    side = torch.arange(8.0)
+    return torch.stack([torch.zeros(64), side.repeat_interleave(8), side.repeat(8)], 1)
+
+
 class Joint(train.Portrait):
     """The transformer: its text is the T5's tokens and CLIP's pooled vector."""
 
@@ -104,9 +110,7 @@ class Joint(train.Portrait):
     def load_text(self, run: Path):
         self.tok, self.text_encoder = train.load_text(run)
         self.tok_2, self.text_encoder_2 = load_t5(run)
-        side = torch.arange(8)
-        places = torch.stack([torch.zeros(64, dtype=torch.long), side.repeat_interleave(8), side.repeat(8)], 1)  # FluxPipeline's img_ids
-        self.places, self.nowhere = places.float().to(train.device()), torch.zeros(models.TOKENS, 3, device=train.device())
+        self.places, self.nowhere = places().to(train.device()), torch.zeros(models.TOKENS, 3, device=train.device())
 
     @torch.no_grad()
     def encode(self, captions):
@@ -128,9 +132,7 @@ def assemble(run: Path, denoiser: str = "joint-student"):
 
     source = object.__new__(Joint)  # its text parts, without the data
     source.load_text(run)
-    pipe = FluxPipeline(
+    return FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0), vae=train.load_vae(run), text_encoder=source.text_encoder,
         tokenizer=source.tok, text_encoder_2=source.text_encoder_2, tokenizer_2=source.tok_2,
         transformer=train.load_denoiser(run, source, denoiser))
-    pipe.set_progress_bar_config(disable=True)
-    return pipe

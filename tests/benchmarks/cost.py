@@ -1,12 +1,17 @@
-"""What guidance costs: denoisers shaped like the real ones at reduced width and depth, random weights, one thread.
+"""What guidance costs: denoisers shaped like the real ones, random weights, time and peak memory of one step.
 
     python tests/benchmarks/cost.py [--shapes flux wan ...] [--dtype float32 bfloat16] [--rounds 5]
+    python tests/benchmarks/cost.py --full [--shapes flux ...]           on a GPU: the models' own size, bfloat16
+    python tests/benchmarks/cost.py --full --dry                         the same models without memory or numbers: do they build and run?
 
-Ways of a step are measured in turn (none, CFG as a second call, NAG in two passes, NAG as it is), and each is divided by its
-neighbour without guidance: medians of ratios, with their range. Prints a Markdown table.
+Without --full: as many image and text tokens as the model has (Wan: fewer), less width and depth, on the processor, one thread.
+The ways of a step are run in turn (none, CFG, NAG with the batch doubled, NAG packed in two passes, NAG as it is), and each is divided
+by the step without guidance of the same round: medians of ratios, with their range. Prints a Markdown table.
 """
 
 import argparse
+import contextlib
+import gc
 import statistics
 import sys
 import time
@@ -14,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -22,119 +28,237 @@ from denoisers import Bare, Case, embeds, loud, noise, ramp, steps_of
 
 import nag
 
+PROMPT, NEGATIVE = "a portrait of a pirate", "big glasses"
+SETTINGS = nag.NAGSettings()
 
-def flux():
-    """4096 image tokens (1024 px), 512 text tokens, as many double and single blocks as Flux has in proportion."""
+
+def flux(full: bool):
+    """4096 image tokens (1024 px), 512 text tokens; full: Flux.1-dev, 12 billion."""
     from diffusers import FluxTransformer2DModel
 
-    return Case(lambda: FluxTransformer2DModel(
-        patch_size=1, in_channels=64, num_layers=2, num_single_layers=4, attention_head_dim=64, num_attention_heads=8, joint_attention_dim=128,
-        pooled_projection_dim=64, axes_dims_rope=(8, 28, 28)), (4096, 64), lambda x, t: {
-            "hidden_states": x, "timestep": steps_of(x, t) / 1000, "return_dict": False, "img_ids": ramp(1, 64, 64),
-            "pooled_projections": noise("pooled", 1, 64).repeat(len(x), 1)},
-        lambda words, n: {"encoder_hidden_states": embeds(words, 512, 128), "txt_ids": torch.zeros(512, 3)})
+    config = {"num_layers": 19, "num_single_layers": 38, "num_attention_heads": 24, "joint_attention_dim": 4096, "pooled_projection_dim": 768,
+              "axes_dims_rope": (16, 56, 56), "attention_head_dim": 128, "guidance_embeds": True} if full else {
+              "num_layers": 2, "num_single_layers": 4, "num_attention_heads": 8, "joint_attention_dim": 128, "pooled_projection_dim": 64,
+              "axes_dims_rope": (8, 28, 28), "attention_head_dim": 64, "guidance_embeds": True}
+    return Case(lambda: FluxTransformer2DModel(patch_size=1, in_channels=64, **config), (4096, 64), lambda x, t: {
+        "hidden_states": x, "timestep": steps_of(x, t) / 1000, "return_dict": False, "img_ids": ramp(1, 64, 64),
+        "guidance": torch.full((len(x),), 3.5), "pooled_projections": noise("pooled", 1, config["pooled_projection_dim"]).repeat(len(x), 1)},
+        lambda words, n: {"encoder_hidden_states": embeds(words, 512, config["joint_attention_dim"]), "txt_ids": torch.zeros(512, 3)})
 
 
-def sd35():
-    """4096 image tokens, 333 text tokens."""
+def sd35(full: bool):
+    """4096 image tokens, 333 text tokens; full: SD3.5-Large."""
     from diffusers import SD3Transformer2DModel
 
+    layers, heads, text, pooled = (38, 38, 4096, 2048) if full else (6, 8, 128, 64)
     return Case(lambda: SD3Transformer2DModel(
-        sample_size=128, patch_size=2, in_channels=16, num_layers=6, attention_head_dim=64, num_attention_heads=8, joint_attention_dim=128,
-        caption_projection_dim=512, pooled_projection_dim=64, out_channels=16, pos_embed_max_size=192, qk_norm="rms_norm"),
-        (16, 128, 128), lambda x, t: {"hidden_states": x, "timestep": steps_of(x, t), "return_dict": False,
-                                      "pooled_projections": noise("pooled", 1, 64).repeat(len(x), 1)},
-        lambda words, n: {"encoder_hidden_states": embeds(words, 333, 128)})
+        sample_size=128, patch_size=2, in_channels=16, num_layers=layers, attention_head_dim=64, num_attention_heads=heads,
+        joint_attention_dim=text, caption_projection_dim=64 * heads, pooled_projection_dim=pooled, out_channels=16, pos_embed_max_size=192,
+        qk_norm="rms_norm"), (16, 128, 128), lambda x, t: {
+            "hidden_states": x, "timestep": steps_of(x, t), "return_dict": False, "pooled_projections": noise("pooled", 1, pooled).repeat(len(x), 1)},
+        lambda words, n: {"encoder_hidden_states": embeds(words, 333, text)})
 
 
-def sdxl():
-    """128 x 128 latents, 77 text tokens, transformers at half and a quarter of the side, as in SDXL."""
+def sdxl(full: bool):
+    """128 x 128 latents, 77 text tokens, transformers at half and a quarter of the side; full: SDXL."""
     from diffusers import UNet2DConditionModel
 
+    config = {"block_out_channels": (320, 640, 1280), "cross_attention_dim": 2048, "attention_head_dim": (5, 10, 20),
+              "transformer_layers_per_block": (1, 2, 10), "use_linear_projection": True, "addition_embed_type": "text_time",
+              "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 2816} if full else {
+              "block_out_channels": (64, 128, 256), "cross_attention_dim": 256, "attention_head_dim": (1, 2, 4),
+              "transformer_layers_per_block": (1, 1, 4)}
+    added = {"text_embeds": noise("pooled", 1, 1280), "time_ids": torch.full((1, 6), 1024.0)}
     return Case(lambda: UNet2DConditionModel(
-        sample_size=128, block_out_channels=(64, 128, 256), layers_per_block=2, cross_attention_dim=256, attention_head_dim=(1, 2, 4),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"), transformer_layers_per_block=(1, 1, 4)),
-        (4, 128, 128), lambda x, t: {"sample": x, "timestep": t, "return_dict": False},
-        lambda words, n: {"encoder_hidden_states": embeds(words, 77, 256)})
+        sample_size=128, layers_per_block=2, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"), **config),
+        (4, 128, 128), lambda x, t: {"sample": x, "timestep": t, "return_dict": False, **(
+            {"added_cond_kwargs": {name: value.repeat(len(x), 1) for name, value in added.items()}} if full else {})},
+        lambda words, n: {"encoder_hidden_states": embeds(words, 77, config["cross_attention_dim"])})
 
 
-def wan():
-    """4 latent frames of 60 x 104 (3,120 tokens a quarter of 480p's 81 frames), 512 text tokens."""
+def sana(full: bool):
+    """32 x 32 latents (1024 px), 300 text tokens; full: Sana 1.6B."""
+    from diffusers import SanaTransformer2DModel
+
+    config = {"num_attention_heads": 70, "num_layers": 20, "num_cross_attention_heads": 20, "cross_attention_head_dim": 112,
+              "cross_attention_dim": 2240, "caption_channels": 2304} if full else {
+              "num_attention_heads": 16, "num_layers": 4, "num_cross_attention_heads": 8, "cross_attention_head_dim": 64,
+              "cross_attention_dim": 512, "caption_channels": 128}
+    return Case(lambda: SanaTransformer2DModel(in_channels=32, out_channels=32, attention_head_dim=32, sample_size=32, patch_size=1, **config),
+                (32, 32, 32), lambda x, t: {"hidden_states": x, "timestep": steps_of(x, t), "return_dict": False},
+                lambda words, n: {"encoder_hidden_states": embeds(words, 300, config["caption_channels"]),
+                                  "encoder_attention_mask": torch.ones(len(words), 300)})
+
+
+def wan(full: bool):
+    """9 latent frames of 60 x 104 (14,040 tokens), 512 text tokens; full: Wan2.1 1.3B, 21 latent frames (480p, 81 frames)."""
     from diffusers import WanTransformer3DModel
 
+    config = {"num_attention_heads": 12, "attention_head_dim": 128, "text_dim": 4096, "freq_dim": 256, "ffn_dim": 8960,
+              "num_layers": 30} if full else {
+              "num_attention_heads": 8, "attention_head_dim": 64, "text_dim": 128, "freq_dim": 64, "ffn_dim": 2048, "num_layers": 2}
     return Case(lambda: WanTransformer3DModel(
-        patch_size=(1, 2, 2), num_attention_heads=8, attention_head_dim=64, in_channels=16, out_channels=16, text_dim=128, freq_dim=64,
-        ffn_dim=2048, num_layers=3, rope_max_seq_len=128), (16, 4, 60, 104),
+        patch_size=(1, 2, 2), in_channels=16, out_channels=16, rope_max_seq_len=1024, **config), (16, 21 if full else 9, 60, 104),
         lambda x, t: {"hidden_states": x, "timestep": steps_of(x, t), "return_dict": False},
-        lambda words, n: {"encoder_hidden_states": embeds(words, 512, 128)})
+        lambda words, n: {"encoder_hidden_states": embeds(words, 512, config["text_dim"])})
 
 
-def ltx():
-    """13 latent frames of 16 x 22 (704 x 512, 97 frames), 128 text tokens."""
+def ltx(full: bool):
+    """13 latent frames of 16 x 22 (704 x 512, 97 frames), 128 text tokens; full: LTX-Video 2B."""
     from diffusers import LTXVideoTransformer3DModel
 
+    heads, layers, text = (32, 28, 4096) if full else (8, 3, 128)
     return Case(lambda: LTXVideoTransformer3DModel(
-        in_channels=128, out_channels=128, num_attention_heads=8, attention_head_dim=64, cross_attention_dim=512, num_layers=3,
-        caption_channels=128), (13 * 16 * 22, 128), lambda x, t: {
+        in_channels=128, out_channels=128, num_attention_heads=heads, attention_head_dim=64, cross_attention_dim=64 * heads, num_layers=layers,
+        caption_channels=text), (13 * 16 * 22, 128), lambda x, t: {
             "hidden_states": x, "timestep": steps_of(x, t), "return_dict": False, "num_frames": 13, "height": 16, "width": 22},
-        lambda words, n: {"encoder_hidden_states": embeds(words, 128, 128), "encoder_attention_mask": torch.ones(len(words), 128)})
+        lambda words, n: {"encoder_hidden_states": embeds(words, 128, text), "encoder_attention_mask": torch.ones(len(words), 128)})
 
 
-SHAPES = {"flux": flux, "sd35": sd35, "sdxl": sdxl, "wan": wan, "ltx": ltx}
-WAYS = ("none", "CFG", "NAG, two passes", "NAG")
+SHAPES = {"flux": flux, "sd35": sd35, "sdxl": sdxl, "sana": sana, "wan": wan, "ltx": ltx}
+# where the image stands in joint attention, for the doubled batch; the others have cross-attention with so many keys
+IMAGE = {"flux": slice(512, None), "sd35": slice(0, 4096)}
+TEXT = {"sdxl": 77, "sana": 300, "wan": 512, "ltx": 128}
+WAYS = ("none", "CFG", "NAG, batch doubled", "NAG, two passes", "NAG")
 
 
-def measure(case: Case, dtype, rounds: int) -> dict[str, list[float]]:
-    """Seconds of a step for every way, `rounds` times in turn -> {way: ratios to the step without guidance}"""
-    torch.manual_seed(0)
-    denoiser = case.build().eval()
-    loud(denoiser)
-    denoiser = denoiser.to(dtype)
+@contextlib.contextmanager
+def doubled(shape: str):
+    """NAG in rows of (positive, negative): the authors' way, at its leanest."""
+    real = F.scaled_dot_product_attention
 
-    def cast(values: dict) -> dict:
-        return {name: v.to(dtype) if isinstance(v, torch.Tensor) and v.is_floating_point() and "ids" not in name else v for name, v in values.items()}
+    def attention(query, key, value, *args, **options):
+        out = real(query, key, value, *args, **options)
+        if shape in TEXT and (key.shape[2] != TEXT[shape] or query.shape[2] == key.shape[2]):
+            return out
+        part = out[:, :, IMAGE.get(shape, slice(None))]
+        part.copy_(nag.normalized_attention_guidance(part[:1], part[1:], SETTINGS.scale, SETTINGS.tau, SETTINGS.alpha, dim=(1, 3)))
+        return out
 
-    pipe = Bare(replace(case, texts=lambda words, n: cast(case.texts(words, n))), denoiser)
-    pipe.scheduler.set_timesteps(1)
-    arguments = cast(case.arguments(torch.randn(1, *case.latents), torch.tensor(500.0)))
+    F.scaled_dot_product_attention = attention
+    try:
+        yield
+    finally:
+        F.scaled_dot_product_attention = real
 
-    def step(calls: int = 1) -> float:
-        texts = pipe.texts("a portrait of a pirate")
-        begun = time.perf_counter()
-        for _ in range(calls):
-            denoiser(**arguments, **texts)
-        return time.perf_counter() - begun
 
-    def seconds(way: str) -> float:
-        if not way.startswith("NAG"):
-            return step(2 if way == "CFG" else 1)
-        with nag.guide(pipe, "big glasses", exact=way != "NAG") as guidance:
-            spent = step()
-        assert guidance.guided_calls == 1
-        return spent
+class Bench:
+    """A denoiser of one shape, and a step of it in every way."""
 
+    def __init__(self, shape: str, dtype, device: str, full: bool):
+        torch.manual_seed(0)
+        self.shape, self.device, self.dtype, case = shape, device, dtype, SHAPES[shape](full)
+        with torch.device(device):
+            before = torch.get_default_dtype()
+            torch.set_default_dtype(dtype)  # 12 billion weights in float32 would not fit first
+            try:
+                self.denoiser = case.build().eval()
+            finally:
+                torch.set_default_dtype(before)
+        if not full:
+            loud(self.denoiser)
+        self.pipe = Bare(replace(case, texts=lambda words, n: self.cast(case.texts(words, n))), self.denoiser)
+        self.pipe.scheduler.set_timesteps(1)
+        self.calls = [self.cast(case.arguments(torch.randn(rows, *case.latents), torch.tensor(500.0))) for rows in (1, 2)]
+
+    def cast(self, values: dict) -> dict:
+        def one(name, value):
+            if isinstance(value, dict):
+                return self.cast(value)
+            if not isinstance(value, torch.Tensor):
+                return value
+            return value.to(self.device, self.dtype if value.is_floating_point() and "ids" not in name else value.dtype)
+        return {name: one(name, value) for name, value in values.items()}
+
+    def step(self, *words: str) -> None:
+        """One denoiser call, with one row for each of the words."""
+        self.denoiser(**self.calls[len(words) - 1], **self.pipe.texts(list(words) if len(words) > 1 else words[0]))
+
+    @contextlib.contextmanager
+    def ready(self, way: str):
+        """-> what a step of this way is."""
+        if way == "none":
+            yield lambda: self.step(PROMPT)
+        elif way == "CFG":
+            yield lambda: self.step(NEGATIVE, PROMPT)
+        elif way == "NAG, batch doubled":
+            with doubled(self.shape):
+                yield lambda: self.step(PROMPT, NEGATIVE)
+        else:
+            with nag.guide(self.pipe, NEGATIVE, exact=way != "NAG") as guidance:
+                yield lambda: self.step(PROMPT)
+                assert guidance.guided_calls
+
+    def seconds(self, way: str) -> float:
+        with self.ready(way) as step:
+            self.wait()
+            begun = time.perf_counter()
+            step()
+            self.wait()
+            return time.perf_counter() - begun
+
+    def wait(self) -> None:
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
+    def peak(self, way: str) -> int:
+        """Bytes of tensors at the most, weights included."""
+        gc.collect()
+        with self.ready(way) as step:
+            if self.device == "cuda":
+                torch.cuda.reset_peak_memory_stats()
+                step()
+                return torch.cuda.max_memory_allocated()
+            with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+                step()
+        now = most = 0  # allocations less releases since the step began
+        for event in sorted((e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"), key=lambda e: e.start_ns()):
+            now += event.nbytes()
+            most = max(most, now)
+        return most + sum(p.nbytes for p in self.denoiser.parameters())
+
+
+def measure(bench: Bench, rounds: int) -> tuple[dict, dict]:
+    """-> {way: ratios of seconds to the step without guidance}, {way: ratio of peak memory}"""
     ratios = {way: [] for way in WAYS}
     with torch.inference_mode():
         for turn in range(rounds + 1):
-            spent = {way: seconds(way) for way in WAYS}
+            spent = {way: bench.seconds(way) for way in WAYS}
             for way in WAYS if turn else ():  # the first turn warms up
                 ratios[way].append(spent[way] / spent["none"])
-    return ratios
+        peaks = {way: bench.peak(way) for way in WAYS}
+    return ratios, {way: peak / peaks["none"] for way, peak in peaks.items()}
+
+
+def dry(shape: str) -> None:
+    """The full-size model on the meta device: one step without guidance."""
+    bench = Bench(shape, torch.bfloat16, "meta", True)
+    with torch.inference_mode():
+        bench.step(PROMPT)
+    print(f"{shape}: {sum(p.numel() for p in bench.denoiser.parameters()) / 1e9:.2f} billion parameters, builds and runs")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", default=list(SHAPES), choices=list(SHAPES))
-    parser.add_argument("--dtype", nargs="+", default=["float32", "bfloat16"], choices=["float32", "bfloat16"])
+    parser.add_argument("--dtype", nargs="+", choices=["float32", "bfloat16"])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--full", action="store_true", help="the models' own size, on CUDA")
+    parser.add_argument("--dry", action="store_true", help="with --full: on the meta device, no GPU needed")
     options = parser.parse_args()
+    if options.full and options.dry:
+        return [dry(shape) for shape in options.shapes] and None
+    device = "cuda" if options.full else "cpu"
+    if options.full and not torch.cuda.is_available():
+        parser.error("--full needs a CUDA device; --full --dry runs without one.")
     torch.set_num_threads(1)
-    print(f"| shape | dtype | {' | '.join(WAYS[1:])} |\n|---|---|{'---|' * (len(WAYS) - 1)}")
+    print(f"| shape | dtype | {' | '.join(WAYS[1:])} | peak memory |\n|---|---|{'---|' * len(WAYS)}")
     for name in options.shapes:
-        for dtype in options.dtype:
-            ratios = measure(SHAPES[name](), getattr(torch, dtype), options.rounds)
+        for dtype in options.dtype or (["bfloat16"] if options.full else ["float32", "bfloat16"]):
+            ratios, peaks = measure(Bench(name, getattr(torch, dtype), device, options.full), options.rounds)
             cells = [f"{statistics.median(r):.2f} ({min(r):.2f}-{max(r):.2f})" for way, r in ratios.items() if way != "none"]
+            cells.append(" / ".join(f"{peaks[way]:.2f}" for way in WAYS[1:]))
             print(f"| {name} | {dtype} | {' | '.join(cells)} |", flush=True)
 
 
