@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from denoisers import CASES, LENGTH, bare
 from oracle import doubled, text_seen
 from test_guidance import STRONG, close, differ, state
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import nag
 from nag import families, lse
@@ -309,3 +310,34 @@ def test_image_keys_attended_once_equal_two_passes(name, cfg, monkeypatch):
         once = bare(name)(PROMPT, cfg)
     close(once, twice)
     assert bool(merges) != (name in TWO_PASSES), f"{len(merges)} merges"
+
+
+SYNCS = {"aten::equal", "aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::_unique2"}
+# these models reorder their text by its mask inside, and so does what packs it: once more a step
+ONE_MORE = ("HunyuanVideo15Transformer3DModel", "HunyuanVideo15Transformer3DModel:i2v", "JoyImageEditTransformer3DModel:mrope",
+            "QwenImage21Transformer2DModel")
+
+
+class Waits(TorchDispatchMode):
+    """Counts the operations for whose result a GPU would have to be waited for."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func._schema.name in SYNCS
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("AnyFlowFAR")])  # its flex_attention knows no such modes
+def test_a_guided_step_waits_for_the_gpu_no_more_often_than_a_plain_one(name):
+    """Whose rows are conditional is asked once in a picture, not once in a step."""
+    def waits(steps, negative=None):
+        with Waits() as mode:
+            bare(name)(PROMPT, steps=steps) if negative is None else guided(name, negative, steps=steps)
+        return mode.count
+
+    a_step = [waits(3, negative) - waits(2, negative) for negative in (None, NEGATIVE)]
+    assert a_step[1] == a_step[0] + (name in ONE_MORE)
+    assert waits(2, NEGATIVE) > waits(2) or name == "ZImageTransformer2DModel"  # asked once it is, but for lists of the pipeline's own tensors

@@ -15,7 +15,7 @@ from pathlib import Path
 RECIPE = {  # stage -> steps; what the shipped weights were trained with
     "data": 40_000, "vae": 4_500, "text": 500, "classifier": 800, "encode": 0, "unet": 3_800,
     "distill": 650, "control": 250,
-    "t5": 500, "joint": 2_200, "joint-distill": 650, "joint-control": 250,
+    "t5": 500, "joint": 1_600, "joint-distill": 500, "joint-control": 250,
 }
 
 
