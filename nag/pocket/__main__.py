@@ -1,11 +1,15 @@
 """`python -m nag.pocket STAGE`: every stage resumes where it stopped and is skipped when it is done.
 
-    data        render the pictures (40,000; needs dicebear-core dicebear-styles resvg-py)
-    vae text classifier encode unet distill control      one training stage each, in this order
+    data                      render the pictures (40,000; needs dicebear-core dicebear-styles resvg-py)
+    vae text classifier encode unet distill control                      pocket-portrait: one training stage each, in this order
+    t5 joint joint-distill joint-control                                 pocket-joint, which needs data and encode too
+    clips video-vae video-t5 video-encode video video-distill            pocket-video
     all         the whole recipe
-    export      the finished parts as a diffusers pipeline in assets/pocket-portrait
-    results     the pictures that the page shows at load, drawn by the exported pipeline
+    export      the finished models as diffusers pipelines in assets/
+    results     the pictures that the page shows at load, drawn by the exported pipeline (--preset)
     evaluate    attribute rate, fidelity and what was kept, for no guidance, CFG and NAG
+
+A run that has no VAE, text encoder or classifier of its own takes those of assets/pocket-portrait.
 """
 
 import argparse
@@ -15,12 +19,13 @@ from pathlib import Path
 RECIPE = {  # stage -> steps; what the shipped weights were trained with
     "data": 40_000, "vae": 4_500, "text": 500, "classifier": 800, "encode": 0, "unet": 3_800,
     "distill": 650, "control": 250,
-    "t5": 500, "joint": 1_600, "joint-distill": 500, "joint-control": 250,
+    "t5": 500, "joint": 1_200, "joint-distill": 500, "joint-control": 250,
+    "clips": 6_000, "video-vae": 4_000, "video-t5": 500, "video-encode": 0, "video": 2_500, "video-distill": 500,
 }
 
 
 def stage(name: str, run: Path, steps: int, compile: bool = False) -> None:
-    from . import data, joint, train
+    from . import clips, data, joint, train, video
 
     match name:
         case "data":
@@ -46,7 +51,19 @@ def stage(name: str, run: Path, steps: int, compile: bool = False) -> None:
         case "joint-distill":
             train.distill(run, steps, joint.Joint(run), name="joint-student", compile=compile)
         case "joint-control":
-            train.distill(run, steps, joint.Joint(run), guidance=1.0, name="joint-control")
+            train.distill(run, steps, joint.Joint(run), guidance=1.0, name="joint-control", compile=compile)
+        case "clips":
+            clips.build(run / "clips", steps)
+        case "video-vae":
+            video.train_vae(run, steps)
+        case "video-t5":
+            video.train_t5(run, steps)
+        case "video-encode":
+            video.encode_clips(run)
+        case "video":
+            train.train_teacher(run, steps, video.Video(run), compile=compile)
+        case "video-distill":
+            train.distill(run, steps, video.Video(run), name="video-student", size=8, compile=compile)
 
 
 def main() -> None:
@@ -54,6 +71,7 @@ def main() -> None:
     parser.add_argument("stage", choices=[*RECIPE, "all", "export", "results", "evaluate"])
     parser.add_argument("--run", type=Path, default=Path("runs"), help="folder of data and checkpoints (git-ignored)")
     parser.add_argument("--steps", type=int, help="training steps, or pictures for `data`, instead of the recipe's")
+    parser.add_argument("--preset", default="pocket-portrait", help="of `results`")
     parser.add_argument("--compile", action="store_true", help="torch.compile the denoisers: a fifth faster, after two minutes")
     parser.add_argument("--threads", type=int, help="torch threads")
     if sys.argv[1:2] == ["evaluate"]:  # has options of its own
@@ -72,7 +90,7 @@ def main() -> None:
     if arguments.stage == "results":
         from .export import results
 
-        return results()
+        return results(arguments.preset)
     for name in RECIPE if arguments.stage == "all" else [arguments.stage]:
         stage(name, arguments.run, RECIPE[name] if arguments.steps is None else arguments.steps, arguments.compile)
 

@@ -151,11 +151,9 @@ def _words(person: Person) -> list[str]:
 _STYLE = None
 
 
-def render(person: Person, size: int = SIZE):
-    """The drawing as a PIL image, `size` x `size`."""
-    import resvg_py
+def svg(person: Person, expression: str | None = None) -> str:
+    """The drawing. `expression` is another variant than the person's: eyes that close, a smile that comes."""
     from dicebear import Avatar, Style
-    from PIL import Image
 
     global _STYLE
     if _STYLE is None:
@@ -164,7 +162,7 @@ def render(person: Person, size: int = SIZE):
         _STYLE = Style(json.loads((Path(dicebear_styles.__path__[0]) / "open-peeps.json").read_text()))
     labels, variants = person.labels, person.variants
     options = {
-        "seed": "fixed", "headVariant": variants["head"], "expressionVariant": variants["expression"],
+        "seed": "fixed", "headVariant": variants["head"], "expressionVariant": expression or variants["expression"],
         "skinColor": person.skin, "headContrastColor": person.hair,
         "clothingColor": variants["shirt"], "backgroundColor": variants["background"],
         "accessoriesProbability": 0, "facialHairProbability": 0, "maskProbability": 0,
@@ -172,8 +170,20 @@ def render(person: Person, size: int = SIZE):
     for name, option in (("eyewear", "accessories"), ("facial hair", "facialHair"), ("mask", "mask")):
         if labels[name] != "none":
             options |= {f"{option}Variant": variants[name], f"{option}Probability": 100}
-    png = resvg_py.svg_to_bytes(svg_string=str(Avatar(_STYLE, options)), width=size, height=size)
-    return Image.open(io.BytesIO(bytes(png))).convert("RGB")
+    return str(Avatar(_STYLE, options))
+
+
+def rasterised(drawing: str, size: int = SIZE):
+    """An SVG as a PIL image, `size` x `size`."""
+    import resvg_py
+    from PIL import Image
+
+    return Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=drawing, width=size, height=size)))).convert("RGB")
+
+
+def render(person: Person, size: int = SIZE):
+    """The drawing as a PIL image, `size` x `size`."""
+    return rasterised(svg(person), size)
 
 
 def encode_labels(person: Person) -> list[int]:

@@ -21,11 +21,13 @@ def assemble(tokenizer, text_encoder, unet, vae):
 
 def pipeline(run: Path, denoiser: str = "student"):
     """The pipeline of a training run, float32: `denoiser` is a checkpoint, such as "student", "control" (nothing baked in), "unet" (the
-    teacher), "joint-student" or "joint"."""
-    from . import joint, train
+    teacher), "joint-student", "joint" or "video-student"."""
+    from . import joint, train, video
 
     if denoiser.startswith("joint"):
         pipe = joint.assemble(run, denoiser)
+    elif denoiser.startswith("video"):
+        pipe = video.assemble(run, denoiser)
     else:
         source = object.__new__(train.Portrait)  # its text parts, without the data
         source.load_text(run)
@@ -45,6 +47,8 @@ def export(run: Path, assets: Path = ASSETS) -> None:
         save_classifier(train.load_classifier(run), assets / "pocket-portrait" / "classifier", save_file)
     if (run / "joint-student.pt").exists():
         save(pipeline(run, "joint-student"), assets / "pocket-joint")
+    if (run / "video-student.pt").exists():
+        save(pipeline(run, "video-student"), assets / "pocket-video")
 
 
 def save(pipe, folder: Path) -> None:

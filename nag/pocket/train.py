@@ -158,10 +158,10 @@ def _load_average(module, path: Path):
 class AttributeReader(torch.nn.Module):
     """The text encoder with one linear head per attribute, to be trained to say what a caption implies."""
 
-    def __init__(self, text_encoder):
+    def __init__(self, text_encoder, attributes=data.ATTRIBUTES):
         super().__init__()
         self.text_encoder = text_encoder
-        self.heads = torch.nn.ModuleList(torch.nn.Linear(models.WIDTH, len(v)) for v in data.ATTRIBUTES.values())
+        self.heads = torch.nn.ModuleList(torch.nn.Linear(models.WIDTH, len(v)) for v in attributes.values())
 
     def forward(self, ids):
         """ids (B, T) -> logits (B, T, values) per attribute"""
@@ -182,17 +182,19 @@ def tokenize(tok, captions, where=None):
     return ids.to(where or device())
 
 
-def train_text(run: Path, steps: int, size: int = 256, name: str = "text", tok=None, encoder=None):
+def train_text(run: Path, steps: int, size: int = 256, name: str = "text", tok=None, encoder=None, source=data, rows=None):
     """The text encoder first, alone: learned jointly with the UNet it is ignored. The loss stands at the end-of-text
-    token and at the padding behind it, because that is what attention to the text mostly sees."""
+    token and at the padding behind it, because that is what attention to the text mostly sees. source: where captions and labels of the
+    `rows` come from."""
     tok = tok or tokenizer(run)
-    reader, people = AttributeReader(encoder or models.build_text_encoder(tok)), data.load_people(run / "data")
-    labels = torch.tensor([data.encode_labels(p) for p in people])
+    reader = AttributeReader(encoder or models.build_text_encoder(tok), source.ATTRIBUTES)
+    people = data.load_people(run / "data") if rows is None else rows
+    labels = torch.tensor([source.encode_labels(p) for p in people])
 
     def loss(step):
         rng = random.Random(step)
         rows = batch_at(step, len(people), size, seed=2)
-        captions = [data.caption(people[i], rng, strange_words=.15) for i in rows]
+        captions = [source.caption(people[i], rng, strange_words=.15) for i in rows]
         captions = [c[:1].upper() + c[1:] if rng.random() < .2 else c for c in captions]  # a tokenizer may keep capitals
         ids = tokenize(tok, captions)
         ended = ids.eq(tok.eos_token_id) | ids.eq(tok.pad_token_id)
@@ -280,6 +282,7 @@ class Portrait:
     A text is a tuple of tensors with one row per caption; `predict` gives the velocity n - x for it. A subclass is another denoiser.
     """
 
+    caption = staticmethod(data.caption)
     name, lr, muon, size = "unet", 8e-4, False, 32  # size: rows of a batch
 
     def __init__(self, run: Path):
@@ -305,7 +308,7 @@ class Portrait:
     def batch(self, step: int, size: int, seed: int):
         """latents (B, 12, 16, 16), text, which rows have an empty caption (B, 1, 1, 1)"""
         rng, rows = random.Random(step * 31 + seed), batch_at(step, len(self.people), size, seed)
-        captions = [data.caption(self.people[i], rng) for i in rows]
+        captions = [self.caption(self.people[i], rng) for i in rows]
         latents = torch.from_numpy(self.latents[rows]).to(device()).float().contiguous(memory_format=torch.channels_last)
         return latents, self.encode(captions), torch.tensor([c == "" for c in captions], device=device()).view(-1, 1, 1, 1)
 
