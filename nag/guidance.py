@@ -68,23 +68,15 @@ def guide(pipe, negative_prompt=None, *, negative_prompt_embeds=None, negative_p
     Raises ValueError for bad arguments and unknown models, RuntimeError when a layer could not be reached.
     """
     settings = NAGSettings(scale, tau, alpha, end, method)
-    if negative_prompt is None and negative_prompt_embeds is None:
-        raise ValueError("NAG needs a negative prompt: give words (negative_prompt) or negative_prompt_embeds.")
-    if negative_prompt is not None and negative_prompt_embeds is not None:
-        raise ValueError("Got both negative_prompt and negative_prompt_embeds; give one of them.")
-    words = [negative_prompt] if isinstance(negative_prompt, str) else negative_prompt
-    if words is not None and not (isinstance(words, (list, tuple)) and all(isinstance(word, str) for word in words)):
-        raise ValueError(f"negative_prompt must be words, or a list with words for each prompt, got {negative_prompt!r}.")
-    if negative_prompt_attention_mask is not None and negative_prompt_embeds is None:
-        raise ValueError("Got a negative_prompt_attention_mask without the negative_prompt_embeds that it belongs to.")
+    _check_words(negative_prompt, negative_prompt_embeds, negative_prompt_attention_mask)
     family = families.find(pipe)
     able, why = families.supports(pipe)
     if not able:
         raise ValueError(why)
     if not families.encoders_of(pipe):
         raise ValueError(f"nag.guide takes a whole pipeline, which encodes the words too; got a {type(pipe).__name__}.")
-    if trim and (words is None or not family.tokenizer):
-        raise ValueError("trim needs the negative prompt as words." if words is None else
+    if trim and (negative_prompt is None or not family.tokenizer):
+        raise ValueError("trim needs the negative prompt as words." if negative_prompt is None else
                          f"trim is not possible here: {type(pipe).__name__} masks its padding, or nag/families.py does not say where it is.")
     guidance = Guidance(settings, exact=bool(exact))
     if settings.off:
@@ -113,6 +105,18 @@ def guide(pipe, negative_prompt=None, *, negative_prompt_embeds=None, negative_p
         yield guidance
         if guidance.stepped and not guidance.guided_calls:
             raise _nothing(pipe, guidance)
+
+
+def _check_words(words, embeds, mask) -> None:
+    if words is None and embeds is None:
+        raise ValueError("NAG needs a negative prompt: give words (negative_prompt) or negative_prompt_embeds.")
+    if words is not None and embeds is not None:
+        raise ValueError("Got both negative_prompt and negative_prompt_embeds; give one of them.")
+    each = [words] if isinstance(words, str) else words
+    if each is not None and not (isinstance(each, (list, tuple)) and all(isinstance(word, str) for word in each)):
+        raise ValueError(f"negative_prompt must be words, or a list with words for each prompt, got {words!r}.")
+    if mask is not None and embeds is None:
+        raise ValueError("Got a negative_prompt_attention_mask without the negative_prompt_embeds that it belongs to.")
 
 
 COMPILED_INSIDE = "torch.compile(..., fullgraph=True) was called inside nag.guide; compile first, then enter nag.guide"
@@ -198,6 +202,44 @@ OTHER_WORDS = re.compile(r"negative_.*|prompt_\d+|.*prompt_embeds.*|(prompt|text
 PICTURES = re.compile(r"num_\w+_per_prompt")
 
 
+class EncodeCall:
+    """One call of `encode_prompt` with its arguments by name; prompt, pictures: the names of the words, and of how many pictures of each."""
+
+    def __init__(self, function, args, kwargs):
+        self.function, self.signature = function, inspect.signature(function)
+        self.bound = self.signature.bind(*args, **kwargs)
+        self.bound.apply_defaults()
+        self.given = given = self.bound.arguments
+        self.prompt = next((name for name in ("prompt", "prompts") if name in given), None)
+        if self.prompt is None:
+            raise ValueError(f"NAG cannot tell which argument of this encode_prompt is the prompt: {', '.join(given)}.")
+        self.pictures = next((name for name in given if PICTURES.fullmatch(name)), None)
+        self.each = int(given.get(self.pictures) or 1)
+        self.cfg = bool(given.get("do_classifier_free_guidance", True))
+
+    @property
+    def rows(self) -> int:
+        """Of the prompt alone, where the result may hold CFG's rows too. "prompts" are one, behind its negatives."""
+        prompts = self.given.get("prompt_embeds") if self.given[self.prompt] is None else self.given[self.prompt]
+        return self.each * (1 if isinstance(prompts, str) or self.prompt == "prompts" else len(prompts))
+
+    def again(self, words: list[str], phrase):
+        """The same call with other words, one for each prompt -> the words in their final form, and what it returns."""
+        given, single = self.given, isinstance(self.given[self.prompt], str)
+        for name in given:
+            if OTHER_WORDS.fullmatch(name):
+                default = self.signature.parameters[name].default  # "" where CFG's negative prompt is encoded whether needed or not
+                given[name] = None if default is inspect.Parameter.empty else default
+        if phrase:
+            words = [phrase(*pair) for pair in zip([given[self.prompt]] if single else given[self.prompt], words, strict=True)]
+        given[self.prompt] = words[0] if single else words  # some pipelines take one prompt only, and no list
+        if self.pictures:  # `_rows` expands: some pipelines bring the masks of several pictures of several prompts into a wrong order
+            given[self.pictures] = 1
+        if "do_classifier_free_guidance" in given:
+            given["do_classifier_free_guidance"] = False
+        return words, self.function(*self.bound.args, **self.bound.kwargs)
+
+
 def _capture(guidance, family, words, embeds, trimmed, encode_prompt, /, *args, **kwargs):
     """Runs `encode_prompt`, and the first time in a pipeline call once more with the negative words in place of the prompt:
     the same tokenizer, length limits and clip skip. The second time it is CFG's own negative prompt, and none of our business."""
@@ -211,38 +253,15 @@ def _capture(guidance, family, words, embeds, trimmed, encode_prompt, /, *args, 
         guidance.step = guidance.since = 0
         guidance.called = guidance.fresh = False
         guidance.verdicts.clear()
-    signature = inspect.signature(encode_prompt)
-    bound = signature.bind(*args, **kwargs)
-    bound.apply_defaults()
-    given = bound.arguments
-    prompt = next((name for name in ("prompt", "prompts") if name in given), None)
-    if prompt is None:
-        raise ValueError(f"NAG cannot tell which argument of this encode_prompt is the prompt: {', '.join(given)}.")
-    pictures = next((name for name in given if PICTURES.fullmatch(name)), None)
-    each = int(given.get(pictures) or 1)
-    count = _count(*next((positive[p.argument], p.batch) for p in family.inputs if p.argument in positive))
-    guidance.cfg = bool(given.get("do_classifier_free_guidance", True))
+    call = EncodeCall(encode_prompt, args, kwargs)
+    count, guidance.cfg = _count(*next((positive[p.argument], p.batch) for p in family.inputs if p.argument in positive)), call.cfg
     if family.together:
-        prompts = given.get("prompt_embeds") if given[prompt] is None else given[prompt]  # "prompts" are one, behind its negatives
-        rows = each * (1 if isinstance(prompts, str) or prompt == "prompts" else len(prompts))
-        guidance.cfg, count = count > rows, rows
-        positive = {name: value[-rows:] for name, value in positive.items()}
+        guidance.cfg, count = count > call.rows, call.rows
+        positive = {name: value[-count:] for name, value in positive.items()}
     if embeds is not None:
         negative = {} if again else dict(embeds)
     else:
-        for name in given:
-            if OTHER_WORDS.fullmatch(name):
-                default = signature.parameters[name].default  # "" where CFG's negative prompt is encoded whether needed or not
-                given[name] = None if default is inspect.Parameter.empty else default
-        new, single = _one_per_prompt(words, count // each), isinstance(given[prompt], str)
-        if family.phrase:
-            new = [family.phrase(*pair) for pair in zip([given[prompt]] if single else given[prompt], new, strict=True)]
-        given[prompt] = new[0] if single else new  # some pipelines take one prompt only, and no list
-        if pictures:  # `_rows` expands: some pipelines bring the masks of several pictures of several prompts into a wrong order
-            given[pictures] = 1
-        if "do_classifier_free_guidance" in given:
-            given["do_classifier_free_guidance"] = False
-        other = encode_prompt(*bound.args, **bound.kwargs)
+        new, other = call.again(_one_per_prompt(words, count // call.each), family.phrase)
         negative = _inputs(family, other, guidance.calls)
         negative = trimmed(new, negative) if trimmed else negative
     for p in family.inputs:
