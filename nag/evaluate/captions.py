@@ -77,7 +77,7 @@ def inception(weights: Path | None = None):
     try:
         network = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=weights and str(weights))
     except (OSError, RuntimeError) as error:
-        raise Refused(f"FID's Inception weights could not be had ({type(error).__name__}): torch-fidelity fetches 96 MB once from "
+        raise Refused(f"FID's Inception weights could not be had ({type(error).__name__}): torch-fidelity fetches them once from "
                       "github.com, or give their file by --inception FILE.") from error
     network.to("cuda" if torch.cuda.is_available() else "cpu")
     return lambda pixels: network(pixels.to(next(network.parameters()).device))[0].cpu()

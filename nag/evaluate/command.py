@@ -226,7 +226,8 @@ def _several():
     import torch
 
     def asked_to_end(*_):  # launchers end the other processes when one fails
-        raise Refused(GONE)
+        print(GONE, file=sys.stderr, flush=True)
+        raise SystemExit(2)  # not an error that somebody on the way may catch
 
     before = signal.signal(signal.SIGTERM, asked_to_end)
     try:

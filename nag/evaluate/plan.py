@@ -178,5 +178,5 @@ def of_cases(cases: dict[str, tuple], names: list[str], count: int, tuning: bool
         _, value, *roles = cases[name]
         role = with_article(roles[not tuning][turn % len(roles[not tuning])])
         prompt = f"a drawing of {role}" if tuning else f"portrait of {role}"
-        pictures.append(Picture(prompt, value, (TUNING if tuning else HELD_OUT) + turn, name))
+        pictures.append(Picture(prompt, value, (TUNING if tuning else HELD_OUT) + i, name))
     return pictures

@@ -5,7 +5,7 @@
     all         the whole recipe
     export      the finished parts as a diffusers pipeline in assets/pocket-portrait
     results     the pictures that the page shows at load, drawn by the exported pipeline
-    evaluate    attribute rate, fidelity and what was kept, for no guidance, CFG and NAG
+    evaluate    `python -m nag evaluate`, also for the models of a training run
 """
 
 import argparse
@@ -58,7 +58,7 @@ def main() -> None:
     if sys.argv[1:2] == ["evaluate"]:  # has options of its own
         from .evaluate import main as evaluate
 
-        return evaluate(sys.argv[2:])
+        return sys.exit(evaluate(sys.argv[2:]))
     arguments = parser.parse_args()
     if arguments.threads:
         import torch
