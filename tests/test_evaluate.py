@@ -197,7 +197,7 @@ def test_an_evaluation_is_written_measured_from_its_files_and_never_drawn_twice(
         real(self, column, pictures)
 
     monkeypatch.setattr(draw.Painter, "draw", stopping)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Refused, match=r"Stopped\. Run the same command again"):
         evaluate(tmp_path / "a", *ASKED)
     before = files(tmp_path / "a")
     assert len(before) == 5 * 4 and not any(name.endswith(".part") for name in before)
@@ -239,6 +239,47 @@ def test_an_evaluation_is_written_measured_from_its_files_and_never_drawn_twice(
 
 
 real_init = draw.Painter.__init__
+
+
+def test_shares_are_of_the_named_attribute_and_of_all_others(tmp_path, monkeypatch):
+    yardstick = pocket.Yardstick(draw.Painter(PORTRAIT, tmp_path), tmp_path, ["hat", "mask"], False, 128)
+    values = yardstick.meter.attributes
+    hat, mask, afro = values["head"].index("hat"), values["mask"].index("mask"), values["head"].index("afro")
+    plain = torch.zeros(4, len(values), dtype=torch.long)
+    plain[:, 3] = afro
+    plain[0::2, 3], plain[1::2, 2] = hat, mask  # pictures take turns: hat, mask, hat, mask
+    guided = plain.clone()
+    guided[0, 3] = afro            # the hat gone, all else kept
+    guided[2, 3], guided[2, 0] = afro, 1
+    guided[3, 2] = 0               # the mask gone
+    guided[1, 3] = hat             # a hat nobody spoke of, the mask still there
+    seen = {"none": (plain, torch.zeros(4, 256), .1), "nag": (guided, torch.zeros(4, 256), .2)}
+    monkeypatch.setattr(pocket, "_files", lambda meter, paths: seen[paths])
+    assert yardstick.names[0] == "eyewear" and yardstick.names[2:4] == ["mask", "head"]
+    pictures = plan.of_cases(pocket.CASES, ["hat", "mask"], 4)
+    found = yardstick.measure(pictures, {"none": "none", "nag": "nag"}, {"none": "none", "nag": "none"}, ["attribute", "keep", "clipped"])
+    assert found["none"]["attribute_rate"] == 1 and found["nag"]["attribute_rate"] == .25
+    assert found["nag"]["keep"] == pytest.approx(1 - 2 / 24) and found["none"]["keep"] == 1 and found["nag"]["clipped"] == .2
+    assert [found["nag"]["cases"][case]["attribute_rate"] for case in ("hat", "mask")] == [0, .5]
+    assert found["nag"]["cases"]["hat"]["keep"] == pytest.approx(1 - 1 / 12)
+    assert found["nag"]["attribute_interval"] == statistics.wilson(1, 4)
+    lonely = yardstick.measure(pictures, {"nag": "nag"}, {}, ["attribute", "keep"])
+    assert "keep" not in lonely["nag"] and "clipped" not in lonely["nag"]
+
+
+def test_each_case_has_its_own_references(tmp_path):
+    yardstick = pocket.Yardstick(draw.Painter(PORTRAIT, tmp_path), tmp_path, ["hat", "mask"], False, 128)
+    near, far = torch.randn(300, 32), torch.randn(300, 32) + 5
+    yardstick.references = {"mean": torch.zeros(256), "basis": torch.eye(256, 32), "hat": near, "mask": far}
+    rows, cases = {"hat": list(range(200)), "mask": list(range(200, 400))}, {"hat": {}, "mask": {}}
+    features = torch.randn(400, 256)
+    features[200:, :32] += 5
+    found = yardstick._distances(features, rows, cases)
+    assert found["frechet"] == pytest.approx((cases["hat"]["frechet"] + cases["mask"]["frechet"]) / 2) and found["frechet"] < 10
+    low, high = found["frechet_interval"]
+    assert low < found["frechet"] < high
+    swapped = yardstick._distances(features, {"hat": rows["mask"], "mask": rows["hat"]}, {"hat": {}, "mask": {}})
+    assert swapped["frechet"] > 700 and swapped["frechet_pooled"] == pytest.approx(found["frechet_pooled"]) and found["frechet_pooled"] < 30
 
 
 def test_a_picture_is_the_pipelines_own(tmp_path):
@@ -283,7 +324,7 @@ def test_numbers_that_left_their_range_are_refused(tmp_path, monkeypatch):
     import numpy as np
 
     painter = draw.Painter(PORTRAIT, tmp_path, lambda _: argparse.Namespace(dtype="float16"))
-    monkeypatch.setattr(draw.Painter, "_call", lambda *_: (np.full((1, 1, 8, 8, 3), np.nan), 1.0))
+    monkeypatch.setattr(draw.Painter, "_call", lambda *_: (np.full((1, 1, 8, 8, 3), np.nan), 1.0, [False]))
     column, = plan.columns_of(PORTRAIT, ["nag"], [4], {})
     with pytest.raises(Refused, match='Column "nag": the numbers left the range of float16'):
         painter.draw(column, [plan.Picture("a", "b", 1)])
@@ -300,10 +341,10 @@ def test_the_frames_of_a_video_are_kept_and_read_together(tmp_path):
     column, = plan.columns_of(PORTRAIT, ["none"], [4], {})
     frames = np.random.default_rng(0).random((3, 128, 128, 3))
     picture = plan.Picture("a", "b", 1, "hat")
-    painter._save(painter.path(column, picture), column, picture, frames, 2.0)
+    painter._save(painter.path(column, picture), column, picture, frames, 2.0, blacked_out=True)
     back, made = draw.read(painter.path(column, picture))
     assert np.array_equal(np.stack(back), (frames * 255).round().astype(np.uint8))
-    assert made["frames"] == 3 and made["seconds"] == 2
+    assert made["frames"] == 3 and made["seconds"] == 2 and made["blacked_out"]
     meter = pocket.meter.Meter.load(ROOT / PORTRAIT.meter)
     _, features = pocket._look(meter, [back, back[:1]])
     alone = pocket._look(meter, [[frame] for frame in back])[1]
@@ -330,7 +371,7 @@ def test_two_processes_find_what_one_finds(tmp_path):
         numbers.pop("seconds")
     assert one == two
     assert {path.name for path in (tmp_path / "one" / "pictures").iterdir()} == {path.name for path in (tmp_path / "two" / "pictures").iterdir()}
-    assert done.stdout.count("Written to") == 1
+    assert done.stdout.count("Written to") == 1 and "/10 [" in done.stderr  # of 18 pictures, 5 of 9 batches
 
 
 def test_of_several_processes_one_says_what_is_refused(tmp_path, monkeypatch, capsys):

@@ -3,8 +3,8 @@
 clip        100 x cosine of picture and caption in CLIP, not below 0 (CLIP Score, arXiv 2104.08718)
 fid         Frechet distance in Inception features to the reference pictures (arXiv 1706.08500)
 pfid        the same on the middle 299 x 299 pixels at full size: fine detail (arXiv 2402.13929)
-pickscore   what people preferred, as PickScore predicts it (arXiv 2305.01569); used in place of ImageReward, whose package asks for
-            versions of transformers long gone
+pickscore   what people preferred, as PickScore predicts it (arXiv 2305.01569); in place of ImageReward, whose package imports from
+            transformers what version 5 no longer has
 
 Reference pictures are cut and scaled to the size of those drawn. CLIP and PickScore run by transformers, Inception by torch-fidelity.
 """

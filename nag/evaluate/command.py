@@ -59,7 +59,10 @@ def run(options) -> int:
     diffusers.logging.set_verbosity_error()
     painter = draw.Painter(preset, options.out)
     with contextlib.nullcontext(Alone()) if alone else _several() as processes:
-        _draw(painter, columns, pictures, batch, processes)
+        try:
+            _draw(painter, columns, pictures, batch, processes)
+        except KeyboardInterrupt:
+            raise Refused("Stopped. Run the same command again to go on: finished pictures are kept.") from None
         processes.wait()
         if not processes.first:
             return 0
@@ -169,7 +172,10 @@ def _measure(options, painter, columns, pictures, metrics, cases, paths) -> dict
             numbers[key] |= values
     for column in columns:
         numbers[column.key]["count"] = len(pictures)
-        numbers[column.key]["seconds"] = _median(sorted(draw.read(path)[1]["seconds"] for path in paths[column.key]))
+        made = [draw.read(path)[1] for path in paths[column.key]]
+        numbers[column.key]["seconds"] = _median(sorted(one["seconds"] for one in made))
+        if black := sum(one.get("blacked_out", False) for one in made):
+            numbers[column.key]["blacked_out"] = black  # by the model's own safety checker
     settings = {
         "preset": options.preset, "model": painter.preset.model_name, "revision": painter.preset.revision, "count": options.count,
         "metrics": metrics, "cases": cases, "tuning": options.tuning, "captions": options.prompts and options.prompts.name,

@@ -40,12 +40,13 @@ class Painter:
         """Model, machine and code: the same for every picture."""
         import torch
 
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"  # as `pipelines.load` chooses
         model = pipelines.PROJECT / self.preset.model
         here = Path(pipelines.__file__).parent
         versions = pipelines.versions()
         return {
             **{name: getattr(self.preset, name) for name in NAMED}, "model": self.preset.model_name,
-            "weights": contents(model) if model.is_dir() else "", "device": "cuda" if torch.cuda.is_available() else "cpu",
+            "weights": contents(model) if model.is_dir() else "", "device": device,
             "code": hashlib.sha256(b"".join((here / f"{name}.py").read_bytes() for name in CODE)).hexdigest()[:12],
             **{name: versions[name] for name in ("torch", "diffusers", "transformers")},
         }
@@ -65,18 +66,18 @@ class Painter:
         import numpy as np
 
         try:
-            frames, seconds = self._call(column, pictures)  # (n, F, H, W, 3), 0 to 1
+            frames, seconds, black = self._call(column, pictures)  # (n, F, H, W, 3), 0 to 1
         except (RuntimeError, MemoryError) as error:
             if type(error).__name__ not in ("OutOfMemoryError", "MemoryError") and "out of memory" not in str(error).lower():
                 raise
             raise Refused(f"Out of memory at --batch {len(pictures)}: choose a smaller one. Finished pictures are kept.") from error
         if not np.isfinite(frames).all():
             raise Refused(f'Column "{column.key}": the numbers left the range of {self.loaded.dtype}. Lower its scale, or leave it out.')
-        for picture, one in zip(pictures, frames, strict=True):
-            self._save(self.path(column, picture), column, picture, one, seconds / len(pictures))
+        for picture, one, refused in zip(pictures, frames, black, strict=True):
+            self._save(self.path(column, picture), column, picture, one, seconds / len(pictures), **({"blacked_out": True} if refused else {}))
 
     def _call(self, column: Column, pictures: list[Picture]):
-        """-> pixels and the seconds from the first denoiser call to the decoded pictures."""
+        """-> pixels, the seconds from the first denoiser call to the decoded pictures, and which of them a safety checker blacked out."""
         import contextlib
 
         import numpy as np
@@ -108,16 +109,17 @@ class Painter:
             result = pipe(**arguments)
             frames = np.asarray(result[0])
             seconds = time.perf_counter() - began[0]
-        return frames if frames.ndim == 5 else frames[:, None], seconds
+        black = getattr(result, "nsfw_content_detected", None) or [False] * len(pictures)
+        return frames if frames.ndim == 5 else frames[:, None], seconds, black
 
-    def _save(self, path: Path, column: Column, picture: Picture, frames, seconds: float) -> None:
+    def _save(self, path: Path, column: Column, picture: Picture, frames, seconds: float, **remarks) -> None:
         import numpy as np
         from PIL import Image
         from PIL.PngImagePlugin import PngInfo
 
         text = PngInfo()
         made = {**column.settings, "prompt": picture.prompt, "negative_prompt": picture.negative, "seed": picture.seed,
-                "model": self.preset.model_name, "revision": self.preset.revision, "frames": len(frames), "seconds": round(seconds, 5)}
+                "model": self.preset.model_name, "revision": self.preset.revision, "frames": len(frames), "seconds": round(seconds, 5), **remarks}
         text.add_text("nag-evaluate", json.dumps(made))
         image = Image.fromarray(np.concatenate((frames * 255).round().astype(np.uint8), axis=1))
         unfinished = path.with_suffix(f".{os.getpid()}.part")  # no other process sees half a picture

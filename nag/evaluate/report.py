@@ -11,7 +11,7 @@ HEADS = {  # metric -> its head in the table, and how its values are written
     "attribute_rate": ("attribute rate (95 %)", "{:.2f}"), "keep": ("keep", "{:.2f}"), "frechet": ("Frechet (95 %)", "{:.0f}"),
     "frechet_pooled": ("pooled", "{:.0f}"),
     "clipped": ("clipped", "{:.2f}"), "clip": ("CLIP (95 %)", "{:.2f}"), "fid": ("FID", "{:.2f}"), "pfid": ("PFID", "{:.2f}"),
-    "pickscore": ("PickScore (95 %)", "{:.2f}"), "seconds": ("s / picture", "{:.3f}"),
+    "pickscore": ("PickScore (95 %)", "{:.2f}"), "blacked_out": ("blacked out", "{:d}"), "seconds": ("s / picture", "{:.3f}"),
 }
 INTERVALS = {"attribute_rate": "attribute_interval"}
 SHEET_ROWS, SHEET_PICTURES, SHEET_SIDE = 40, 8, 128
@@ -122,10 +122,12 @@ def plots(folder: Path, columns: list[Column], numbers: dict[str, dict]) -> None
 
     steps = sorted({column.steps for column in columns})
     curves = {}  # (label, steps) -> columns by scale
-    for column in sorted(columns, key=lambda column: column.scale or 0):
+    for column in columns:
         scale = SCALES.get(column.guidance, "")
         label = " ".join(word for word in column.key.split(" ") if not word.startswith((f"{scale}=", "steps=")))
         curves.setdefault((label, column.steps), []).append(column)
+    for members in curves.values():
+        members.sort(key=lambda column: column.scale or 0)
     labels = list(dict.fromkeys(label for label, _ in curves))
 
     def panels(name: str, x_of, y: str, x_label: str, logarithmic: bool = False):
@@ -133,7 +135,7 @@ def plots(folder: Path, columns: list[Column], numbers: dict[str, dict]) -> None
                   for curve, members in curves.items()}
         if not any(points.values()):
             return
-        figure = Figure((1 + 4.2 * len(steps), 4), dpi=90, layout="constrained")
+        figure = Figure((2.2 + 3.8 * len(steps), 4), dpi=90, layout="constrained")
         for axes, count in zip(figure.subplots(1, len(steps), squeeze=False, sharey=True)[0], steps, strict=True):
             for i, label in enumerate(labels):
                 members = points.get((label, count))
@@ -150,17 +152,21 @@ def plots(folder: Path, columns: list[Column], numbers: dict[str, dict]) -> None
                             axes.annotate(f"{column.scale:g}", (a, b), (3, 3), textcoords="offset points", fontsize=7, color="#64748b")
             axes.set(xlabel=x_label, title=f"{count} step{'s' * (count > 1)}")
             if logarithmic:
+                marks = sorted({x_of(column) for column in columns if x_of(column) is not None})
                 axes.set_xscale("log")
+                axes.set_xticks(marks, [f"{mark:g}" for mark in marks], fontsize=8)
+                axes.minorticks_off()
             axes.grid(alpha=.25)
         figure.axes[0].set_ylabel(HEADS[y][0].replace("(95 %)", "with 95 % interval"))
-        figure.axes[-1].legend(fontsize=7)
+        handles = {label: line for axes in figure.axes for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+        figure.legend(handles.values(), handles.keys(), loc="outside right upper", fontsize=7)
         folder.mkdir(exist_ok=True)
         figure.savefig(folder / f"{name}.png")
 
     rate = "attribute_rate"
     if any(len(members) > 1 for members in curves.values()):
         for y in (rate, "clip"):
-            panels(f"{y}_by_scale", lambda column: column.scale, y, "scale, each method's own", logarithmic=True)
+            panels(f"{y}_by_scale", lambda column: column.scale or None, y, "scale, each method's own", logarithmic=True)
     for y in ("keep", "frechet"):
         panels(f"{y}_by_{rate}", lambda column: numbers[column.key].get(rate), y, "attribute rate: less is what was asked")
     panels("fid_by_clip", lambda column: numbers[column.key].get("clip"), "fid", "CLIP score")
@@ -168,7 +174,7 @@ def plots(folder: Path, columns: list[Column], numbers: dict[str, dict]) -> None
         metrics = [name for name in (rate, "frechet", "clip", "fid") if any(name in one for one in numbers.values())]
         if not metrics:
             return
-        figure = Figure((1 + 4.2 * len(metrics), 4), dpi=90, layout="constrained")
+        figure = Figure((2.2 + 3.8 * len(metrics), 4), dpi=90, layout="constrained")
         for axes, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
             families = {}
             for column in columns:
@@ -178,6 +184,6 @@ def plots(folder: Path, columns: list[Column], numbers: dict[str, dict]) -> None
                 axes.plot([column.steps for column in members], [numbers[column.key][metric] for column in members], marker="o", label=label)
             axes.set(xlabel="steps", ylabel=HEADS[metric][0].removesuffix(" (95 %)"), xticks=steps)
             axes.grid(alpha=.25)
-        figure.axes[-1].legend(fontsize=7)
+        figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=7)
         folder.mkdir(exist_ok=True)
         figure.savefig(folder / "by_steps.png")
