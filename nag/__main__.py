@@ -1,4 +1,4 @@
-"""NAG without a page: `python -m nag compare`, `models`, `check`, `families`."""
+"""NAG without a page: `python -m nag compare`, `evaluate`, `models`, `check`, `families`."""
 
 import argparse
 import json
@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from . import presets, uploads
+from .evaluate import command as evaluation
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -21,6 +22,8 @@ def main(arguments: list[str] | None = None) -> int:
     compare.add_argument("--model", help="a local folder or a repository on the hub, in place of the preset's own model")
     compare.add_argument("--image", type=Path, help="the picture that an editing or image-to-video preset begins with")
     compare.add_argument("--out", type=Path, required=True, help="folder for the pictures or videos and run.json")
+    evaluate = commands.add_parser("evaluate", help="count what guidance does to many pictures: rates, distances, plots")
+    evaluation.add_arguments(evaluate)
     commands.add_parser("models", help="list the presets: size, licence, and what this machine can run")
     check = commands.add_parser("check", help="load a preset's model and draw two steps with every kind of guidance")
     check.add_argument("--preset", default=presets.DEFAULT)
@@ -28,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     families.add_argument("--write", type=Path, help="a Markdown file to put it into, between its two families marks")
     options = parser.parse_args(arguments)
     try:
-        return {"compare": _compare, "models": _models, "check": _check, "families": _families}[options.command](options)
+        return {"compare": _compare, "evaluate": evaluation.run, "models": _models, "check": _check, "families": _families}[options.command](options)
     except presets.Refused as error:
         print(error, file=sys.stderr)
         return 2

@@ -5,7 +5,8 @@ import random
 import pytest
 import torch
 
-from nag.pocket import data, evaluate, models, train
+from nag.evaluate.pocket import CASES
+from nag.pocket import data, models, train
 
 
 def test_captions_are_true_and_never_say_what_is_absent():
@@ -26,7 +27,7 @@ def test_roles_imply_their_attribute_and_references_lack_it():
     rng = random.Random(0)
     cowboys = [data.sample_person(rng, "cowboy") for _ in range(500)]
     assert .92 < sum(p.labels["head"] == "hat" for p in cowboys) / 500 < 1
-    for case, (attribute, value, tuning, reported) in evaluate.CASES.items():
+    for case, (attribute, value, tuning, reported) in CASES.items():
         assert not set(tuning) & set(reported), case
         for role in reported:
             assert data.ROLES[role] == (attribute, value)
@@ -40,15 +41,6 @@ def test_any_text_becomes_tokens():
     for text in ("", "Portrait of AI researcher.", "zażółć 🦓 42 ¿", "x" * 500):
         ids = train.tokenize(tokenizer, [text], "cpu")
         assert ids.shape == (1, models.TOKENS) and ids.max() < len(tokenizer)
-
-
-def test_wilson_and_frechet_agree_with_known_values():
-    low, high = evaluate.wilson(8, 10)
-    assert low == pytest.approx(.4902, abs=1e-3) and high == pytest.approx(.9433, abs=1e-3)
-    a = torch.randn(4000, 3)
-    assert evaluate.frechet(a, a) == pytest.approx(0, abs=1e-6)
-    assert evaluate.frechet(a, a + torch.tensor([3.0, 0, 0])) == pytest.approx(9, abs=1e-3)
-    assert evaluate.frechet(a, 2 * a) == pytest.approx(3, abs=.3)  # standard deviations 1 and 2: (1 - 2)^2 a dimension
 
 
 def test_a_stage_that_was_interrupted_ends_where_an_uninterrupted_one_does(tmp_path, monkeypatch):

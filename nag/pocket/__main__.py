@@ -7,7 +7,7 @@
     all         the whole recipe
     export      the finished models as diffusers pipelines in assets/
     results     the pictures that the page shows at load, drawn by the exported pipeline (--preset)
-    evaluate    attribute rate, fidelity and what was kept, for no guidance, CFG and NAG
+    evaluate    `python -m nag evaluate`, also for the models of a training run
 
 A run that has no VAE, text encoder or classifier of its own takes those of assets/pocket-portrait.
 """
@@ -77,7 +77,7 @@ def main() -> None:
     if sys.argv[1:2] == ["evaluate"]:  # has options of its own
         from .evaluate import main as evaluate
 
-        return evaluate(sys.argv[2:])
+        return sys.exit(evaluate(sys.argv[2:]))
     arguments = parser.parse_args()
     if arguments.threads:
         import torch

@@ -1,0 +1,148 @@
+"""Draws the pictures that are not there yet, in batches, each under a name that says all it depends on.
+
+    OUT/pictures/<hash>.png     a picture; a video's frames stand side by side. Its text says how it was made and in how many seconds.
+
+What is measured later is measured on these files, so that an evaluation that was interrupted, or spread over processes, and one that
+was not, see the same.
+"""
+
+import functools
+import hashlib
+import json
+import os
+import time
+from pathlib import Path
+
+from nag import compare, families, pipelines
+from nag.guidance import guide
+from nag.presets import Preset, Refused
+
+from .plan import Column, Picture
+
+NAMED = ("model", "revision", "variant", "pipeline", "dtype", "scheduler", "lora", "arguments", "cfg_offset")
+# A change in these files may change what is drawn.
+CODE = ("formula", "guidance", "attention_processor", "lse", "families", "adapters")
+
+
+class Painter:
+    """Draws for one preset into one folder. The model is loaded when the first picture is missing."""
+
+    def __init__(self, preset: Preset, folder: Path, loader=pipelines.load):
+        self.preset, self.folder, self.loader = preset, folder / "pictures", loader
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    @functools.cached_property
+    def loaded(self):
+        return self.loader(self.preset)
+
+    @functools.cached_property
+    def identity(self) -> dict:
+        """Model, machine and code: the same for every picture."""
+        import torch
+
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"  # as `pipelines.load` chooses
+        model = pipelines.PROJECT / self.preset.model
+        here = Path(pipelines.__file__).parent
+        versions = pipelines.versions()
+        return {
+            **{name: getattr(self.preset, name) for name in NAMED}, "model": self.preset.model_name,
+            "weights": contents(model) if model.is_dir() else "", "device": device,
+            "code": hashlib.sha256(b"".join((here / f"{name}.py").read_bytes() for name in CODE)).hexdigest()[:12],
+            **{name: versions[name] for name in ("torch", "diffusers", "transformers")},
+        }
+
+    def path(self, column: Column, picture: Picture) -> Path:
+        asked = {"prompt": picture.prompt, "seed": picture.seed, **column.settings}
+        if column.guidance != "none":
+            asked["negative_prompt"] = picture.negative
+        text = json.dumps([self.identity, asked], sort_keys=True)
+        return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.png"
+
+    def missing(self, column: Column, pictures: list[Picture]) -> int:
+        return sum(not self.path(column, picture).exists() for picture in pictures)
+
+    def draw(self, column: Column, pictures: list[Picture]) -> None:
+        """Draws one batch, all of it: what a picture is like may depend on its batch in the last bit. Raises `Refused`."""
+        import numpy as np
+
+        try:
+            frames, seconds, black = self._call(column, pictures)  # (n, F, H, W, 3), 0 to 1
+        except (RuntimeError, MemoryError) as error:
+            if type(error).__name__ not in ("OutOfMemoryError", "MemoryError") and "out of memory" not in str(error).lower():
+                raise
+            raise Refused(f"Out of memory at --batch {len(pictures)}: choose a smaller one. Finished pictures are kept.") from error
+        if not np.isfinite(frames).all():
+            raise Refused(f'Column "{column.key}": the numbers left the range of {self.loaded.dtype}. Lower its scale, or leave it out.')
+        for picture, one, refused in zip(pictures, frames, black, strict=True):
+            self._save(self.path(column, picture), column, picture, one, seconds / len(pictures), **({"blacked_out": True} if refused else {}))
+
+    def _call(self, column: Column, pictures: list[Picture]):
+        """-> pixels, the seconds from the first denoiser call to the decoded pictures, and which of them a safety checker blacked out."""
+        import contextlib
+
+        import numpy as np
+        import torch
+
+        pipe, request = self.loaded.pipe, column.request
+        negatives = [picture.negative for picture in pictures]
+        arguments = compare._arguments(pipe, compare.Run("evaluate", self.preset, request, []), column.guidance)
+        arguments |= {
+            "prompt": [picture.prompt for picture in pictures], "output_type": "np",
+            "generator": [torch.Generator("cpu").manual_seed(picture.seed) for picture in pictures],
+        }
+        if "negative_prompt" in arguments:
+            arguments["negative_prompt"] = negatives
+        began = []
+
+        def begin(*_):
+            if not began:
+                if self.loaded.device != "cpu":
+                    getattr(torch, self.loaded.device).synchronize()
+                began.append(time.perf_counter())
+
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(torch.inference_mode())
+            for denoiser in families.denoisers_of(pipe):
+                stack.callback(families.unwrapped(denoiser).register_forward_pre_hook(begin).remove)
+            if column.attention:
+                stack.enter_context(guide(pipe, negatives, **column.attention))
+            result = pipe(**arguments)
+            frames = np.asarray(result[0])
+            seconds = time.perf_counter() - began[0]
+        black = getattr(result, "nsfw_content_detected", None) or [False] * len(pictures)
+        return frames if frames.ndim == 5 else frames[:, None], seconds, black
+
+    def _save(self, path: Path, column: Column, picture: Picture, frames, seconds: float, **remarks) -> None:
+        import numpy as np
+        from PIL import Image
+        from PIL.PngImagePlugin import PngInfo
+
+        text = PngInfo()
+        made = {**column.settings, "prompt": picture.prompt, "negative_prompt": picture.negative, "seed": picture.seed,
+                "model": self.preset.model_name, "revision": self.preset.revision, "frames": len(frames), "seconds": round(seconds, 5), **remarks}
+        text.add_text("nag-evaluate", json.dumps(made))
+        image = Image.fromarray(np.concatenate((frames * 255).round().astype(np.uint8), axis=1))
+        unfinished = path.with_suffix(f".{os.getpid()}.part")  # no other process sees half a picture
+        image.save(unfinished, "png", pnginfo=text, compress_level=1)
+        os.replace(unfinished, path)
+
+
+def read(path: Path):
+    """-> a picture's frames as PIL images (one, or a video's), and what its file says of how it was made."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        made = json.loads(image.text["nag-evaluate"])
+        width = image.width // made["frames"]
+        return [image.crop((i * width, 0, (i + 1) * width, image.height)) for i in range(made["frames"])], made
+
+
+def contents(folder: Path) -> str:
+    """Hash of a folder's files: by what is in them up to 64 MB, by size and time above."""
+    total = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".md"):
+        stat = path.stat()
+        large = stat.st_size > 64e6
+        total.update(f"{path.relative_to(folder)}\n".encode())
+        total.update(f"{stat.st_size} {stat.st_mtime_ns}".encode() if large else path.read_bytes())
+    return total.hexdigest()[:24]

@@ -1,0 +1,182 @@
+"""The words of a command line become columns and pictures. Everything that can be refused is refused here, before a model is loaded."""
+
+import csv
+import itertools
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from nag import presets
+from nag.presets import Preset, Refused, Request
+
+# guidance -> the settings that change it. NASA and VSF are rival methods, here for research.
+USES = {
+    "none": (), "cfg": ("guidance_scale",), "nag": ("nag_scale", "nag_tau", "nag_alpha", "nag_end"),
+    "cfg+nag": ("guidance_scale", "nag_scale", "nag_tau", "nag_alpha", "nag_end"), "nasa": ("nasa_scale",), "vsf": ("vsf_scale",),
+}
+SCALES = {"cfg": "guidance_scale", "nag": "nag_scale", "cfg+nag": "nag_scale", "nasa": "nasa_scale", "vsf": "vsf_scale"}
+RIVALS = {"nasa_scale": (0.5, 0.0, 10.0), "vsf_scale": (1.0, 0.0, 10.0)}  # default (a starting point, not tuned), lowest, highest
+ABLATIONS = {"no normalisation": ("nag_tau",), "no refinement": ("nag_alpha",), "neither": ("nag_tau", "nag_alpha")}
+UNBOUNDED = 1e9  # tau that bounds nothing: attention never grows a billionfold
+HELD_OUT, TUNING = 10_000, 50_000  # first seeds
+
+
+@dataclass(frozen=True)
+class Column:
+    """One way of guiding, at one number of steps, with all its settings."""
+
+    key: str
+    guidance: str
+    request: Request            # checked; its words and its seed are each picture's
+    ablation: str = ""
+    rival_scale: float = 0.0    # of NASA or VSF
+
+    @property
+    def steps(self) -> int:
+        return self.request.num_inference_steps
+
+    @property
+    def settings(self) -> dict:
+        """What this column depends on, beside the picture's words and seed."""
+        request = self.request
+        used = {name: getattr(request, name) for name in ("num_inference_steps", "width", "height", "num_frames")}
+        used |= {name: getattr(request, name) for name in USES[self.guidance] if name not in RIVALS}
+        if self.ablation in ("no normalisation", "neither"):
+            used["nag_tau"] = UNBOUNDED
+        if self.ablation in ("no refinement", "neither"):
+            used["nag_alpha"] = 1.0
+        if self.guidance in ("nasa", "vsf"):
+            used[f"{self.guidance}_scale"] = self.rival_scale
+        return {"guidance": self.guidance, **used}
+
+    @property
+    def scale(self) -> float | None:
+        """How strong this kind of guidance is, in its own unit."""
+        return self.settings.get(SCALES.get(self.guidance))
+
+    @property
+    def attention(self) -> dict | None:
+        """Arguments for `nag.guide`, or None where attention is left alone."""
+        used = self.settings
+        if self.guidance in ("nasa", "vsf"):
+            return {"scale": self.rival_scale, "method": self.guidance}
+        return {name: used[f"nag_{name}"] for name in ("scale", "tau", "alpha", "end")} if "nag" in self.guidance else None
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What is drawn once in every column. `case` is a key of `pocket.CASES`, or ""."""
+
+    prompt: str
+    negative: str
+    seed: int
+    case: str = ""
+
+
+def preset_of(name: str, model: str | None, captions: bool) -> Preset:
+    known = dict(presets.load_all())
+    preset, _ = presets.resolve({"preset": name}, known)
+    if model:
+        # the meter stays: it reads pictures of pocket data, whichever model drew them
+        preset = preset.with_model(model).model_copy(update={"meter": preset.meter})
+    if preset.image:
+        raise Refused(f"{preset.title} begins with a picture, and an evaluation has none to give it.")
+    if not captions and not preset.meter:
+        raise Refused(f"{preset.title} has no classifier that reads its pictures: give --prompts FILE with captions and --negative TEXT.")
+    return preset
+
+
+def kinds_of(words: list[str] | None, preset: Preset) -> list[str]:
+    if words is None:
+        return ["none", "cfg", "nag"] if preset.cfg else ["none", "nag"]
+    kinds = list(dict.fromkeys(kind for word in words for kind in word.split(",") if kind))
+    unknown = [kind for kind in kinds if kind not in USES]
+    if unknown or not kinds:
+        raise Refused(f"--guidance is out of {', '.join(USES)}; got {', '.join(unknown) or 'nothing'}.")
+    return kinds
+
+
+def sweep_of(pairs: list[str], kinds: list[str]) -> dict[str, list[float]]:
+    sweep = {}
+    known = sorted({name for names in USES.values() for name in names})
+    for pair in pairs:
+        name, _, values = pair.partition("=")
+        if name not in known:
+            raise Refused(f"--sweep wants SETTING=VALUE,VALUE with a setting out of {', '.join(known)}; got {pair!r}.")
+        try:
+            sweep[name] = list(dict.fromkeys(float(value) for value in values.split(",")))
+        except ValueError:
+            raise Refused(f"--sweep {name} wants numbers with commas between them, got {values!r}.") from None
+        if not any(name in USES[kind] for kind in kinds):
+            raise Refused(f"--sweep {name} changes none of the columns {', '.join(kinds)}.")
+        if name in RIVALS:
+            _, low, high = RIVALS[name]
+            if not all(low <= value <= high for value in sweep[name]):
+                raise Refused(f"{name} must be between {low:g} and {high:g}, got {values}.")
+    return sweep
+
+
+def columns_of(preset: Preset, kinds: list[str], steps: list[int], sweep: dict[str, list[float]], ablate: bool = False) -> list[Column]:
+    """Every combination of guidance, the swept settings that change it, and steps. Raises `Refused`, as `presets.resolve` says it."""
+    if ablate and "nag" not in kinds:
+        raise Refused("--ablate takes NAG apart, and there is no column \"nag\": add it to --guidance.")
+    steps = list(dict.fromkeys(steps)) or [preset.settings["num_inference_steps"]]
+    columns = []
+    for count, kind in itertools.product(steps, kinds):
+        for ablation in ["", *(ABLATIONS if ablate and kind == "nag" else ())]:
+            swept = [name for name in sweep if name in USES[kind] and name not in ABLATIONS.get(ablation, ())]
+            for values in itertools.product(*(sweep[name] for name in swept)):
+                chosen = dict(zip(swept, values, strict=True))
+                words = [kind, *filter(None, [ablation]), *(f"{name}={value:g}" for name, value in chosen.items())]
+                words += [f"steps={count}"] if len(steps) > 1 else []
+                rival = next((chosen.pop(name, default) for name, (default, *_) in RIVALS.items() if name in USES[kind]), 0.0)
+                raw = {"preset": preset.name, "num_inference_steps": count, "guidance": ["nag" if kind in ("nasa", "vsf") else kind], **chosen}
+                _, request = presets.resolve(raw, {preset.name: preset})
+                columns.append(Column(" ".join(words), kind, request, ablation, rival))
+    return columns
+
+
+def captions_in(path: Path) -> list[str]:
+    """Captions of a file: COCO's JSON, a TSV or CSV with a column `caption`, or one caption a line."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        match path.suffix.lower():
+            case ".json":
+                found = [note["caption"] for note in json.loads(text)["annotations"]]
+            case ".tsv" | ".csv" as kind:
+                rows = csv.DictReader(text.splitlines(), delimiter="\t" if kind == ".tsv" else ",")
+                found = [row["caption"] for row in rows]
+            case _:
+                found = text.splitlines()
+    except OSError as error:
+        raise Refused(f"--prompts {path} cannot be read: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        raise Refused(f"--prompts {path} is not UTF-8 text.") from None
+    except (ValueError, KeyError, TypeError):
+        raise Refused(f'--prompts {path}: a JSON file must be {{"annotations": [{{"caption": ...}}, ...]}}, a TSV or CSV file must have a '
+                      'column named "caption", and any other file one caption a line.') from None
+    found = [" ".join(caption.split()) for caption in found if isinstance(caption, str) and caption.strip()]
+    if not found:
+        raise Refused(f"--prompts {path} has no captions.")
+    if long := [caption for caption in found if len(caption) > presets.PROMPT_LENGTH]:
+        raise Refused(f"--prompts {path}: a caption has {len(long[0])} characters, more than {presets.PROMPT_LENGTH}.")
+    return found
+
+
+def of_captions(captions: list[str], negative: str, count: int) -> list[Picture]:
+    """`count` pictures; with fewer captions than that they come again, on other seeds."""
+    return [Picture(captions[i % len(captions)], negative, HELD_OUT + i) for i in range(count)]
+
+
+def of_cases(cases: dict[str, tuple], names: list[str], count: int, tuning: bool = False) -> list[Picture]:
+    """`count` pictures in all, turn by turn of the cases {name: (attribute, value, tuning roles, reported roles)} and of their roles."""
+    from nag.pocket.data import with_article
+
+    pictures = []
+    for i in range(count):
+        turn, name = i // len(names), names[i % len(names)]
+        _, value, *roles = cases[name]
+        role = with_article(roles[not tuning][turn % len(roles[not tuning])])
+        prompt = f"a drawing of {role}" if tuning else f"portrait of {role}"
+        pictures.append(Picture(prompt, value, (TUNING if tuning else HELD_OUT) + i, name))
+    return pictures
