@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import families, video
-from .adapters import Wrapped, placed
+from .adapters import Wrapped, placed, replaced
 from .guidance import guide
 from .pipelines import Loaded, Shelf, explain, free_memory, versions
 from .presets import Preset, Refused, Request
@@ -347,6 +347,8 @@ def _call(loaded: Loaded, run: Run, key: str, on_step):
     watch = _Watch(pipe, loaded.device, on_step)
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.inference_mode())
+        if hasattr(pipe, "encode_prompt"):  # before `guide` wraps it, which then asks here for the negative prompt too
+            stack.enter_context(replaced(pipe, "encode_prompt", loaded.words.recall))
         for denoiser in families.denoisers_of(pipe):
             stack.callback(families.unwrapped(denoiser).register_forward_pre_hook(watch.begin).remove)
         guidance = None
