@@ -30,9 +30,8 @@ from nag import bench, compare, presets, uploads, web
 PRESETS = dict(presets.load_all())
 log = logging.getLogger("nag")
 CHIPS = 8
-INPUTS = ("preset", "prompt", "negative_prompt", "seed", "num_inference_steps", "nag_scale", "nag_tau", "nag_alpha", "nag_end",
-          "guidance_scale", "width", "height", "num_frames", "guidance")
-SLIDERS = INPUTS[4:13]
+SLIDERS = ("num_inference_steps", "nag_scale", "nag_tau", "nag_alpha", "nag_end", "guidance_scale", "width", "height", "num_frames")
+INPUTS = ("preset", "prompt", "negative_prompt", "seed", *SLIDERS, "guidance", "fresh")
 OUTPUTS = Path(tempfile.mkdtemp(prefix="nag-side-by-side-"))
 atexit.register(shutil.rmtree, OUTPUTS, ignore_errors=True)
 KEEP = 3600  # seconds that finished pictures stay on disk
@@ -211,7 +210,7 @@ def from_link(request: gr.Request) -> list:
     -> what `choose` gives, then the preset and the seed.
     """
     words = ("preset", "prompt", "negative_prompt")
-    raw = {key: value if key in words else number(value) for key, value in request.query_params.items() if key in INPUTS[:-1]}
+    raw = {key: value if key in words else number(value) for key, value in request.query_params.items() if key in INPUTS[:-2]}
     try:
         chosen, asked = presets.resolve(raw, PRESETS) if raw else (None, None)
     except presets.Refused:
@@ -261,13 +260,14 @@ def build(engine: compare.Engine, first: str = presets.DEFAULT) -> gr.Blocks:
                         sliders |= {name: slider(one, name) for name in SLIDERS[4:]}
                         columns = gr.CheckboxGroup([(compare.LABELS[key], key) for key in presets.GUIDANCE], label="Columns",
                                                    value=columns_of(one))
+                        fresh = gr.Checkbox(False, label="Run every column anew", info="Else finished ones are shown again", elem_id="fresh")
             with gr.Column(elem_id="right", scale=4, min_width=320):
                 pictures = bench_of(bench.shipped(first))
                 look = gr.Markdown(look_for(one), elem_id="look")
                 with gr.Accordion("What am I looking at, and what do tau and alpha do?", open=False, elem_id="help"):
                     gr.Markdown(HELP)
 
-        inputs = [preset, prompt, negative, seed, *(sliders[name] for name in SLIDERS), columns, lock, begin]
+        inputs = [preset, prompt, negative, seed, *(sliders[name] for name in SLIDERS), columns, fresh, lock, begin]
         fields = [prompt, negative, begin, *(sliders[name] for name in SLIDERS), columns, look, *chips, pictures]
         ticket = gr.Textbox(visible=False)  # travels with the click, unlike a gr.State, which is read when the queue gets there
         quiet = {"show_progress": "hidden", "api_visibility": "private"}

@@ -39,12 +39,14 @@ def cell(run: Run, column: Column, preview: str = "", image: dict | None = None,
         before = plain.readings.get(name) if plain is not None and plain is not column else None
         text = f"{share:.0%}" if before is None else f"{before:.0%} → {share:.0%}"
         meters.append({"name": name, "share": share, "text": text.replace("%", " %")})
-    cost = "" if relative is None else f"{relative:.2f}× time"
+    cost = [] if relative is None else [f"{'≈ ' if run.across(column) else ''}{relative:.2f}× time"]
     if column.state == "done" and "nag" in column.key and column.guided_steps < column.step:
-        cost += f", active in {column.guided_steps} of {column.step} steps"
+        cost.append(f"active in {column.guided_steps} of {column.step} steps")
+    if column.reused:
+        cost.append("kept from an earlier run")
     return {
         "key": column.key, "label": label(run, column.key), "state": column.state, "step": column.step, "total": max(column.total, column.step),
-        "speed": speed, "cost": cost, "preview": preview, "image": image, "video": video, "reason": column.reason, "meters": meters,
+        "speed": speed, "cost": ", ".join(cost), "preview": preview, "image": image, "video": video, "reason": column.reason, "meters": meters,
     }
 
 

@@ -55,6 +55,12 @@ def _text(value):
     return value
 
 
+def _switch(value):
+    if not isinstance(value, bool):
+        raise ValueError("must be true or false")
+    return value
+
+
 def _columns(value):
     if not isinstance(value, (list, tuple)) or not value or any(not isinstance(v, str) or v not in GUIDANCE for v in value):
         raise ValueError(f"must be a list out of {', '.join(GUIDANCE)}")
@@ -66,6 +72,7 @@ def _columns(value):
 Whole = Annotated[int, BeforeValidator(_whole)]
 Real = Annotated[float, BeforeValidator(_real)]
 Text = Annotated[str, BeforeValidator(_text)]
+Switch = Annotated[bool, BeforeValidator(_switch)]
 Columns = Annotated[tuple[str, ...], BeforeValidator(_columns)]
 
 
@@ -88,6 +95,7 @@ class Request(BaseModel):
     height: Annotated[Whole, Field(ge=16, le=4096)]
     num_frames: Annotated[Whole, Field(ge=1, le=400)] = 1
     guidance: Columns = ("none", "cfg", "nag")
+    fresh: Switch = False  # draw every column anew, also where one with the same settings is kept
 
     @property
     def nag(self) -> NAGSettings:

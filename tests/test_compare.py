@@ -132,9 +132,9 @@ def test_a_decoder_that_fails_leaves_the_next_run_as_it_was(monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(vae, "decode", decode)
-        assert [c.state for c in finish(bench, "sdxl").columns] == ["failed"] * 3
+        assert [c.state for c in finish(bench, "sdxl", fresh=True).columns] == ["failed"] * 3
     assert vae.dtype == torch.float32
-    assert [c.image.tobytes() for c in finish(bench, "sdxl").columns] == [c.image.tobytes() for c in before.columns]
+    assert [c.image.tobytes() for c in finish(bench, "sdxl", fresh=True).columns] == [c.image.tobytes() for c in before.columns]
 
 
 def test_a_picture_blacked_out_by_the_safety_checker_is_no_result(monkeypatch):

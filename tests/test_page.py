@@ -116,7 +116,11 @@ def test_compare_gives_three_pictures_and_the_same_seed_the_same_bytes(page, ser
     assert set(first) == {"none", "cfg", "nag"} and len(set(first.values())) == 3
     assert all(data.startswith(b"\x89PNG") for data in first.values())
     compare(page)
-    assert pictures(page, server) == first
+    assert pictures(page, server) == first and page.inner_text("#bench").count("kept from an earlier run") == 3
+    page.click("text=More: CFG scale")
+    page.click("#fresh input")
+    compare(page)
+    assert pictures(page, server) == first and "kept from" not in page.inner_text("#bench")
     text = page.inner_text("#bench")
     assert "done 4/4" in text and "1.00× time" in text and "it/s" in text and re.search(r"hat\s+\d+ % → \d+ %", text)
 
@@ -138,6 +142,7 @@ def long_run(page):
     for side in ("width", "height"):
         put(page, side, 192)
     page.click("text=CFG + NAG")
+    page.click("#fresh input")
     page.click("#compare")
     page.wait_for_function("/step [1-9]/.test(document.querySelector('#bench').innerText)", timeout=60_000)
 

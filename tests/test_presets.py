@@ -32,6 +32,7 @@ HOSTILE = [
     ({"prompt": "\ud800"}, "prompt must be valid Unicode"),
     ({"prompt": {"a": 1}}, "prompt must be text"),
     ({"negative_prompt": None}, "negative_prompt must be text"),
+    ({"fresh": 1}, "fresh must be true or false"),
     ({"guidance": ["none", "pag"]}, "guidance must be a list"),
     ({"guidance": []}, "guidance must be a list"),
     ({"guidance": ["nag", "nag"]}, "guidance must name every column once"),

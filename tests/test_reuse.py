@@ -5,9 +5,12 @@ import time
 
 import pytest
 import torch
-from tiny import NEGATIVE, PIPELINES, draw, pipeline
+from test_compare import ALL, ask, engine, finish, free
+from tiny import NEGATIVE, PIPELINES, draw, folder_of, pipeline
+from video_page import preset as video_preset
 
 import nag
+from nag import bench, compare, presets
 from nag.adapters import replaced
 from nag.reuse import Kept, Words
 
@@ -118,3 +121,101 @@ def test_kept_values_are_bounded_by_count_bytes_and_age(monkeypatch):
     assert kept.get("d") == "D"
     now[0] = 80
     assert kept.get("e") is None and kept.get("d") == "D"
+
+
+# Finished columns
+
+
+def reused(run) -> list:
+    return [c.key for c in run.columns if c.reused]
+
+
+def shown(run) -> list:
+    return [(c.key, c.state, c.image.tobytes(), c.latents_sha256, c.guided_steps, c.step) for c in run.columns]
+
+
+@pytest.mark.parametrize(("change", "kept"), [
+    ({}, ALL),
+    ({"nag_scale": 6}, ["none", "cfg"]), ({"nag_tau": 3}, ["none", "cfg"]), ({"nag_end": .5}, ["none", "cfg"]),
+    ({"guidance_scale": 3.0}, ["none", "nag"]), ({"negative_prompt": "hat"}, ["none"]),
+    ({"prompt": "a chef"}, []), ({"seed": 1}, []), ({"num_inference_steps": 2}, []), ({"width": 48}, []), ({"height": 48}, []),
+    ({"fresh": True}, []),
+])
+def test_a_column_is_drawn_again_only_when_something_that_it_uses_has_changed(change, kept):
+    desk = engine()
+    before = finish(desk, "sd", guidance=ALL)
+    after = finish(desk, "sd", **{"guidance": ALL, **change})
+    assert reused(before) == [] and reused(after) == kept
+    assert shown(after) == shown(finish(engine(), "sd", **{"guidance": ALL, **change}))
+    said = after.json()["columns"]
+    assert [key for key in said if said[key]["reused"]] == kept
+    cells = {c.key: bench.cell(after, c) for c in after.columns}
+    assert [key for key in cells if cells[key]["cost"].endswith(", kept from an earlier run")] == kept
+    assert [key for key in cells if cells[key]["cost"].startswith("≈")] == ([key for key in ALL if key not in kept] if kept else [])
+    assert [c.seconds for c in after.columns if c.reused] == [c.seconds for c in before.columns if c.key in kept]
+
+
+def test_columns_kept_are_shown_before_anything_is_drawn_and_without_the_model():
+    desk = engine()
+    finish(desk, "sd")
+    (first, _, _), *_ = desk.run(*ask("sd", nag_scale=6))
+    assert [c.state for c in first.columns if c.reused] == ["done", "done"]
+    assert free(desk)
+    desk.shelf.loaded.clear()
+    run = finish(desk, "sd")
+    assert reused(run) == ["none", "cfg", "nag"] and run.device == "cpu" and not desk.shelf.loaded and "NAG changed" in run.hint
+
+
+def test_failed_and_stopped_columns_are_drawn_again(monkeypatch):
+    desk = engine()
+
+    def explode(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(compare, "guide", explode)
+        assert finish(desk, "sd").columns[2].state == "failed"
+    running = desk.run(*ask("sd", seed=5))
+    next(running)
+    running.close()
+    assert free(desk)
+    for run in (finish(desk, "sd"), finish(desk, "sd", seed=5)):
+        assert [c.state for c in run.columns] == ["done"] * 3 and "nag" not in reused(run)
+
+
+def test_another_model_or_other_words_of_a_preset_keep_nothing():
+    desk = engine()
+    finish(desk, "sd")
+    chosen, request = ask("sd")
+    for other in (chosen.with_model("someone/else"), chosen.model_copy(update={"arguments": {"eta": 0.0}})):
+        *_, (run, _, _) = desk.run(other, request)
+        assert reused(run) == []
+
+
+def test_what_the_meter_reads_follows_the_negative_prompt():
+    desk = compare.Engine(previews=False)
+    for words, kept in (("hat", []), ("glasses", ["none"]), ("hat", ["none", "nag"])):
+        chosen, request = presets.resolve({"negative_prompt": words, "num_inference_steps": 1, "guidance": ["none", "nag"]})
+        *_, (run, _, _) = desk.run(chosen, request)
+        assert reused(run) == kept and all(list(c.readings) == [words] for c in run.columns)
+
+
+def test_videos_are_kept_with_their_frames():
+    chosen, desk = video_preset(folder_of("wan")), compare.Engine(previews=False)
+    request = presets.resolve({"preset": "tiny-video", "num_frames": 5, "guidance": ["none", "nag"]}, {"tiny-video": chosen})[1]
+    *_, (first, _, _) = desk.run(chosen, request)
+    *_, (second, _, _) = desk.run(chosen, request)
+    assert reused(second) == ["none", "nag"] and second.hint == first.hint
+    assert [(c.video, len(c.frames)) for c in second.columns] == [(c.video, 5) for c in first.columns] and first.columns[0].video
+    sizes = [size for _, size, _ in desk.kept.values.values()]
+    assert sizes == [len(c.video) + 5 * 96 * 64 * 3 for c in first.columns]
+
+
+def test_an_earlier_run_has_encoded_the_words():
+    desk = engine()
+    finish(desk, "sd", guidance=ALL)
+    with encodings(pipeline("sd")) as seen:
+        assert [c.state for c in finish(desk, "sd", guidance=ALL, seed=1).columns] == ["done"] * 4
+        assert not seen
+        finish(desk, "sd", guidance=ALL, negative_prompt="hat")
+        assert seen
