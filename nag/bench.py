@@ -41,7 +41,8 @@ def cell(run: Run, column: Column, preview: str = "", image: dict | None = None,
         meters.append({"name": name, "share": share, "text": text.replace("%", " %")})
     cost = [] if relative is None else [f"{'≈ ' if run.across(column) else ''}{relative:.2f}× time"]
     if column.state == "done" and "nag" in column.key and column.guided_steps < column.step:
-        cost.append(f"active in {column.guided_steps} of {column.step} steps")
+        saves = "" if column.saved is None else f", saves {max(0, column.saved):.0%}".replace("%", " %")
+        cost.append(f"NAG active in {column.guided_steps} of {column.step} steps{saves}")
     if column.reused:
         cost.append("kept from an earlier run")
     return {

@@ -53,6 +53,7 @@ class Column:
     reason: str = ""               # when failed
     latents_sha256: str = ""       # of the starting noise
     guided_steps: int = 0          # steps in which NAG was active
+    saved: float | None = None     # share of the time that ending NAG early saved, where both kinds of steps were measured
     readings: dict = field(default_factory=dict)   # {"hat": .93}: what the meter sees of the negative prompt's words
     spread: float = 0.0            # standard deviation of the final latents: a burnt picture has a large one
     reused: bool = False           # finished in an earlier run with the same settings; its times are from then
@@ -93,7 +94,8 @@ class Run:
             "columns": {c.key: {
                 "state": c.state, "reused": c.reused, "steps": c.step, "seconds": round(c.seconds, 4),
                 "relative_time": _rounded(self.relative(c)),
-                "guided_steps": c.guided_steps, "latents_sha256": c.latents_sha256, "latents_std": round(c.spread, 4),
+                "guided_steps": c.guided_steps, **({} if c.saved is None else {"saved_by_early_end": round(c.saved, 4)}),
+                "latents_sha256": c.latents_sha256, "latents_std": round(c.spread, 4),
                 **_asked(self.request, c.key), **({"reason": c.reason} if c.reason else {}),
                 **({"shows": {k: round(v, 4) for k, v in c.readings.items()}} if c.readings else {}),
             } for c in self.columns},
@@ -251,6 +253,7 @@ class Engine:
             frames, watch = _call(loaded, run, column.key, on_step)
             column.seconds, column.steady, column.latents_sha256 = watch.seconds, watch.steady, watch.sha256
             column.guided_steps, column.spread, column.step, column.run = watch.guided, watch.spread, watch.step, run.id
+            column.saved = watch.saved if "nag" in column.key else None
             column.image, column.frames, column.state = frames[len(frames) // 2], frames if len(frames) > 1 else None, "done"
         except Stopped:
             column.state = "stopped"
@@ -355,6 +358,15 @@ class _Watch:
         """Seconds if every step had taken its kind's median: guided steps come first, and cost more than the others."""
         kinds = self.times[:self.guided], self.times[self.guided:]
         return sum(len(times) * statistics.median(times) for times in kinds if times)
+
+    @property
+    def saved(self) -> float | None:
+        """Share of the time saved by the un-guided steps at the end, if each of them would have taken the guided ones' median."""
+        guided, others = self.times[:self.guided], self.times[self.guided:]
+        if not guided or not others:
+            return None
+        full = statistics.median(guided)
+        return len(others) * (full - statistics.median(others)) / (len(self.times) * full)
 
     @property
     def spread(self) -> float:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny import pipeline
 
-from nag import compare, presets
+from nag import bench, compare, presets
 from nag.compare import Engine
 from nag.pipelines import Loaded, Shelf
 
@@ -57,6 +57,25 @@ def test_the_run_says_what_was_done():
     assert list(run["columns"]) == ALL and run["columns"]["none"]["relative_time"] == 1.0
     assert run["columns"]["nag"]["guided_steps"] == 2 and run["columns"]["nag"]["nag_scale"] == 5.0
     assert "nag_scale" not in run["columns"]["cfg"] and run["versions"]["torch"] and run["settings"]["seed"] == 42
+
+
+def test_an_early_end_says_what_it_saves():
+    """Two of three steps guided at 3 s, one un-guided at 1 s: 2 of 9 seconds are saved. One kind of steps alone says nothing."""
+    watch = compare._Watch(None, "cpu", None)
+    watch.times, watch.guided = [2.0, 4.0, 1.0], 2
+    assert watch.saved == pytest.approx(2 / 9)
+    watch.guided = 3
+    assert watch.saved is None
+    watch.guided = 0
+    assert watch.saved is None
+    run = finish(engine(), "sd", guidance=ALL, num_inference_steps=4, nag_end=.5)
+    said = run.json()["columns"]
+    assert [key for key in said if "saved_by_early_end" in said[key]] == ["nag", "cfg+nag"]
+    run.columns[2].saved = .1234
+    assert bench.cell(run, run.columns[2])["cost"].endswith("NAG active in 2 of 4 steps, saves 12 %")
+    assert "active" not in bench.cell(run, run.columns[0])["cost"]
+    whole = finish(engine(), "sd")
+    assert "saved_by_early_end" not in whole.json()["columns"]["nag"] and "saves" not in bench.cell(whole, whole.columns[2])["cost"]
 
 
 def test_previews_come_before_the_picture_and_are_small(monkeypatch):
