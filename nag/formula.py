@@ -1,9 +1,8 @@
-"""The method itself: one pure function, and the settings it takes. Nothing here knows of a model."""
-
-import math
-from dataclasses import dataclass, fields
+"""The method itself: one pure function on tensors. Nothing here knows of a model."""
 
 import torch
+
+from .settings import NAGSettings as NAGSettings
 
 EPS = 1e-6
 
@@ -34,34 +33,3 @@ def normalized_attention_guidance(z_positive, z_negative, scale: float, tau: flo
     ratio = norm(z_guided, 1, dims, keepdim=True) / norm(z_positive, 1, dims, keepdim=True).clamp_min(EPS)
     z_guided = z_guided * (tau / ratio.clamp_min(tau))  # min(R, tau) / R, without 0 / 0 on padding rows
     return torch.lerp(z_positive, z_guided, alpha).to(dtype)
-
-
-@dataclass(frozen=True)
-class NAGSettings:
-    """How strongly to guide. The only place where the defaults stand; `NAGSettings.ranges` says what is valid.
-
-    scale: strength of the negative prompt, 1 (off) and up; the paper's phi + 1.
-    tau: the most that attention at any point of the picture may grow, 1 and up, in multiples of its un-guided size.
-    alpha: how much of the guided result is mixed in, 0 (off) to 1.
-    end: share of the steps that are guided, 0 (off) to 1. Not the noise level that the authors' code asks for.
-    """
-
-    scale: float = 5.0
-    tau: float = 2.5
-    alpha: float = 0.25
-    end: float = 1.0
-
-    def __post_init__(self):
-        for field in fields(self):
-            value, (low, high) = getattr(self, field.name), RANGES[field.name]
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or not low <= value <= high:
-                limit = f"between {low:g} and {high:g}" if math.isfinite(high) else f"a finite number from {low:g} up"
-                raise ValueError(f"NAG {field.name} must be {limit}, got {value!r}.")
-
-    @property
-    def off(self) -> bool:
-        """Whether these settings mean: do not touch anything."""
-        return self.scale == 1 or self.alpha == 0 or self.end == 0
-
-
-RANGES = {"scale": (1.0, math.inf), "tau": (1.0, math.inf), "alpha": (0.0, 1.0), "end": (0.0, 1.0)}
