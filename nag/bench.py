@@ -23,7 +23,9 @@ def data_uri(image, side: int = PREVIEW_PIXELS) -> str:
 def label(run: Run, key: str) -> str:
     request = run.request
     strength = {"cfg": f" {request.guidance_scale:g}", "nag": f" {request.nag_scale:g}"}
-    return LABELS[key] + strength.get(key, "")
+    without = [] if "nag" not in key else [
+        word for word, on in (("no normalisation", request.nag_normalisation), ("no refinement", request.nag_refinement)) if not on]
+    return ", ".join([LABELS[key] + strength.get(key, ""), *without])
 
 
 def cell(run: Run, column: Column, preview: str = "", image: dict | None = None, video: dict | None = None) -> dict:

@@ -13,13 +13,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from .formula import NAGSettings
+from .settings import NAGSettings
 
 FOLDER = Path(__file__).resolve().parent.parent / "presets"
 DEFAULT = "pocket-portrait"
 PROMPT_LENGTH = 2000  # characters; the longest text encoder here reads 512 tokens
 GUIDANCE = ("none", "cfg", "nag", "cfg+nag")
 NAG = NAGSettings()
+UNBOUNDED = 1e30  # a tau that no ratio of two norms reaches; infinity over infinity would be no number
 
 
 class Refused(ValueError):
@@ -91,6 +92,8 @@ class Request(BaseModel):
     nag_tau: Annotated[Real, Field(ge=1, le=20)] = NAG.tau
     nag_alpha: Annotated[Real, Field(ge=0, le=1)] = NAG.alpha
     nag_end: Annotated[Real, Field(ge=0, le=1)] = NAG.end
+    nag_normalisation: Switch = True  # False, an ablation: nothing bounds the norm, tau is not used
+    nag_refinement: Switch = True     # False, an ablation: the guided result is not blended with the un-guided, alpha is not used
     width: Annotated[Whole, Field(ge=16, le=4096)]
     height: Annotated[Whole, Field(ge=16, le=4096)]
     num_frames: Annotated[Whole, Field(ge=1, le=400)] = 1
@@ -99,7 +102,8 @@ class Request(BaseModel):
 
     @property
     def nag(self) -> NAGSettings:
-        return NAGSettings(self.nag_scale, self.nag_tau, self.nag_alpha, self.nag_end)
+        return NAGSettings(self.nag_scale, self.nag_tau if self.nag_normalisation else UNBOUNDED,
+                           self.nag_alpha if self.nag_refinement else 1.0, self.nag_end)
 
 
 RANGED = ("seed", "num_inference_steps", "guidance_scale", "nag_scale", "nag_tau", "nag_alpha", "nag_end",
