@@ -5,7 +5,7 @@
         ...
 
 Sampling runs in a thread of its own; the generator only reads a queue. Closing the generator (a closed tab) or setting
-`stop` ends the sampling within one step.
+`stop` ends the sampling within one step. torch and diffusers are loaded by the first run.
 """
 
 import contextlib
@@ -20,9 +20,7 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from . import families, video
-from .adapters import Wrapped, placed, replaced
-from .guidance import guide
+from . import video
 from .pipelines import Loaded, Shelf, explain, free_memory, versions
 from .presets import Preset, Refused, Request
 from .reuse import Kept
@@ -30,6 +28,7 @@ from .reuse import Kept
 log = logging.getLogger("nag")
 LABELS = {"none": "No guidance", "cfg": "CFG", "nag": "NAG", "cfg+nag": "CFG + NAG"}
 PREVIEW_EVERY = 1 / 8  # seconds
+PREVIEW_SHARE = .03    # of a column's time, at most
 DEADLINE = 30 * 60     # seconds that one run may take
 
 
@@ -111,7 +110,9 @@ def _asked(request: Request, key: str) -> dict:
     """The settings that a column really used."""
     used = {"guidance_scale": request.guidance_scale} if "cfg" in key else {}
     if "nag" in key:
-        used |= {"nag_scale": request.nag_scale, "nag_tau": request.nag_tau, "nag_alpha": request.nag_alpha, "nag_end": request.nag_end}
+        used |= {name: getattr(request, name) for name in ("nag_scale", "nag_end", "nag_normalisation", "nag_refinement")}
+        used |= {"nag_tau": request.nag_tau} if request.nag_normalisation else {}
+        used |= {"nag_alpha": request.nag_alpha} if request.nag_refinement else {}
     return used
 
 
@@ -401,6 +402,10 @@ def _call(loaded: Loaded, run: Run, key: str, on_step):
     """Runs the pipeline for one column, from a fresh CPU generator -> (PIL images: one, or a video's frames; what was watched)."""
     import torch
 
+    from . import families  # here and not above: these load diffusers, and a page answers before it is there
+    from .adapters import Wrapped, placed, replaced
+    from .guidance import guide
+
     pipe, request = loaded.pipe, run.request
     arguments = _arguments(pipe, run, key)
     watch = _Watch(pipe, loaded.device, on_step)
@@ -441,23 +446,26 @@ def _why(error: Exception, loaded: Loaded, request: Request) -> str:
 
 class _Previews:
     """Small pictures of one column's unfinished latents. Made between two steps, while the column's clock stands still:
-    beside the sampling they would take its time, and more from short columns than from long ones."""
+    beside the sampling they would take its time, and more from short columns than from long ones. A column shorter than the wait for
+    the first has none."""
 
     LATENT_SIDE = 24  # decoding is done at most this large: a preview costs a fraction of a step on any model
 
     def __init__(self, loaded: Loaded, request: Request):
-        self.loaded, self.request, self.last = loaded, request, -PREVIEW_EVERY
+        self.loaded, self.request, self.next = loaded, request, time.monotonic() + PREVIEW_EVERY
 
     def make(self, latents):
-        now = time.monotonic()
-        if now - self.last < PREVIEW_EVERY:
+        begun = time.monotonic()
+        if begun < self.next:
             return None
-        self.last = now
         try:
             return self._decode(self.loaded.pipe, latents[:1], self.request)
         except Exception:
             log.debug("no preview", exc_info=True)  # a model whose latents we cannot show is still a model
             return None
+        finally:
+            now = time.monotonic()
+            self.next = now + max(PREVIEW_EVERY, (now - begun) / PREVIEW_SHARE)
 
     def _decode(self, pipe, latents, request: Request):
         import torch
@@ -550,14 +558,17 @@ def _judge(meter, run: Run) -> None:
     if "none" not in done or "nag" not in done:
         return
     request, changed = run.request, mean_difference(*(done[key].frames or done[key].image for key in ("none", "nag")))
+    whole = request.nag_normalisation and request.nag_refinement
     if request.nag.off:
         run.hint = "NAG is off: scale 1, alpha 0 or end 0 means that nothing is touched."
     elif changed < NOTHING:
-        run.hint = f"NAG changed {changed:.1f} of 255 on average, hardly anything: raise alpha first, then the scale."
+        raised = "alpha first, then the scale" if request.nag_refinement else "the scale"
+        run.hint = f"NAG changed {changed:.1f} of 255 on average, hardly anything: raise {raised}."
     elif done["nag"].spread > TOO_MUCH * done["none"].spread:
-        run.hint = "NAG pushed hard enough to distort the picture: lower the scale, alpha or tau."
+        run.hint = f"NAG pushed hard enough to distort the picture: lower the scale{', alpha or tau' if whole else ', or bound and blend it again'}."
     elif len(also) >= MANY:
-        run.hint = f"NAG changed more than it was asked to ({', '.join(also)}): lower alpha, or tau, to keep more of the picture."
+        lowered = "alpha, or tau" if whole else "the scale, or bound and blend it again"
+        run.hint = f"NAG changed more than it was asked to ({', '.join(also)}): lower {lowered}, to keep more of the picture."
     else:
         run.hint = f"NAG changed {changed:.0f} of 255 on average" + (f", and beyond what was asked: {', '.join(also)}." if also else ".")
 

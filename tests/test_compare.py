@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny import pipeline
 
-from nag import bench, compare, presets
+from nag import bench, compare, guidance, presets
 from nag.compare import Engine
 from nag.pipelines import Loaded, Shelf
 
@@ -85,6 +85,23 @@ def test_previews_come_before_the_picture_and_are_small(monkeypatch):
     assert previews and all(max(p.size) <= 256 for p in previews)
 
 
+def test_previews_take_a_small_share_of_a_column(monkeypatch):
+    """One that takes a second is followed by half a minute without."""
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    previews = compare._Previews(Loaded(preset("sd"), None, "cpu", "float32", torch.float32), ask("sd")[1])
+
+    def slow(*_):
+        now[0] += 1
+        return "picture"
+    monkeypatch.setattr(previews, "_decode", slow)
+    made = []
+    for _ in range(1000):
+        now[0] += .1
+        made.append(previews.make(torch.zeros(1)))
+    assert made[0] is None and made.count("picture") == 3 and made[1] == "picture"
+
+
 def test_stop_ends_within_a_step_and_keeps_what_is_done():
     bench, stop, states = engine(), threading.Event(), None
     for run, column, _ in bench.run(*ask("sd", num_inference_steps=50), stop):
@@ -133,7 +150,7 @@ def test_a_column_that_fails_fails_alone_with_a_sentence(monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr(compare, "guide", explode)
+        patch.setattr(guidance, "guide", explode)
         run = finish(engine(), "sd")
     assert [c.state for c in run.columns] == ["done", "done", "failed"]
     assert "Out of memory at 32 x 32" in run.columns[2].reason

@@ -10,7 +10,7 @@ from tiny import NEGATIVE, PIPELINES, draw, folder_of, pipeline
 from video_page import preset as video_preset
 
 import nag
-from nag import bench, compare, presets
+from nag import bench, compare, guidance, presets
 from nag.adapters import replaced
 from nag.reuse import Kept, Words
 
@@ -139,7 +139,7 @@ def shown(run) -> list:
     ({"nag_scale": 6}, ["none", "cfg"]), ({"nag_tau": 3}, ["none", "cfg"]), ({"nag_end": .5}, ["none", "cfg"]),
     ({"guidance_scale": 3.0}, ["none", "nag"]), ({"negative_prompt": "hat"}, ["none"]),
     ({"prompt": "a chef"}, []), ({"seed": 1}, []), ({"num_inference_steps": 2}, []), ({"width": 48}, []), ({"height": 48}, []),
-    ({"fresh": True}, []),
+    ({"nag_normalisation": False}, ["none", "cfg"]), ({"nag_refinement": False}, ["none", "cfg"]), ({"fresh": True}, []),
 ])
 def test_a_column_is_drawn_again_only_when_something_that_it_uses_has_changed(change, kept):
     desk = engine()
@@ -153,6 +153,16 @@ def test_a_column_is_drawn_again_only_when_something_that_it_uses_has_changed(ch
     assert [key for key in cells if cells[key]["cost"].endswith(", kept from an earlier run")] == kept
     assert [key for key in cells if cells[key]["cost"].startswith("≈")] == ([key for key in ALL if key not in kept] if kept else [])
     assert [c.seconds for c in after.columns if c.reused] == [c.seconds for c in before.columns if c.key in kept]
+
+
+def test_a_setting_that_is_switched_off_changes_nothing():
+    desk = engine()
+    finish(desk, "sd", nag_normalisation=False, nag_refinement=False)
+    run = finish(desk, "sd", nag_normalisation=False, nag_refinement=False, nag_tau=9, nag_alpha=.1)
+    said = run.json()["columns"]["nag"]
+    assert reused(run) == ["none", "cfg", "nag"] and not {"nag_tau", "nag_alpha"} & said.keys()
+    assert said["nag_normalisation"] is said["nag_refinement"] is False
+    assert bench.label(run, "nag") == "NAG 5, no normalisation, no refinement" and bench.label(run, "cfg") == "CFG 4"
 
 
 def test_columns_kept_are_shown_before_anything_is_drawn_and_without_the_model():
@@ -173,7 +183,7 @@ def test_failed_and_stopped_columns_are_drawn_again(monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr(compare, "guide", explode)
+        patch.setattr(guidance, "guide", explode)
         assert finish(desk, "sd").columns[2].state == "failed"
     running = desk.run(*ask("sd", seed=5))
     next(running)
