@@ -3,6 +3,7 @@
 import argparse
 import atexit
 import html
+import importlib
 import json
 import logging
 import os
@@ -30,9 +31,9 @@ from nag import bench, compare, presets, uploads, web
 PRESETS = dict(presets.load_all())
 log = logging.getLogger("nag")
 CHIPS = 8
-INPUTS = ("preset", "prompt", "negative_prompt", "seed", "num_inference_steps", "nag_scale", "nag_tau", "nag_alpha", "nag_end",
-          "guidance_scale", "width", "height", "num_frames", "guidance")
-SLIDERS = INPUTS[4:13]
+SLIDERS = ("num_inference_steps", "nag_scale", "nag_tau", "nag_alpha", "nag_end", "guidance_scale", "width", "height", "num_frames")
+SWITCHES = ("nag_normalisation", "nag_refinement")  # off: tau, or alpha, is not used
+INPUTS = ("preset", "prompt", "negative_prompt", "seed", *SLIDERS, *SWITCHES, "guidance", "fresh")
 OUTPUTS = Path(tempfile.mkdtemp(prefix="nag-side-by-side-"))
 atexit.register(shutil.rmtree, OUTPUTS, ignore_errors=True)
 KEEP = 3600  # seconds that finished pictures stay on disk
@@ -193,7 +194,8 @@ def choose(name: str) -> list:
     values = chosen.settings
     return [
         values["prompt"], values["negative_prompt"], gr.update(visible=chosen.image),
-        *(slider(chosen, n, update=True) for n in SLIDERS), columns_of(chosen), look_for(chosen),
+        *(slider(chosen, n, update=True) for n in SLIDERS), *(chosen.settings.get(n, True) for n in SWITCHES),
+        columns_of(chosen), look_for(chosen),
         *(gr.update(value=chip(chosen, i), visible=i < len(chosen.prompts)) for i in range(CHIPS)), bench.shipped(name)]
 
 
@@ -211,17 +213,19 @@ def from_link(request: gr.Request) -> list:
     -> what `choose` gives, then the preset and the seed.
     """
     words = ("preset", "prompt", "negative_prompt")
-    raw = {key: value if key in words else number(value) for key, value in request.query_params.items() if key in INPUTS[:-1]}
+    raw = {key: value if key in words else number(value) for key, value in request.query_params.items() if key in INPUTS[:-2]}
     try:
         chosen, asked = presets.resolve(raw, PRESETS) if raw else (None, None)
     except presets.Refused:
         chosen = None
     if chosen is None:
-        return [gr.skip()] * (3 + len(SLIDERS) + 2 + CHIPS + 1 + 2)
+        return [gr.skip()] * (3 + len(SLIDERS) + len(SWITCHES) + 2 + CHIPS + 1 + 2)
     out = choose(chosen.name)
     out[:2] = asked.prompt, asked.negative_prompt
     for update, name in zip(out[3:], SLIDERS, strict=False):
         update["value"] = getattr(asked, name)
+    first = 3 + len(SLIDERS)
+    out[first:first + len(SWITCHES)] = (getattr(asked, name) for name in SWITCHES)
     return [*out, chosen.name, asked.seed]
 
 
@@ -257,18 +261,24 @@ def build(engine: compare.Engine, first: str = presets.DEFAULT) -> gr.Blocks:
                     sliders = {name: slider(one, name) for name in ("num_inference_steps", "nag_scale")}
                     phi = gr.HTML(phi_text(s["nag_scale"]), elem_id="phi")
                     sliders |= {name: slider(one, name) for name in ("nag_tau", "nag_alpha")}
-                    with gr.Accordion("More: CFG scale, NAG until, size, columns", open=False):
+                    with gr.Accordion("More: CFG scale, NAG until, size, ablation, columns", open=False):
                         sliders |= {name: slider(one, name) for name in SLIDERS[4:]}
+                        switches = {
+                            "nag_normalisation": gr.Checkbox(True, label="Bound the norm (tau)", elem_id="nag_normalisation",
+                                                             info="The paper's normalisation"),
+                            "nag_refinement": gr.Checkbox(True, label="Blend (alpha)", elem_id="nag_refinement",
+                                                          info="The paper's refinement")}
                         columns = gr.CheckboxGroup([(compare.LABELS[key], key) for key in presets.GUIDANCE], label="Columns",
                                                    value=columns_of(one))
+                        fresh = gr.Checkbox(False, label="Run every column anew", info="Else finished ones are shown again", elem_id="fresh")
             with gr.Column(elem_id="right", scale=4, min_width=320):
                 pictures = bench_of(bench.shipped(first))
                 look = gr.Markdown(look_for(one), elem_id="look")
                 with gr.Accordion("What am I looking at, and what do tau and alpha do?", open=False, elem_id="help"):
                     gr.Markdown(HELP)
 
-        inputs = [preset, prompt, negative, seed, *(sliders[name] for name in SLIDERS), columns, lock, begin]
-        fields = [prompt, negative, begin, *(sliders[name] for name in SLIDERS), columns, look, *chips, pictures]
+        inputs = [preset, prompt, negative, seed, *(sliders[name] for name in SLIDERS), *switches.values(), columns, fresh, lock, begin]
+        fields = [prompt, negative, begin, *(sliders[name] for name in SLIDERS), *switches.values(), columns, look, *chips, pictures]
         ticket = gr.Textbox(visible=False)  # travels with the click, unlike a gr.State, which is read when the queue gets there
         quiet = {"show_progress": "hidden", "api_visibility": "private"}
         now = quiet | {"queue": False}
@@ -279,6 +289,8 @@ def build(engine: compare.Engine, first: str = presets.DEFAULT) -> gr.Blocks:
         demo.unload(desk.leave)
         dice.click(None, None, seed, js="() => Math.floor(Math.random() * 4294967296)", **quiet)
         sliders["nag_scale"].change(None, sliders["nag_scale"], phi, js="scale => 'the paper\\'s φ = ' + (scale - 1).toFixed(1)", **quiet)
+        for switch, moved in zip(switches.values(), ("nag_tau", "nag_alpha"), strict=True):
+            switch.change(lambda on: gr.update(interactive=on), switch, sliders[moved], **now)
         preset.input(choose, preset, fields, **now)
         for index, button in enumerate(chips):
             button.click(pick(index), preset, [prompt, negative], **now)
@@ -394,10 +406,12 @@ def launch(demo: gr.Blocks, host: str, port: int, **options):
     # bound to this machine only, the page answers to its names only: no foreign page can reach it by rebinding its own
     local = {"127.0.0.1", "localhost", "::1"}
     hosts = local if host in local and not os.environ.get("SPACE_ID") else None
-    return demo.queue(max_size=20).launch(
+    demo.queue(max_size=20).launch(
         server_name=host, server_port=port, css=CSS, theme=THEME, show_error=False,
         allowed_paths=[], app_kwargs={"middleware": [Middleware(web.Gate, hosts=hosts)]}, run_history=False, enable_monitoring=False,
-        footer_links=["api"], share=False, **options)
+        footer_links=["api"], share=False, prevent_thread_lock=True, **options)
+    importlib.import_module("nag.guidance")  # torch and diffusers, while the page is looked at: the first Compare finds them there
+    demo.block_thread()
 
 
 if __name__ == "__main__":

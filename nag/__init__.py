@@ -1,6 +1,14 @@
 """Normalized Attention Guidance (arXiv 2505.21179) for diffusers pipelines: `with nag.guide(pipe, "blurry"): pipe(...)`."""
 
-from .families import supports
-from .guidance import NAGSettings, guide, normalized_attention_guidance
+import importlib
 
 __all__ = ["NAGSettings", "guide", "normalized_attention_guidance", "supports"]
+
+HOME = {"NAGSettings": "settings", "guide": "guidance", "normalized_attention_guidance": "formula", "supports": "families"}
+
+
+def __getattr__(name: str):
+    """The public names, from their modules at first use: torch and diffusers take seconds, which the page does not wait for."""
+    if name not in HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{HOME[name]}", __name__), name)

@@ -26,7 +26,8 @@ import torch
 import torch.nn.functional as F
 
 from . import lse
-from .formula import NAGSettings
+from .formula import blend
+from .settings import NAGSettings
 
 _serial = itertools.count()
 
@@ -188,7 +189,7 @@ class GuidedAttention:
 
     def _blend(self, z_positive, z_negative, rows, tokens, layout):
         features = (-3, -1) if tokens == 2 else (-2, -1)  # the paper's norm is over all heads together
-        guided = self.settings.blend(z_positive[rows], z_negative, features)
+        guided = blend(self.settings, z_positive[rows], z_negative, features)
         if layout.whole:
             return guided
         out = z_positive.clone()

@@ -23,7 +23,9 @@ def data_uri(image, side: int = PREVIEW_PIXELS) -> str:
 def label(run: Run, key: str) -> str:
     request = run.request
     strength = {"cfg": f" {request.guidance_scale:g}", "nag": f" {request.nag_scale:g}"}
-    return LABELS[key] + strength.get(key, "")
+    without = [] if "nag" not in key else [
+        word for word, on in (("no normalisation", request.nag_normalisation), ("no refinement", request.nag_refinement)) if not on]
+    return ", ".join([LABELS[key] + strength.get(key, ""), *without])
 
 
 def cell(run: Run, column: Column, preview: str = "", image: dict | None = None, video: dict | None = None) -> dict:
@@ -39,12 +41,15 @@ def cell(run: Run, column: Column, preview: str = "", image: dict | None = None,
         before = plain.readings.get(name) if plain is not None and plain is not column else None
         text = f"{share:.0%}" if before is None else f"{before:.0%} → {share:.0%}"
         meters.append({"name": name, "share": share, "text": text.replace("%", " %")})
-    cost = "" if relative is None else f"{relative:.2f}× time"
+    cost = [] if relative is None else [f"{'≈ ' if run.across(column) else ''}{relative:.2f}× time"]
     if column.state == "done" and "nag" in column.key and column.guided_steps < column.step:
-        cost += f", active in {column.guided_steps} of {column.step} steps"
+        saves = "" if column.saved is None else f", saves {max(0, column.saved):.0%}".replace("%", " %")
+        cost.append(f"NAG active in {column.guided_steps} of {column.step} steps{saves}")
+    if column.reused:
+        cost.append("kept from an earlier run")
     return {
         "key": column.key, "label": label(run, column.key), "state": column.state, "step": column.step, "total": max(column.total, column.step),
-        "speed": speed, "cost": cost, "preview": preview, "image": image, "video": video, "reason": column.reason, "meters": meters,
+        "speed": speed, "cost": ", ".join(cost), "preview": preview, "image": image, "video": video, "reason": column.reason, "meters": meters,
     }
 
 

@@ -5,29 +5,30 @@
         ...
 
 Sampling runs in a thread of its own; the generator only reads a queue. Closing the generator (a closed tab) or setting
-`stop` ends the sampling within one step.
+`stop` ends the sampling within one step. torch and diffusers are loaded by the first run.
 """
 
 import contextlib
 import hashlib
 import inspect
+import json
 import logging
 import queue
 import statistics
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from . import families, video
-from .adapters import Wrapped, placed
-from .guidance import guide
+from . import video
 from .pipelines import Loaded, Shelf, explain, free_memory, versions
 from .presets import Preset, Refused, Request
+from .reuse import Kept
 
 log = logging.getLogger("nag")
 LABELS = {"none": "No guidance", "cfg": "CFG", "nag": "NAG", "cfg+nag": "CFG + NAG"}
 PREVIEW_EVERY = 1 / 8  # seconds
+PREVIEW_SHARE = .03    # of a column's time, at most
 DEADLINE = 30 * 60     # seconds that one run may take
 
 
@@ -51,8 +52,11 @@ class Column:
     reason: str = ""               # when failed
     latents_sha256: str = ""       # of the starting noise
     guided_steps: int = 0          # steps in which NAG was active
+    saved: float | None = None     # share of the time that ending NAG early saved, where both kinds of steps were measured
     readings: dict = field(default_factory=dict)   # {"hat": .93}: what the meter sees of the negative prompt's words
     spread: float = 0.0            # standard deviation of the final latents: a burnt picture has a large one
+    reused: bool = False           # finished in an earlier run with the same settings; its times are from then
+    run: str = ""                  # the run that measured it
 
 
 @dataclass
@@ -70,11 +74,16 @@ class Run:
     start: Any = None   # PIL image that the model begins with
 
     def relative(self, column: Column) -> float | None:
-        """Time against the un-guided column of the same run, by the medians of their steps."""
+        """Time against the un-guided column, by the medians of their steps; see `across` on when these were measured."""
         plain = next((c for c in self.columns if c.key == "none"), None)
         if plain is None or plain.state != "done" or column.state != "done" or not plain.steady:
             return None
         return column.steady / plain.steady
+
+    def across(self, column: Column) -> bool:
+        """Whether `relative` divides times of two runs: the machine may have been busier in one of them."""
+        plain = next((c for c in self.columns if c.key == "none"), column)
+        return plain.reused != column.reused or plain.run != column.run
 
     def json(self) -> dict:
         """What can be said about a run: no paths, no host, no user."""
@@ -82,8 +91,10 @@ class Run:
             "schema": 1, "run": self.id, "preset": self.preset.name, "model": self.preset.model_name, "revision": self.preset.revision,
             "settings": self.request.model_dump(mode="json"), "device": self.device, "dtype": self.dtype,
             "columns": {c.key: {
-                "state": c.state, "steps": c.step, "seconds": round(c.seconds, 4), "relative_time": _rounded(self.relative(c)),
-                "guided_steps": c.guided_steps, "latents_sha256": c.latents_sha256, "latents_std": round(c.spread, 4),
+                "state": c.state, "reused": c.reused, "steps": c.step, "seconds": round(c.seconds, 4),
+                "relative_time": _rounded(self.relative(c)),
+                "guided_steps": c.guided_steps, **({} if c.saved is None else {"saved_by_early_end": round(c.saved, 4)}),
+                "latents_sha256": c.latents_sha256, "latents_std": round(c.spread, 4),
                 **_asked(self.request, c.key), **({"reason": c.reason} if c.reason else {}),
                 **({"shows": {k: round(v, 4) for k, v in c.readings.items()}} if c.readings else {}),
             } for c in self.columns},
@@ -99,15 +110,35 @@ def _asked(request: Request, key: str) -> dict:
     """The settings that a column really used."""
     used = {"guidance_scale": request.guidance_scale} if "cfg" in key else {}
     if "nag" in key:
-        used |= {"nag_scale": request.nag_scale, "nag_tau": request.nag_tau, "nag_alpha": request.nag_alpha, "nag_end": request.nag_end}
+        used |= {name: getattr(request, name) for name in ("nag_scale", "nag_end", "nag_normalisation", "nag_refinement")}
+        used |= {"nag_tau": request.nag_tau} if request.nag_normalisation else {}
+        used |= {"nag_alpha": request.nag_alpha} if request.nag_refinement else {}
     return used
 
 
+def _identity(run: Run, key: str) -> str:
+    """Of everything that decides a column's picture: columns with the same one are the same."""
+    request = run.request
+    used = {name: getattr(request, name) for name in ("prompt", "seed", "num_inference_steps", "width", "height", "num_frames")}
+    if key != "none":
+        used["negative_prompt"] = request.negative_prompt
+    start = hashlib.sha256(run.start.tobytes()).hexdigest() if run.start is not None else None
+    everything = [run.preset.model_dump(mode="json"), key, used, _asked(request, key), start]
+    return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
+
+
 class Engine:
-    """One pipeline at a time, one run at a time."""
+    """One pipeline at a time, one run at a time.
+
+    Finished columns are kept for an hour after their last use, up to `KEPT` (columns, bytes), and shown again when all that decides
+    their picture is the same: whoever asks for it would get these very bytes, only later. Failed and stopped columns are not kept.
+    """
+
+    KEPT = 64, 512 * 2**20
 
     def __init__(self, shelf: Shelf | None = None, previews: bool = True):
         self.shelf, self.lock, self.previews = shelf or Shelf(), threading.Lock(), previews
+        self.kept = Kept(*self.KEPT, 3600)  # identity -> (column, device, dtype); the lock guards it
 
     @property
     def busy(self) -> bool:
@@ -158,16 +189,20 @@ class Engine:
 
     def _sample(self, run: Run, stop: threading.Event, tell) -> None:
         """Everything that needs the lock: load, warm up, the columns, the verdict."""
-        for column in run.columns:
+        if not run.request.fresh:
+            self._recall(run)
+        missing = [column for column in run.columns if not column.reused]
+        for column in missing:
             column.state = "loading"
         tell(run.columns[0])
-        loaded = self.shelf.get(run.preset)
-        run.device, run.dtype = ", ".join(filter(None, (loaded.device, loaded.placement))), loaded.dtype
+        loaded = self.shelf.get(run.preset) if missing or run.preset.meter else None
+        if missing:
+            run.device, run.dtype = ", ".join(filter(None, (loaded.device, loaded.placement))), loaded.dtype
         until = time.monotonic() + DEADLINE  # a first download does not count
-        for column in run.columns:
+        for column in missing:
             column.state = "queued"
         coders = []
-        for column in run.columns:
+        for column in missing:
             if stop.is_set():
                 column.state = "stopped"
                 continue
@@ -180,10 +215,20 @@ class Engine:
                     coders[-1].join()
         for coder in coders:
             coder.join()
+        for column in missing:
+            if column.state == "done" and (column.video or not column.frames):  # a video that could not be coded is tried again
+                self.kept.put(_identity(run, column.key), (replace(column), run.device, run.dtype), _bytes(column))
         try:
-            _judge(loaded, run)
+            _judge(loaded.meter if loaded else None, run)
         except Exception:
             log.exception("run %s: the pictures are there, but could not be measured", run.id)
+
+    def _recall(self, run: Run) -> None:
+        """Puts the columns that are kept in their places."""
+        for place, column in enumerate(run.columns):
+            if found := self.kept.get(_identity(run, column.key)):
+                kept, run.device, run.dtype = found
+                run.columns[place] = replace(kept, reused=True)
 
     def _one(self, loaded: Loaded, run: Run, column: Column, stop, until, tell) -> None:
         request, previews = run.request, _Previews(loaded, run.request)
@@ -208,7 +253,8 @@ class Engine:
 
             frames, watch = _call(loaded, run, column.key, on_step)
             column.seconds, column.steady, column.latents_sha256 = watch.seconds, watch.steady, watch.sha256
-            column.guided_steps, column.spread, column.step = watch.guided, watch.spread, watch.step
+            column.guided_steps, column.spread, column.step, column.run = watch.guided, watch.spread, watch.step, run.id
+            column.saved = watch.saved if "nag" in column.key else None
             column.image, column.frames, column.state = frames[len(frames) // 2], frames if len(frames) > 1 else None, "done"
         except Stopped:
             column.state = "stopped"
@@ -221,6 +267,11 @@ class Engine:
 
 def _raise(error):
     raise error
+
+
+def _bytes(column: Column) -> int:
+    """What a finished column holds in memory."""
+    return len(column.video) + sum(image.width * image.height * len(image.getbands()) for image in column.frames or [column.image])
 
 
 def _encode(run: Run, column: Column, tell) -> None:
@@ -310,6 +361,15 @@ class _Watch:
         return sum(len(times) * statistics.median(times) for times in kinds if times)
 
     @property
+    def saved(self) -> float | None:
+        """Share of the time saved by the un-guided steps at the end, if each of them would have taken the guided ones' median."""
+        guided, others = self.times[:self.guided], self.times[self.guided:]
+        if not guided or not others:
+            return None
+        full = statistics.median(guided)
+        return len(others) * (full - statistics.median(others)) / (len(self.times) * full)
+
+    @property
     def spread(self) -> float:
         return float(self.latents.float().std())
 
@@ -342,11 +402,17 @@ def _call(loaded: Loaded, run: Run, key: str, on_step):
     """Runs the pipeline for one column, from a fresh CPU generator -> (PIL images: one, or a video's frames; what was watched)."""
     import torch
 
+    from . import families  # here and not above: these load diffusers, and a page answers before it is there
+    from .adapters import Wrapped, placed, replaced
+    from .guidance import guide
+
     pipe, request = loaded.pipe, run.request
     arguments = _arguments(pipe, run, key)
     watch = _Watch(pipe, loaded.device, on_step)
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.inference_mode())
+        if hasattr(pipe, "encode_prompt"):  # before `guide` wraps it, which then asks here for the negative prompt too
+            stack.enter_context(replaced(pipe, "encode_prompt", loaded.words.recall))
         for denoiser in families.denoisers_of(pipe):
             stack.callback(families.unwrapped(denoiser).register_forward_pre_hook(watch.begin).remove)
         guidance = None
@@ -380,23 +446,26 @@ def _why(error: Exception, loaded: Loaded, request: Request) -> str:
 
 class _Previews:
     """Small pictures of one column's unfinished latents. Made between two steps, while the column's clock stands still:
-    beside the sampling they would take its time, and more from short columns than from long ones."""
+    beside the sampling they would take its time, and more from short columns than from long ones. A column shorter than the wait for
+    the first has none."""
 
     LATENT_SIDE = 24  # decoding is done at most this large: a preview costs a fraction of a step on any model
 
     def __init__(self, loaded: Loaded, request: Request):
-        self.loaded, self.request, self.last = loaded, request, -PREVIEW_EVERY
+        self.loaded, self.request, self.next = loaded, request, time.monotonic() + PREVIEW_EVERY
 
     def make(self, latents):
-        now = time.monotonic()
-        if now - self.last < PREVIEW_EVERY:
+        begun = time.monotonic()
+        if begun < self.next:
             return None
-        self.last = now
         try:
             return self._decode(self.loaded.pipe, latents[:1], self.request)
         except Exception:
             log.debug("no preview", exc_info=True)  # a model whose latents we cannot show is still a model
             return None
+        finally:
+            now = time.monotonic()
+            self.next = now + max(PREVIEW_EVERY, (now - begun) / PREVIEW_SHARE)
 
     def _decode(self, pipe, latents, request: Request):
         import torch
@@ -474,29 +543,32 @@ NOTHING, TOO_MUCH = 1.5, 1.6  # of 255; times the spread of the un-guided latent
 MANY = 2                      # attributes that nobody asked to change
 
 
-def _judge(loaded: Loaded, run: Run) -> None:
-    """Fills in what the meter reads, and one sentence when NAG changed nothing, or too much."""
+def _judge(meter, run: Run) -> None:
+    """Fills in what the meter (or None) reads, and one sentence when NAG changed nothing, or too much."""
     done = {c.key: c for c in run.columns if c.state == "done"}
     also = []  # what the meter sees changed beyond the negative prompt
-    if loaded.meter and done:
-        named = loaded.meter.named_in(run.request.negative_prompt)
-        readings = dict(zip(done, loaded.meter.read([c.image for c in done.values()]), strict=True))
+    if meter and done:
+        named = meter.named_in(run.request.negative_prompt)
+        readings = dict(zip(done, meter.read([c.image for c in done.values()]), strict=True))
         for key, reading in readings.items():
-            done[key].readings = {loaded.meter.phrase(pair): reading[pair[0]][pair[1]] for pair in named}
+            done[key].readings = {meter.phrase(pair): reading[pair[0]][pair[1]] for pair in named}
         if "none" in readings and "nag" in readings:
             seen = {key: {name: max(shares, key=shares.get) for name, shares in readings[key].items()} for key in ("none", "nag")}
             also = [name for name, value in seen["none"].items() if value != seen["nag"][name] and name not in dict(named)]
     if "none" not in done or "nag" not in done:
         return
     request, changed = run.request, mean_difference(*(done[key].frames or done[key].image for key in ("none", "nag")))
+    whole = request.nag_normalisation and request.nag_refinement
     if request.nag.off:
         run.hint = "NAG is off: scale 1, alpha 0 or end 0 means that nothing is touched."
     elif changed < NOTHING:
-        run.hint = f"NAG changed {changed:.1f} of 255 on average, hardly anything: raise alpha first, then the scale."
+        raised = "alpha first, then the scale" if request.nag_refinement else "the scale"
+        run.hint = f"NAG changed {changed:.1f} of 255 on average, hardly anything: raise {raised}."
     elif done["nag"].spread > TOO_MUCH * done["none"].spread:
-        run.hint = "NAG pushed hard enough to distort the picture: lower the scale, alpha or tau."
+        run.hint = f"NAG pushed hard enough to distort the picture: lower the scale{', alpha or tau' if whole else ', or bound and blend it again'}."
     elif len(also) >= MANY:
-        run.hint = f"NAG changed more than it was asked to ({', '.join(also)}): lower alpha, or tau, to keep more of the picture."
+        lowered = "alpha, or tau" if whole else "the scale, or bound and blend it again"
+        run.hint = f"NAG changed more than it was asked to ({', '.join(also)}): lower {lowered}, to keep more of the picture."
     else:
         run.hint = f"NAG changed {changed:.0f} of 255 on average" + (f", and beyond what was asked: {', '.join(also)}." if also else ".")
 

@@ -1,9 +1,8 @@
-"""The method itself: one pure function, and the settings it takes. Nothing here knows of a model."""
-
-import math
-from dataclasses import dataclass
+"""The method itself: one pure function on tensors, and its two rivals. Nothing here knows of a model."""
 
 import torch
+
+from .settings import NAGSettings
 
 EPS = 1e-6
 
@@ -42,50 +41,10 @@ def negative_away_steer_attention(z_positive, z_negative, scale: float):
     return (z_positive.float() - scale * z_negative.float()).to(z_positive.dtype)
 
 
-METHODS = ("nag", "nasa", "vsf")
-
-
-@dataclass(frozen=True)
-class NAGSettings:
-    """How strongly to guide. The only place where the defaults stand; RANGES says what is valid.
-
-    scale: strength of the negative prompt, 1 (off) and up; the paper's phi + 1.
-    tau: the most that attention at any point of the picture may grow, 1 and up, in multiples of its un-guided size; infinity is no limit.
-    alpha: how much of the guided result is mixed in, 0 (off) to 1.
-    end: share of the steps that are guided, 0 (off) to 1. Not the noise level that the authors' code asks for.
-    method: "nag", or for comparison "nasa" (Z+ - scale Z-) or "vsf" (value sign flip, arXiv 2508.10931: the negative's values count
-        -scale times in one softmax with all others). These two know scale (0, off, and up) and end only.
-    """
-
-    scale: float = 5.0
-    tau: float = 2.5
-    alpha: float = 0.25
-    end: float = 1.0
-    method: str = "nag"
-
-    def __post_init__(self):
-        if self.method not in METHODS:
-            raise ValueError(f"NAG method must be one of {', '.join(METHODS)}, got {self.method!r}.")
-        for name, (low, high) in (RANGES if self.method == "nag" else OTHER_RANGES).items():
-            value = getattr(self, name)
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not number or not low <= value <= high or (name == "scale" and math.isinf(value)):
-                limit = f"between {low:g} and {high:g}" if math.isfinite(high) else f"a {'' if name == 'tau' else 'finite '}number from {low:g} up"
-                raise ValueError(f"NAG {name} must be {limit}, got {value!r}.")
-
-    @property
-    def off(self) -> bool:
-        """Whether these settings mean: do not touch anything."""
-        return self.end == 0 or (self.scale == 1 or self.alpha == 0 if self.method == "nag" else self.scale == 0)
-
-    def blend(self, z_positive, z_negative, dim):
-        """The guided output. For "vsf", `z_negative` is that output already: it is made by the attention, not behind it."""
-        if self.method == "vsf":
-            return z_negative.to(z_positive.dtype)
-        if self.method == "nasa":
-            return negative_away_steer_attention(z_positive, z_negative, self.scale)
-        return normalized_attention_guidance(z_positive, z_negative, self.scale, self.tau, self.alpha, dim=dim)
-
-
-RANGES = {"scale": (1.0, math.inf), "tau": (1.0, math.inf), "alpha": (0.0, 1.0), "end": (0.0, 1.0)}
-OTHER_RANGES = {"scale": (0.0, math.inf), "end": (0.0, 1.0)}
+def blend(settings: NAGSettings, z_positive, z_negative, dim):
+    """The guided output by whichever method. For "vsf", `z_negative` is that output already: it is made by the attention, not behind it."""
+    if settings.method == "vsf":
+        return z_negative.to(z_positive.dtype)
+    if settings.method == "nasa":
+        return negative_away_steer_attention(z_positive, z_negative, settings.scale)
+    return normalized_attention_guidance(z_positive, z_negative, settings.scale, settings.tau, settings.alpha, dim=dim)

@@ -13,7 +13,8 @@ from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 from . import families, lse
 from .adapters import Wrapped, called, placed, replaced
 from .attention_processor import Layout, install
-from .formula import NAGSettings, normalized_attention_guidance
+from .formula import normalized_attention_guidance
+from .settings import NAGSettings
 
 __all__ = ["NAGSettings", "guide", "normalized_attention_guidance"]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .presets import FOLDER, Preset, Refused, needed
+from .reuse import Words
 
 PROJECT = FOLDER.parent
 
@@ -23,6 +24,7 @@ class Loaded:
     meter: Any = None
     placement: str = ""                      # where the weights stay: "", "model offload", "sequential offload"
     warm: set = field(default_factory=set)  # (width, height, column) that ran once
+    words: Words = field(default_factory=Words)  # encoded already
 
 
 def load(preset: Preset) -> Loaded:

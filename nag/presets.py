@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from .formula import NAGSettings
+from .settings import NAGSettings
 
 FOLDER = Path(__file__).resolve().parent.parent / "presets"
 DEFAULT = "pocket-portrait"
@@ -55,6 +55,12 @@ def _text(value):
     return value
 
 
+def _switch(value):
+    if not isinstance(value, bool):
+        raise ValueError("must be true or false")
+    return value
+
+
 def _columns(value):
     if not isinstance(value, (list, tuple)) or not value or any(not isinstance(v, str) or v not in GUIDANCE for v in value):
         raise ValueError(f"must be a list out of {', '.join(GUIDANCE)}")
@@ -66,6 +72,7 @@ def _columns(value):
 Whole = Annotated[int, BeforeValidator(_whole)]
 Real = Annotated[float, BeforeValidator(_real)]
 Text = Annotated[str, BeforeValidator(_text)]
+Switch = Annotated[bool, BeforeValidator(_switch)]
 Columns = Annotated[tuple[str, ...], BeforeValidator(_columns)]
 
 
@@ -84,14 +91,18 @@ class Request(BaseModel):
     nag_tau: Annotated[Real, Field(ge=1, le=20)] = NAG.tau
     nag_alpha: Annotated[Real, Field(ge=0, le=1)] = NAG.alpha
     nag_end: Annotated[Real, Field(ge=0, le=1)] = NAG.end
+    nag_normalisation: Switch = True  # False, an ablation: nothing bounds the norm, tau is not used
+    nag_refinement: Switch = True     # False, an ablation: the guided result is not blended with the un-guided, alpha is not used
     width: Annotated[Whole, Field(ge=16, le=4096)]
     height: Annotated[Whole, Field(ge=16, le=4096)]
     num_frames: Annotated[Whole, Field(ge=1, le=400)] = 1
     guidance: Columns = ("none", "cfg", "nag")
+    fresh: Switch = False  # draw every column anew, also where one with the same settings is kept
 
     @property
     def nag(self) -> NAGSettings:
-        return NAGSettings(self.nag_scale, self.nag_tau, self.nag_alpha, self.nag_end)
+        return NAGSettings(self.nag_scale, self.nag_tau if self.nag_normalisation else math.inf,
+                           self.nag_alpha if self.nag_refinement else 1.0, self.nag_end)
 
 
 RANGED = ("seed", "num_inference_steps", "guidance_scale", "nag_scale", "nag_tau", "nag_alpha", "nag_end",

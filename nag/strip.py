@@ -27,7 +27,7 @@ def strip(run: Run, side: int = 384) -> Image.Image:
         sheet.paste(column.image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC), (x, y))
         y += height + 8
         for text, size, colour in texts:
-            draw.text((x, y), plain(text), colour, font(size))
+            draw.text((x, y), fit(plain(text), width, size), colour, font(size))
             y += size + 8
     return sheet
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny import pipeline
 
-from nag import compare, presets
+from nag import bench, compare, guidance, presets
 from nag.compare import Engine
 from nag.pipelines import Loaded, Shelf
 
@@ -59,11 +59,47 @@ def test_the_run_says_what_was_done():
     assert "nag_scale" not in run["columns"]["cfg"] and run["versions"]["torch"] and run["settings"]["seed"] == 42
 
 
+def test_an_early_end_says_what_it_saves():
+    """Two of three steps guided at 3 s, one un-guided at 1 s: 2 of 9 seconds are saved. One kind of steps alone says nothing."""
+    watch = compare._Watch(None, "cpu", None)
+    watch.times, watch.guided = [2.0, 4.0, 1.0], 2
+    assert watch.saved == pytest.approx(2 / 9)
+    watch.guided = 3
+    assert watch.saved is None
+    watch.guided = 0
+    assert watch.saved is None
+    run = finish(engine(), "sd", guidance=ALL, num_inference_steps=4, nag_end=.5)
+    said = run.json()["columns"]
+    assert [key for key in said if "saved_by_early_end" in said[key]] == ["nag", "cfg+nag"]
+    run.columns[2].saved = .1234
+    assert bench.cell(run, run.columns[2])["cost"].endswith("NAG active in 2 of 4 steps, saves 12 %")
+    assert "active" not in bench.cell(run, run.columns[0])["cost"]
+    whole = finish(engine(), "sd")
+    assert "saved_by_early_end" not in whole.json()["columns"]["nag"] and "saves" not in bench.cell(whole, whole.columns[2])["cost"]
+
+
 def test_previews_come_before_the_picture_and_are_small(monkeypatch):
     monkeypatch.setattr(compare, "PREVIEW_EVERY", 0)
     events = [(c.key, c.state, p) for _, c, p in engine().run(*ask("flux", num_inference_steps=6)) if c]
     previews = [p for _, _, p in events if p is not None]
     assert previews and all(max(p.size) <= 256 for p in previews)
+
+
+def test_previews_take_a_small_share_of_a_column(monkeypatch):
+    """One that takes a second is followed by half a minute without."""
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    previews = compare._Previews(Loaded(preset("sd"), None, "cpu", "float32", torch.float32), ask("sd")[1])
+
+    def slow(*_):
+        now[0] += 1
+        return "picture"
+    monkeypatch.setattr(previews, "_decode", slow)
+    made = []
+    for _ in range(1000):
+        now[0] += .1
+        made.append(previews.make(torch.zeros(1)))
+    assert made[0] is None and made.count("picture") == 3 and made[1] == "picture"
 
 
 def test_stop_ends_within_a_step_and_keeps_what_is_done():
@@ -114,7 +150,7 @@ def test_a_column_that_fails_fails_alone_with_a_sentence(monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr(compare, "guide", explode)
+        patch.setattr(guidance, "guide", explode)
         run = finish(engine(), "sd")
     assert [c.state for c in run.columns] == ["done", "done", "failed"]
     assert "Out of memory at 32 x 32" in run.columns[2].reason
@@ -132,9 +168,9 @@ def test_a_decoder_that_fails_leaves_the_next_run_as_it_was(monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(vae, "decode", decode)
-        assert [c.state for c in finish(bench, "sdxl").columns] == ["failed"] * 3
+        assert [c.state for c in finish(bench, "sdxl", fresh=True).columns] == ["failed"] * 3
     assert vae.dtype == torch.float32
-    assert [c.image.tobytes() for c in finish(bench, "sdxl").columns] == [c.image.tobytes() for c in before.columns]
+    assert [c.image.tobytes() for c in finish(bench, "sdxl", fresh=True).columns] == [c.image.tobytes() for c in before.columns]
 
 
 def test_a_picture_blacked_out_by_the_safety_checker_is_no_result(monkeypatch):

@@ -137,7 +137,7 @@ def test_the_negative_alone_is_the_model_with_the_negative_as_prompt(name, lengt
         arrived = bare(name).connected({place: value for place, value in texts.items() if isinstance(place, str)})
         arguments = case.arguments(latents, bare(name).scheduler.timesteps[0]) | case.deliver(arrived, latents)
         expected = case.out(bare(name).transformer(**arguments))
-    monkeypatch.setattr("nag.formula.NAGSettings.blend", lambda self, positive, negative, dim: negative)
+    monkeypatch.setattr("nag.attention_processor.blend", lambda settings, positive, negative, dim: negative)
     with nag.guide(bare(name), negative_prompt_embeds=arrived if case.parts else texts, **STRONG):
         close(latents - bare(name)(PROMPT, steps=1, latents=latents), expected)
 

@@ -105,6 +105,12 @@ def put(page, setting, value):
     box.press("Tab")
 
 
+def test_the_page_does_not_wait_for_torch():
+    code = "import sys, app; app.build(app.compare.Engine()); sys.exit(', '.join({'torch', 'diffusers', 'transformers'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.strip() == "", done.stderr  # sys.exit("") says nothing, and 1
+
+
 def test_results_are_shown_before_anything_was_run(page):
     page.wait_for_function(f"{DONE} == 3")
     assert page.eval_on_selector_all("#bench .cell img", "all => all.every(i => i.complete && i.naturalWidth == 128)")
@@ -116,7 +122,11 @@ def test_compare_gives_three_pictures_and_the_same_seed_the_same_bytes(page, ser
     assert set(first) == {"none", "cfg", "nag"} and len(set(first.values())) == 3
     assert all(data.startswith(b"\x89PNG") for data in first.values())
     compare(page)
-    assert pictures(page, server) == first
+    assert pictures(page, server) == first and page.inner_text("#bench").count("kept from an earlier run") == 3
+    page.click("text=More: CFG scale")
+    page.click("#fresh input")
+    compare(page)
+    assert pictures(page, server) == first and "kept from" not in page.inner_text("#bench")
     text = page.inner_text("#bench")
     assert "done 4/4" in text and "1.00× time" in text and "it/s" in text and re.search(r"hat\s+\d+ % → \d+ %", text)
 
@@ -138,6 +148,7 @@ def long_run(page):
     for side in ("width", "height"):
         put(page, side, 192)
     page.click("text=CFG + NAG")
+    page.click("#fresh input")
     page.click("#compare")
     page.wait_for_function("/step [1-9]/.test(document.querySelector('#bench').innerText)", timeout=60_000)
 
@@ -213,6 +224,21 @@ def test_a_link_carries_settings_and_a_hostile_one_is_ignored(page, server):
     page.goto(f"{server}/?prompt=portrait%20of%20a%20spy&nag_scale=NaN&seed=1e999")
     page.wait_for_timeout(1500)
     assert page.input_value("textarea >> nth=0") == "portrait of a cowboy"
+
+
+def test_the_ablation_switches_grey_their_sliders_and_reach_the_model(page, server):
+    page.goto(f"{server}/?nag_refinement=false")
+    page.wait_for_function("document.querySelector('#nag_alpha input[type=number]').disabled")
+    assert not page.locator("#nag_tau input[type=number]").is_disabled()
+    page.click("text=More: CFG scale")
+    page.click("#nag_normalisation input")
+    page.wait_for_function("document.querySelector('#nag_tau input[type=number]').disabled")
+    compare(page)
+    assert re.search(r"NAG 10, no normalisation, no refinement", page.inner_text("#bench"))
+    page.click("#nag_normalisation input")
+    page.click("#nag_refinement input")
+    page.wait_for_function("!document.querySelector('#nag_tau input[type=number]').disabled")
+    page.wait_for_function("!document.querySelector('#nag_alpha input[type=number]').disabled")
 
 
 def test_a_preset_that_is_not_here_says_what_to_do_and_the_page_stays_up(page):

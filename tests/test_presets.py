@@ -4,8 +4,10 @@ import math
 import re
 
 import pytest
+import torch
 
 from nag import presets
+from nag.formula import normalized_attention_guidance
 from nag.presets import Refused, resolve
 
 HOSTILE = [
@@ -32,6 +34,9 @@ HOSTILE = [
     ({"prompt": "\ud800"}, "prompt must be valid Unicode"),
     ({"prompt": {"a": 1}}, "prompt must be text"),
     ({"negative_prompt": None}, "negative_prompt must be text"),
+    ({"nag_normalisation": "off"}, "nag_normalisation must be true or false"),
+    ({"nag_refinement": 0}, "nag_refinement must be true or false"),
+    ({"fresh": 1}, "fresh must be true or false"),
     ({"guidance": ["none", "pag"]}, "guidance must be a list"),
     ({"guidance": []}, "guidance must be a list"),
     ({"guidance": ["nag", "nag"]}, "guidance must name every column once"),
@@ -59,6 +64,16 @@ def test_the_product_of_size_steps_and_columns_is_capped():
     big = {"preset": "sdxl-turbo", "width": 1024, "height": 1024, "num_inference_steps": 8, "guidance": ["none", "cfg", "nag", "cfg+nag"]}
     with pytest.raises(Refused, match="times the most work"):
         resolve(big)
+
+
+def test_switched_off_the_bound_is_out_of_reach_and_nothing_is_blended():
+    request = resolve({"nag_tau": 2, "nag_alpha": .5})[1]
+    assert (request.nag.tau, request.nag.alpha) == (2, .5)
+    request = resolve({"nag_tau": 2, "nag_alpha": 0, "nag_normalisation": False, "nag_refinement": False})[1]
+    positive, negative = torch.randn(2, 3, 8)
+    out = normalized_attention_guidance(positive, negative, 1000.0, request.nag.tau, request.nag.alpha)
+    torch.testing.assert_close(out, positive + 999 * (positive - negative))
+    assert not request.nag.off and resolve({})[1].nag_normalisation is True
 
 
 @pytest.mark.parametrize("raw", [None, [], "x", 3])

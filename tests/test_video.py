@@ -53,7 +53,8 @@ def test_frames_of_whatever_a_pipeline_returns():
         assert np.abs(np.asarray(got[1]) / 255 - floats[1]).max() < .01
 
 
-def test_a_comparison_of_videos():
+def test_a_comparison_of_videos(monkeypatch):
+    monkeypatch.setattr(compare, "PREVIEW_EVERY", 0)
     chosen = preset(folder_of("wan"))
     _, request = presets.resolve({"preset": "tiny-video", "num_frames": 9}, {"tiny-video": chosen})
     events = [(c.key, c.state, bool(c.image), bool(c.video), p.size if p else None) for _, c, p in compare.Engine().run(chosen, request) if c]

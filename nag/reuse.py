@@ -1,0 +1,112 @@
+"""What columns and runs share is made once: the words' embeddings, and columns that are finished already."""
+
+import contextlib
+import inspect
+import time
+from collections import OrderedDict
+from typing import Any, NamedTuple
+
+
+class Kept:
+    """The values used last: at most `count`, of together `size` bytes, none unused for `seconds`. Not thread-safe."""
+
+    def __init__(self, count: int, size: int, seconds: float):
+        self.count, self.size, self.seconds, self.values = count, size, seconds, OrderedDict()  # key -> (value, bytes, last used)
+
+    def get(self, key):
+        """The value, or None."""
+        self._clear()
+        if key not in self.values:
+            return None
+        value, size, _ = self.values.pop(key)
+        self.values[key] = value, size, time.monotonic()
+        return value
+
+    def put(self, key, value, size: int) -> None:
+        """Keeps a value of so many bytes; one larger than all room is not kept, and pushes nothing out."""
+        self.values.pop(key, None)
+        if size <= self.size:
+            self.values[key] = value, size, time.monotonic()
+        self._clear()
+
+    def _clear(self) -> None:
+        oldest = time.monotonic() - self.seconds
+        while self.values and (len(self.values) > self.count or sum(size for _, size, _ in self.values.values()) > self.size
+                               or next(iter(self.values.values()))[2] < oldest):
+            self.values.popitem(last=False)
+
+
+class Parked(NamedTuple):
+    """A tensor's copy in main memory, and where the tensor was."""
+
+    tensor: Any
+    device: Any
+
+
+class Words:
+    """Remembers what one pipeline's `encode_prompt` returned, for the next column and the next run with the same words.
+
+    Nothing but its arguments decides what it returns: of diffusers' pipelines none reads in it what a call of the pipeline has set.
+    Calls with a picture, embeddings or a generator among their arguments are not remembered. What is handed out is always a copy,
+    equal bit for bit: a pipeline may write into what it gets.
+    """
+
+    def __init__(self, count: int = 32, size: int = 512 * 2**20, seconds: float = 3600):
+        self.kept = Kept(count, size, seconds)
+
+    def recall(self, encode_prompt, /, *args, **kwargs):
+        """`encode_prompt(*args, **kwargs)`, or a copy of what the same call returned before."""
+        key = _key(encode_prompt, args, kwargs)
+        if key is None:
+            return encode_prompt(*args, **kwargs)
+        found = self.kept.get(key)
+        if found is not None:
+            return _mapped(found, Parked, lambda parked: parked.tensor.to(parked.device, copy=True))
+        import torch
+
+        result, sizes = encode_prompt(*args, **kwargs), []
+
+        def park(tensor):
+            copy = tensor.to("cpu", copy=True)  # embeddings of a few MB come back in a moment, and GPU memory is scarce
+            sizes.append(copy.nbytes)
+            return Parked(copy, tensor.device)
+        with contextlib.suppress(TypeError):  # of something that cannot be copied part by part
+            parked = _mapped(result, torch.Tensor, park)
+            self.kept.put(key, parked, sum(sizes))
+        return result
+
+
+def _key(function, args, kwargs):
+    """The arguments of a call as something hashable, however they were given, or None where one of them is more than plain values."""
+    try:
+        bound = inspect.signature(function).bind(*args, **kwargs)
+        bound.apply_defaults()
+        return _plain(bound.arguments)
+    except TypeError:
+        return None
+
+
+def _plain(value):
+    """Hashable, and different for 1, 1.0 and True, which hash alike. Raises TypeError for more than plain values."""
+    import torch
+
+    if isinstance(value, dict):
+        return dict, tuple((_plain(key), _plain(one)) for key, one in value.items())
+    if isinstance(value, (list, tuple)):
+        return type(value), tuple(map(_plain, value))
+    if value is None or isinstance(value, (str, int, float, bool, torch.device, torch.dtype)):
+        return type(value), value
+    raise TypeError(f"{type(value).__name__} is no plain value")
+
+
+def _mapped(value, kind, function):
+    """`function` of every `kind` in nested lists, tuples and dictionaries. Raises TypeError for anything else but None."""
+    if isinstance(value, kind):
+        return function(value)
+    if type(value) in (list, tuple):
+        return type(value)(_mapped(one, kind, function) for one in value)
+    if type(value) is dict:
+        return {key: _mapped(one, kind, function) for key, one in value.items()}
+    if value is None:
+        return None
+    raise TypeError(f"{type(value).__name__} cannot be copied part by part")
