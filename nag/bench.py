@@ -23,9 +23,7 @@ def data_uri(image, side: int = PREVIEW_PIXELS) -> str:
 def label(run: Run, key: str) -> str:
     request = run.request
     strength = {"cfg": f" {request.guidance_scale:g}", "nag": f" {request.nag_scale:g}"}
-    without = [] if "nag" not in key else [
-        word for word, on in (("no normalisation", request.nag_normalisation), ("no refinement", request.nag_refinement)) if not on]
-    return ", ".join([LABELS[key] + strength.get(key, ""), *without])
+    return LABELS[key] + strength.get(key, "")
 
 
 def cell(run: Run, column: Column, preview: str = "", image: dict | None = None, video: dict | None = None) -> dict:
@@ -41,15 +39,18 @@ def cell(run: Run, column: Column, preview: str = "", image: dict | None = None,
         before = plain.readings.get(name) if plain is not None and plain is not column else None
         text = f"{share:.0%}" if before is None else f"{before:.0%} → {share:.0%}"
         meters.append({"name": name, "share": share, "text": text.replace("%", " %")})
-    cost = [] if relative is None else [f"{'≈ ' if run.across(column) else ''}{relative:.2f}× time"]
+    cost = "" if relative is None else f"{'≈ ' if run.across(column) else ''}{relative:.2f}× time"
+    switches = (("no normalisation", run.request.nag_normalisation), ("no refinement", run.request.nag_refinement))
+    remarks = [word for word, on in switches if not on and "nag" in column.key]
     if column.state == "done" and "nag" in column.key and column.guided_steps < column.step:
         saves = "" if column.saved is None else f", saves {max(0, column.saved):.0%}".replace("%", " %")
-        cost.append(f"NAG active in {column.guided_steps} of {column.step} steps{saves}")
+        remarks.append(f"NAG active in {column.guided_steps} of {column.step} steps{saves}")
     if column.reused:
-        cost.append("kept from an earlier run")
+        remarks.append("kept from an earlier run")
     return {
         "key": column.key, "label": label(run, column.key), "state": column.state, "step": column.step, "total": max(column.total, column.step),
-        "speed": speed, "cost": ", ".join(cost), "preview": preview, "image": image, "video": video, "reason": column.reason, "meters": meters,
+        "speed": speed, "cost": cost, "remark": ", ".join(remarks), "preview": preview, "image": image, "video": video,
+        "reason": column.reason, "meters": meters,
     }
 
 

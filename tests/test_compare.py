@@ -72,10 +72,10 @@ def test_an_early_end_says_what_it_saves():
     said = run.json()["columns"]
     assert [key for key in said if "saved_by_early_end" in said[key]] == ["nag", "cfg+nag"]
     run.columns[2].saved = .1234
-    assert bench.cell(run, run.columns[2])["cost"].endswith("NAG active in 2 of 4 steps, saves 12 %")
-    assert "active" not in bench.cell(run, run.columns[0])["cost"]
+    assert bench.cell(run, run.columns[2])["remark"] == "NAG active in 2 of 4 steps, saves 12 %"
+    assert "active" not in bench.cell(run, run.columns[0])["remark"]
     whole = finish(engine(), "sd")
-    assert "saved_by_early_end" not in whole.json()["columns"]["nag"] and "saves" not in bench.cell(whole, whole.columns[2])["cost"]
+    assert "saved_by_early_end" not in whole.json()["columns"]["nag"] and "saves" not in bench.cell(whole, whole.columns[2])["remark"]
 
 
 def test_previews_come_before_the_picture_and_are_small(monkeypatch):

@@ -41,6 +41,7 @@ function cellNode(key) {
   make('span', 'state', status);
   make('span', 'speed', status);
   make('a', 'save', status);
+  make('div', 'remark', figure);
   make('div', 'meters', figure);
   listen(frame);
   return figure;
@@ -64,6 +65,7 @@ function drawCell(cell, shown) {
   const save = $('.save', node), url = cell.state === 'done' ? film(cell) || source(cell) : '';
   save.textContent = url ? (film(cell) ? 'MP4' : 'PNG') : '';
   if (url) { save.href = url; save.download = cell.key + (film(cell) ? '.mp4' : '.png'); save.title = 'Save "' + cell.label + '"'; } else save.removeAttribute('href');
+  $('.remark', node).textContent = cell.remark || '';
   const meters = $('.meters', node);
   const rows = cell.meters || [];
   while (meters.children.length > rows.length) meters.lastChild.remove();
