@@ -150,12 +150,14 @@ def test_wilson_and_frechet_agree_with_known_values():
 
 
 def test_the_interval_of_a_frechet_distance_covers_what_other_samples_give():
-    reference, population = statistics.Frechet(torch.randn(2000, 4)), torch.randn(400, 100, 4) * 1.2 + .5
+    """With 60 rows of 10 features a resample is far beyond its original: the interval must not be."""
+    reference, population = statistics.Frechet(torch.randn(2000, 10)), torch.randn(400, 60, 10) * 1.1 + .2
     expected = reference(population).mean()
     inside = 0
     for rows in population[:100]:
-        low, high = statistics.around(float(reference(rows)), reference.resampled(rows))
-        assert low < reference(rows) < high
+        resampled = reference.resampled(rows)
+        low, high = statistics.around(float(reference(rows)), resampled)
+        assert low < reference(rows) < high and resampled.mean() > reference(rows)
         inside += low < expected < high
     assert 85 <= inside <= 100
 
@@ -320,6 +322,17 @@ def test_a_picture_is_drawn_anew_when_something_it_depends_on_changes(tmp_path):
         assert changed.path(none, picture) != painter.path(none, picture), change
 
 
+def test_other_weights_in_the_same_folder_are_another_model(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights.safetensors").write_bytes(b"one")
+    preset = PORTRAIT.with_model(str(tmp_path / "model"))
+    picture, (column,) = plan.Picture("a", "b", 1), plan.columns_of(PORTRAIT, ["none"], [4], {})
+    before = draw.Painter(preset, tmp_path).path(column, picture)
+    assert draw.Painter(preset, tmp_path).path(column, picture) == before
+    (tmp_path / "model" / "weights.safetensors").write_bytes(b"two")
+    assert draw.Painter(preset, tmp_path).path(column, picture) != before
+
+
 def test_numbers_that_left_their_range_are_refused(tmp_path, monkeypatch):
     import numpy as np
 
@@ -389,6 +402,18 @@ def test_when_one_process_dies_the_other_says_so(tmp_path):
     assert done.returncode != 0 and command.GONE in done.stderr and not (tmp_path / "out" / "results.json").exists()
 
 
+def test_a_process_that_waits_for_one_that_is_gone_says_so(monkeypatch):
+    """Where no launcher ends it: its connection is closed."""
+    def closed():
+        raise RuntimeError("Connection closed by peer")
+
+    monkeypatch.setattr(torch.distributed, "barrier", lambda group, async_op: argparse.Namespace(is_completed=lambda: True, wait=closed))
+    process = object.__new__(command.Several)
+    process.group = None
+    with pytest.raises(Refused, match="Another process ended before its pictures were drawn"):
+        process.wait()
+
+
 def test_rival_methods_are_asked_for_by_name(tmp_path):
     import inspect
 
@@ -408,3 +433,27 @@ def test_rival_methods_are_asked_for_by_name(tmp_path):
 
 def test_numbers_are_written_short():
     assert report.rounded({"a": 0.123456789, "b": [1234567.89, 3], "c": "x"}) == {"a": .12346, "b": [1234600.0, 3], "c": "x"}
+
+
+def test_the_models_of_a_training_run_are_evaluated_too(tmp_path, monkeypatch, capsys):
+    from nag import __main__
+    from nag.pocket import evaluate as short
+    from nag.pocket import export
+
+    asked = []
+    monkeypatch.setattr(__main__, "main", lambda arguments: asked.append(arguments) or 0)
+    monkeypatch.setattr(export, "pipeline", lambda run, unet: argparse.Namespace(save_pretrained=lambda folder: folder.mkdir(parents=True)))
+    assert short.main(["--count", "3", "--out", "out"]) == 0
+    assert short.main(["--unet", "control", "--run", str(tmp_path), "--out", "out"]) == 0
+    folder = tmp_path / "pipelines" / "control"
+    assert folder.is_dir()
+    assert asked == [["evaluate", "--count", "3", "--out", "out"], ["evaluate", "--out", "out", "--model", str(folder)]]
+    assert plan.preset_of("pocket-portrait", str(folder), False).meter == PORTRAIT.meter
+
+
+def test_the_table_has_what_was_measured_and_nothing_else():
+    one = {"attribute_rate": .5, "attribute_interval": [.4, .6], "count": 8, "cases": {"hat": {"attribute_rate": .25, "count": 8}}, "seconds": .1}
+    other = one | {"cfg_at_same_rate": {"lowest_rate": .6}}
+    text = report.table({"columns": {"none": one, "nag": other}})
+    assert text.splitlines()[:3] == ["| column | attribute rate (95 %) | s / picture |", "|---|---|---|", "| none | 0.50 (0.40-0.60) | 0.100 |"]
+    assert "| attribute rate | hat |" in text and "| nag | 0.25 |" in text and "CFG never got below 0.60" in text

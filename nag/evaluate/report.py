@@ -46,11 +46,12 @@ def table(results: dict) -> str:
     for key, numbers in columns.items():
         lines.append(f"| {' | '.join([key, *(_cell(numbers, name) for name in metrics)])} |")
     cases = list(next(iter(columns.values())).get("cases", {}))
-    if cases:
-        lines += ["", f"| attribute rate, keep, Frechet | {' | '.join(cases)} |", "|---" * (len(cases) + 1) + "|"]
+    per_case = [name for name in ("attribute_rate", "keep", "frechet") if name in metrics]
+    if cases and per_case:
+        heads = ", ".join(HEADS[name][0].removesuffix(" (95 %)") for name in per_case)
+        lines += ["", f"| {heads} | {' | '.join(cases)} |", "|---" * (len(cases) + 1) + "|"]
         for key, numbers in columns.items():
-            cells = [", ".join(HEADS[name][1].format(numbers["cases"][case][name]) for name in ("attribute_rate", "keep", "frechet")
-                               if name in numbers["cases"][case]) for case in cases]
+            cells = [", ".join(HEADS[name][1].format(one[name]) for name in per_case if name in one) for one in numbers["cases"].values()]
             lines.append(f"| {' | '.join([key, *cells])} |")
     same = {key: numbers["cfg_at_same_rate"] for key, numbers in columns.items() if "cfg_at_same_rate" in numbers}
     if same:
