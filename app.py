@@ -31,7 +31,8 @@ from nag import bench, compare, presets, uploads, web
 PRESETS = dict(presets.load_all())
 log = logging.getLogger("nag")
 CHIPS = 8
-SLIDERS = ("num_inference_steps", "nag_scale", "nag_tau", "nag_alpha", "nag_end", "guidance_scale", "width", "height", "num_frames")
+SLIDERS = ("num_inference_steps", "nag_scale", "nag_tau", "nag_alpha", "nag_end", "guidance_scale", "width", "height", "num_frames",
+           "nasa_scale", "vsf_scale")
 SWITCHES = ("nag_normalisation", "nag_refinement")  # off: tau, or alpha, is not used
 INPUTS = ("preset", "prompt", "negative_prompt", "seed", *SLIDERS, *SWITCHES, "guidance", "fresh")
 OUTPUTS = Path(tempfile.mkdtemp(prefix="nag-side-by-side-"))
@@ -262,7 +263,7 @@ def build(engine: compare.Engine, first: str = presets.DEFAULT) -> gr.Blocks:
                     phi = gr.HTML(phi_text(s["nag_scale"]), elem_id="phi")
                     sliders |= {name: slider(one, name) for name in ("nag_tau", "nag_alpha")}
                     with gr.Accordion("More: CFG scale, NAG until, size, ablation, columns", open=False):
-                        sliders |= {name: slider(one, name) for name in SLIDERS[4:]}
+                        sliders |= {name: slider(one, name) for name in SLIDERS[4:-2]}
                         switches = {
                             "nag_normalisation": gr.Checkbox(True, label="Bound the norm (tau)", elem_id="nag_normalisation",
                                                              info="The paper's normalisation"),
@@ -270,6 +271,8 @@ def build(engine: compare.Engine, first: str = presets.DEFAULT) -> gr.Blocks:
                                                           info="The paper's refinement")}
                         columns = gr.CheckboxGroup([(compare.LABELS[key], key) for key in presets.GUIDANCE], label="Columns",
                                                    value=columns_of(one))
+                        with gr.Accordion("Rival methods, for research", open=False):
+                            sliders |= {name: slider(one, name) for name in SLIDERS[-2:]}
                         fresh = gr.Checkbox(False, label="Run every column anew", info="Else finished ones are shown again", elem_id="fresh")
             with gr.Column(elem_id="right", scale=4, min_width=320):
                 pictures = bench_of(bench.shipped(first))
@@ -327,6 +330,8 @@ def slider(preset: presets.Preset, name: str, update: bool = False):
         "width": ("Width", "px", preset.multiple),
         "height": ("Height", "px", preset.multiple),
         "num_frames": ("Frames", "of the video", 1),
+        "nasa_scale": ("NASA scale", "Z+ less so many times Z-; 0 is off", .05),
+        "vsf_scale": ("VSF scale", "Weight of the flipped values; 0 is off", .05),
     }[name]
     return gr.Slider(value=value, **{"step": step} | state, label=label, info=info, elem_id=name)
 

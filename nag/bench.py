@@ -22,7 +22,8 @@ def data_uri(image, side: int = PREVIEW_PIXELS) -> str:
 
 def label(run: Run, key: str) -> str:
     request = run.request
-    strength = {"cfg": f" {request.guidance_scale:g}", "nag": f" {request.nag_scale:g}"}
+    strength = {"cfg": f" {request.guidance_scale:g}", "nag": f" {request.nag_scale:g}",
+                "nasa": f" {request.nasa_scale:g}", "vsf": f" {request.vsf_scale:g}"}
     return LABELS[key] + strength.get(key, "")
 
 
@@ -42,9 +43,10 @@ def cell(run: Run, column: Column, preview: str = "", image: dict | None = None,
     cost = "" if relative is None else f"{'≈ ' if run.across(column) else ''}{relative:.2f}× time"
     switches = (("no normalisation", run.request.nag_normalisation), ("no refinement", run.request.nag_refinement))
     remarks = [word for word, on in switches if not on and "nag" in column.key]
-    if column.state == "done" and "nag" in column.key and column.guided_steps < column.step:
+    if column.state == "done" and run.request.attention(column.key) and column.guided_steps < column.step:
         saves = "" if column.saved is None else f", saves {max(0, column.saved):.0%}".replace("%", " %")
-        remarks.append(f"NAG active in {column.guided_steps} of {column.step} steps{saves}")
+        name = "NAG" if "nag" in column.key else column.key.upper()
+        remarks.append(f"{name} active in {column.guided_steps} of {column.step} steps{saves}")
     if column.reused:
         remarks.append("kept from an earlier run")
     return {

@@ -17,7 +17,7 @@ import queue
 import statistics
 import threading
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from . import video
@@ -26,7 +26,7 @@ from .presets import Preset, Refused, Request
 from .reuse import Kept
 
 log = logging.getLogger("nag")
-LABELS = {"none": "No guidance", "cfg": "CFG", "nag": "NAG", "cfg+nag": "CFG + NAG"}
+LABELS = {"none": "No guidance", "cfg": "CFG", "nag": "NAG", "cfg+nag": "CFG + NAG", "nasa": "NASA (research)", "vsf": "VSF (research)"}
 PREVIEW_EVERY = 1 / 8  # seconds
 PREVIEW_SHARE = .03    # of a column's time, at most
 DEADLINE = 30 * 60     # seconds that one run may take
@@ -113,6 +113,8 @@ def _asked(request: Request, key: str) -> dict:
         used |= {name: getattr(request, name) for name in ("nag_scale", "nag_end", "nag_normalisation", "nag_refinement")}
         used |= {"nag_tau": request.nag_tau} if request.nag_normalisation else {}
         used |= {"nag_alpha": request.nag_alpha} if request.nag_refinement else {}
+    if key in ("nasa", "vsf"):
+        used |= {name: getattr(request, name) for name in (f"{key}_scale", "nag_end")}
     return used
 
 
@@ -415,11 +417,9 @@ def _call(loaded: Loaded, run: Run, key: str, on_step):
             stack.enter_context(replaced(pipe, "encode_prompt", loaded.words.recall))
         for denoiser in families.denoisers_of(pipe):
             stack.callback(families.unwrapped(denoiser).register_forward_pre_hook(watch.begin).remove)
-        guidance = None
-        if "nag" in key:
-            nag = request.nag
-            guidance = stack.enter_context(
-                guide(pipe, request.negative_prompt, scale=nag.scale, tau=nag.tau, alpha=nag.alpha, end=nag.end))
+        guidance, settings = None, request.attention(key)
+        if settings is not None:
+            guidance = stack.enter_context(guide(pipe, request.negative_prompt, **asdict(settings)))
         stack.enter_context(placed(pipe.scheduler, "step", Wrapped(pipe.scheduler.step, watch.stepped)))
         result = pipe(**arguments)
     if not torch.isfinite(watch.latents).all():

@@ -18,7 +18,7 @@ from .settings import NAGSettings
 FOLDER = Path(__file__).resolve().parent.parent / "presets"
 DEFAULT = "pocket-portrait"
 PROMPT_LENGTH = 2000  # characters; the longest text encoder here reads 512 tokens
-GUIDANCE = ("none", "cfg", "nag", "cfg+nag")
+GUIDANCE = ("none", "cfg", "nag", "cfg+nag", "nasa", "vsf")  # the last two are rival methods, for research
 NAG = NAGSettings()
 
 
@@ -93,6 +93,8 @@ class Request(BaseModel):
     nag_end: Annotated[Real, Field(ge=0, le=1)] = NAG.end
     nag_normalisation: Switch = True  # False, an ablation: nothing bounds the norm, tau is not used
     nag_refinement: Switch = True     # False, an ablation: the guided result is not blended with the un-guided, alpha is not used
+    nasa_scale: Annotated[Real, Field(ge=0, le=10)] = 0.5  # of the rivals, see `NAGSettings`; starting points, not published settings
+    vsf_scale: Annotated[Real, Field(ge=0, le=10)] = 1.0
     width: Annotated[Whole, Field(ge=16, le=4096)]
     height: Annotated[Whole, Field(ge=16, le=4096)]
     num_frames: Annotated[Whole, Field(ge=1, le=400)] = 1
@@ -104,8 +106,14 @@ class Request(BaseModel):
         return NAGSettings(self.nag_scale, self.nag_tau if self.nag_normalisation else math.inf,
                            self.nag_alpha if self.nag_refinement else 1.0, self.nag_end)
 
+    def attention(self, column: str) -> NAGSettings | None:
+        """What happens to attention in a column out of GUIDANCE; None where nothing does."""
+        if column in ("nasa", "vsf"):
+            return NAGSettings(getattr(self, f"{column}_scale"), end=self.nag_end, method=column)
+        return self.nag if "nag" in column else None
 
-RANGED = ("seed", "num_inference_steps", "guidance_scale", "nag_scale", "nag_tau", "nag_alpha", "nag_end",
+
+RANGED = ("seed", "num_inference_steps", "guidance_scale", "nag_scale", "nag_tau", "nag_alpha", "nag_end", "nasa_scale", "vsf_scale",
           "width", "height", "num_frames")
 SETTINGS = tuple(name for name in Request.model_fields if name != "preset")
 

@@ -123,8 +123,34 @@ def test_words_are_single_tokens_and_nothing_is_too_long_for_the_joint_models_te
     assert max(map(len, ids)) <= 24 and not any(tok.unk_token_id in row for row in ids)
 
 
-def test_the_shipped_model_is_small_fast_to_load_and_has_no_code():
-    from nag.pocket.export import FOLDER
+@pytest.mark.parametrize("name", ["pocket-portrait", "pocket-joint"])
+def test_a_shipped_model_is_small_and_has_no_code(name):
+    from nag.pocket.export import ASSETS
 
-    assert sum(f.stat().st_size for f in FOLDER.rglob("*") if f.is_file()) < 40e6
-    assert not list(FOLDER.rglob("*.py")) and not list(FOLDER.rglob("*.bin")) and not list(FOLDER.rglob("*.pt"))
+    files = [f for f in (ASSETS / name).rglob("*") if f.is_file()]
+    assert sum(f.stat().st_size for f in files) < 40e6 and (ASSETS / name / "README.md") in files
+    assert not [f for f in files if f.suffix in (".py", ".bin", ".pt", ".pkl")]
+
+
+def test_the_joint_model_obeys_and_nag_takes_away_what_it_was_told_to():
+    """On a few of the pictures that the README counts on many."""
+    from diffusers import DiffusionPipeline
+
+    import nag
+    from nag.meter import Meter
+    from nag.pocket.export import ASSETS
+
+    pipe = DiffusionPipeline.from_pretrained(ASSETS / "pocket-joint", dtype=torch.float32, local_files_only=True)
+    pipe.set_progress_bar_config(disable=True)
+    meter = Meter.load(ASSETS / "pocket-portrait" / "classifier")
+
+    def glasses(count=12):
+        images = pipe(["portrait of an AI researcher"] * count, num_inference_steps=4, guidance_scale=0.0, height=128, width=128,
+                      max_sequence_length=24, generator=[torch.Generator().manual_seed(i) for i in range(count)]).images
+        return sum(shown["eyewear"]["glasses"] > .5 for shown in meter.read(images))
+
+    with torch.inference_mode():
+        assert glasses() >= 9
+        with nag.guide(pipe, "glasses", scale=8.0, tau=2.5, alpha=.75) as guidance:
+            assert glasses() <= 3
+        assert guidance.guided_steps == 4

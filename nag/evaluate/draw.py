@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 from nag import compare, families, pipelines
@@ -21,7 +22,7 @@ from .plan import Column, Picture
 
 NAMED = ("model", "revision", "variant", "pipeline", "dtype", "scheduler", "lora", "arguments", "cfg_offset")
 # A change in these files may change what is drawn.
-CODE = ("formula", "guidance", "attention_processor", "lse", "families", "adapters")
+CODE = ("formula", "settings", "guidance", "attention_processor", "lse", "families", "adapters")
 
 
 class Painter:
@@ -104,8 +105,9 @@ class Painter:
             stack.enter_context(torch.inference_mode())
             for denoiser in families.denoisers_of(pipe):
                 stack.callback(families.unwrapped(denoiser).register_forward_pre_hook(begin).remove)
-            if column.attention:
-                stack.enter_context(guide(pipe, negatives, **column.attention))
+            settings = request.attention(column.guidance)
+            if settings is not None:
+                stack.enter_context(guide(pipe, negatives, **asdict(settings)))
             result = pipe(**arguments)
             frames = np.asarray(result[0])
             seconds = time.perf_counter() - began[0]

@@ -12,12 +12,11 @@ from nag.presets import Preset, Refused, Request
 # guidance -> the settings that change it. NASA and VSF are rival methods, here for research.
 USES = {
     "none": (), "cfg": ("guidance_scale",), "nag": ("nag_scale", "nag_tau", "nag_alpha", "nag_end"),
-    "cfg+nag": ("guidance_scale", "nag_scale", "nag_tau", "nag_alpha", "nag_end"), "nasa": ("nasa_scale",), "vsf": ("vsf_scale",),
+    "cfg+nag": ("guidance_scale", "nag_scale", "nag_tau", "nag_alpha", "nag_end"), "nasa": ("nasa_scale", "nag_end"), "vsf": ("vsf_scale", "nag_end"),
 }
 SCALES = {"cfg": "guidance_scale", "nag": "nag_scale", "cfg+nag": "nag_scale", "nasa": "nasa_scale", "vsf": "vsf_scale"}
-RIVALS = {"nasa_scale": (0.5, 0.0, 10.0), "vsf_scale": (1.0, 0.0, 10.0)}  # default (a starting point, not tuned), lowest, highest
-ABLATIONS = {"no normalisation": ("nag_tau",), "no refinement": ("nag_alpha",), "neither": ("nag_tau", "nag_alpha")}
-UNBOUNDED = 1e9  # tau that bounds nothing: attention never grows a billionfold
+ABLATIONS = {"no normalisation": ("nag_tau",), "no refinement": ("nag_alpha",), "neither": ("nag_tau", "nag_alpha")}  # what is not used then
+SWITCHES = {"nag_tau": "nag_normalisation", "nag_alpha": "nag_refinement"}
 HELD_OUT, TUNING = 10_000, 50_000  # first seeds
 
 
@@ -29,7 +28,6 @@ class Column:
     guidance: str
     request: Request            # checked; its words and its seed are each picture's
     ablation: str = ""
-    rival_scale: float = 0.0    # of NASA or VSF
 
     @property
     def steps(self) -> int:
@@ -38,29 +36,15 @@ class Column:
     @property
     def settings(self) -> dict:
         """What this column depends on, beside the picture's words and seed."""
-        request = self.request
+        request, unused = self.request, ABLATIONS.get(self.ablation, ())
         used = {name: getattr(request, name) for name in ("num_inference_steps", "width", "height", "num_frames")}
-        used |= {name: getattr(request, name) for name in USES[self.guidance] if name not in RIVALS}
-        if self.ablation in ("no normalisation", "neither"):
-            used["nag_tau"] = UNBOUNDED
-        if self.ablation in ("no refinement", "neither"):
-            used["nag_alpha"] = 1.0
-        if self.guidance in ("nasa", "vsf"):
-            used[f"{self.guidance}_scale"] = self.rival_scale
-        return {"guidance": self.guidance, **used}
+        used |= {name: getattr(request, name) for name in USES[self.guidance] if name not in unused}
+        return {"guidance": self.guidance, **used, **{SWITCHES[name]: False for name in unused}}
 
     @property
     def scale(self) -> float | None:
         """How strong this kind of guidance is, in its own unit."""
         return self.settings.get(SCALES.get(self.guidance))
-
-    @property
-    def attention(self) -> dict | None:
-        """Arguments for `nag.guide`, or None where attention is left alone."""
-        used = self.settings
-        if self.guidance in ("nasa", "vsf"):
-            return {"scale": self.rival_scale, "method": self.guidance}
-        return {name: used[f"nag_{name}"] for name in ("scale", "tau", "alpha", "end")} if "nag" in self.guidance else None
 
 
 @dataclass(frozen=True)
@@ -109,10 +93,6 @@ def sweep_of(pairs: list[str], kinds: list[str]) -> dict[str, list[float]]:
             raise Refused(f"--sweep {name} wants numbers with commas between them, got {values!r}.") from None
         if not any(name in USES[kind] for kind in kinds):
             raise Refused(f"--sweep {name} changes none of the columns {', '.join(kinds)}.")
-        if name in RIVALS:
-            _, low, high = RIVALS[name]
-            if not all(low <= value <= high for value in sweep[name]):
-                raise Refused(f"{name} must be between {low:g} and {high:g}, got {values}.")
     return sweep
 
 
@@ -129,10 +109,10 @@ def columns_of(preset: Preset, kinds: list[str], steps: list[int], sweep: dict[s
                 chosen = dict(zip(swept, values, strict=True))
                 words = [kind, *filter(None, [ablation]), *(f"{name}={value:g}" for name, value in chosen.items())]
                 words += [f"steps={count}"] if len(steps) > 1 else []
-                rival = next((chosen.pop(name, default) for name, (default, *_) in RIVALS.items() if name in USES[kind]), 0.0)
-                raw = {"preset": preset.name, "num_inference_steps": count, "guidance": ["nag" if kind in ("nasa", "vsf") else kind], **chosen}
+                off = {SWITCHES[name]: False for name in ABLATIONS.get(ablation, ())}
+                raw = {"preset": preset.name, "num_inference_steps": count, "guidance": [kind], **chosen, **off}
                 _, request = presets.resolve(raw, {preset.name: preset})
-                columns.append(Column(" ".join(words), kind, request, ablation, rival))
+                columns.append(Column(" ".join(words), kind, request, ablation))
     return columns
 
 
