@@ -92,14 +92,14 @@ def sana(full: bool):
 
 
 def wan(full: bool):
-    """9 latent frames of 60 x 104 (14,040 tokens), 512 text tokens; full: Wan2.1 1.3B, 21 latent frames (480p, 81 frames)."""
+    """5 latent frames of 60 x 104 (7,800 tokens), 512 text tokens; full: Wan2.1 1.3B, 21 latent frames (480p, 81 frames)."""
     from diffusers import WanTransformer3DModel
 
     config = {"num_attention_heads": 12, "attention_head_dim": 128, "text_dim": 4096, "freq_dim": 256, "ffn_dim": 8960,
               "num_layers": 30} if full else {
               "num_attention_heads": 8, "attention_head_dim": 64, "text_dim": 128, "freq_dim": 64, "ffn_dim": 2048, "num_layers": 2}
     return Case(lambda: WanTransformer3DModel(
-        patch_size=(1, 2, 2), in_channels=16, out_channels=16, rope_max_seq_len=1024, **config), (16, 21 if full else 9, 60, 104),
+        patch_size=(1, 2, 2), in_channels=16, out_channels=16, rope_max_seq_len=1024, **config), (16, 21 if full else 5, 60, 104),
         lambda x, t: {"hidden_states": x, "timestep": steps_of(x, t), "return_dict": False},
         lambda words, n: {"encoder_hidden_states": embeds(words, 512, config["text_dim"])})
 

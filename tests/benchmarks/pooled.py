@@ -1,11 +1,12 @@
-"""Whose pooled text should modulate the negative's rows: the positive's or the negative's? Measured on pocket-joint.
+"""Whose pooled text should modulate the negative's rows, and does the negative's padding matter? Measured on pocket-joint.
 
     python tests/benchmarks/pooled.py [--count 128] [--scale 5 --tau 2.5 --alpha .5]
 
 Flux adds a pooled text vector to the timestep, which scales and shifts every token of a row. The packed form has one row for both texts
 and gives it the positive's. With the batch doubled each half can have its own, as the authors' Flux code does. Here all are drawn from the
 same noise and read by the classifier: the share of pictures that show what the negative prompt names (95 % interval), the share of the
-other attributes kept, and how far the pictures are from the packed ones (of 255).
+other attributes kept, and how far the pictures are from the packed ones (of 255). "trimmed" is the packed form with `trim=True`: without the
+padding that fills the negative's text up to 24 tokens.
 """
 
 import argparse
@@ -18,10 +19,9 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+import nag
 from nag.evaluate.pocket import CASES
 from nag.evaluate.statistics import wilson
-
-import nag
 from nag.meter import Meter
 from nag.pocket.data import with_article
 
@@ -82,8 +82,9 @@ def main() -> None:
         for start in range(0, len(jobs), 32):
             prompts, negatives, _, seeds = map(list, zip(*jobs[start:start + 32], strict=True))
             with contextlib.ExitStack() as stack:
-                if way == "packed":
-                    stack.enter_context(nag.guide(pipe, negatives, scale=options.scale, tau=options.tau, alpha=options.alpha))
+                if way in ("packed", "trimmed"):
+                    stack.enter_context(nag.guide(
+                        pipe, negatives, scale=options.scale, tau=options.tau, alpha=options.alpha, trim=way == "trimmed"))
                 elif way != "none":
                     stack.enter_context(doubled(pipe, negatives, settings, way, 24))
                 images += pipe(prompts, num_inference_steps=options.steps, guidance_scale=0.0, height=128, width=128, max_sequence_length=24,
@@ -96,11 +97,12 @@ def main() -> None:
         return torch.from_numpy(np.stack([np.asarray(image) for image in images])).float()
 
     with torch.inference_mode():
-        pictures = {way: draw(way) for way in ("none", "packed", "positive", "negative")}
+        pictures = {way: draw(way) for way in ("none", "packed", "trimmed", "positive", "negative")}
     shown = {way: meter.read(images) for way, images in pictures.items()}
     best = {way: [{name: max(shares, key=shares.get) for name, shares in one.items()} for one in read] for way, read in shown.items()}
     print("| | attribute rate (95 %) | keep | differs from packed |\n|---|---|---|---|")
-    labels = {"none": "no guidance", "packed": "packed", "positive": "doubled, positive pooled", "negative": "doubled, negative pooled"}
+    labels = {"none": "no guidance", "packed": "packed", "trimmed": "packed, trimmed",
+              "positive": "doubled, positive pooled", "negative": "doubled, negative pooled"}
     for way, label in labels.items():
         hits = sum(one[attribute] == value for one, (_, value, attribute, _) in zip(best[way], jobs, strict=True))
         kept = [one[name] == plain[name] for one, plain, job in zip(best[way], best["none"], jobs, strict=True) for name in one if name != job[2]]
