@@ -434,7 +434,7 @@ def test_the_models_of_a_training_run_are_evaluated_too(tmp_path, monkeypatch, c
     monkeypatch.setattr(__main__, "main", lambda arguments: asked.append(arguments) or 0)
     monkeypatch.setattr(export, "pipeline", lambda run, unet: argparse.Namespace(save_pretrained=lambda folder: folder.mkdir(parents=True)))
     assert short.main(["--count", "3", "--out", "out"]) == 0
-    assert short.main(["--unet", "control", "--run", str(tmp_path), "--out", "out"]) == 0
+    assert short.main(["--denoiser", "control", "--run", str(tmp_path), "--out", "out"]) == 0
     folder = tmp_path / "pipelines" / "control"
     assert folder.is_dir()
     assert asked == [["evaluate", "--count", "3", "--out", "out"], ["evaluate", "--out", "out", "--model", str(folder)]]

@@ -228,7 +228,7 @@ def test_a_link_carries_settings_and_a_hostile_one_is_ignored(page, server):
 
 def test_the_ablation_switches_grey_their_sliders_and_reach_the_model(page, server):
     page.goto(f"{server}/?nag_refinement=false")
-    page.wait_for_function("document.querySelector('#nag_alpha input[type=number]').disabled")
+    page.wait_for_function("document.querySelector('#nag_alpha input[type=number]')?.disabled")
     assert not page.locator("#nag_tau input[type=number]").is_disabled()
     page.click("text=More: CFG scale")
     page.click("#nag_normalisation input")
