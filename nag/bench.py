@@ -24,7 +24,8 @@ def label(run: Run, key: str) -> str:
     request = run.request
     strength = {"cfg": f" {request.guidance_scale:g}", "nag": f" {request.nag_scale:g}",
                 "nasa": f" {request.nasa_scale:g}", "vsf": f" {request.vsf_scale:g}"}
-    return LABELS[key] + strength.get(key, "")
+    name, _, remark = LABELS[key].partition(" (")
+    return name + strength.get(key, "") + (f" ({remark}" if remark else "")
 
 
 def cell(run: Run, column: Column, preview: str = "", image: dict | None = None, video: dict | None = None) -> dict:

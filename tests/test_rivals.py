@@ -97,3 +97,20 @@ def test_without_the_bound_it_is_extrapolation_and_blend():
     z[0, :, 0] = w[0, :, 0] = 0  # padding
     out = nag.normalized_attention_guidance(z, w, 8.0, math.inf, .5, dim=(1, 3))
     assert_close(out, z + .5 * 7 * (z - w))
+
+
+def test_they_are_columns_of_a_comparison_with_scales_of_their_own():
+    from nag import bench, compare, presets
+
+    preset, request = presets.resolve({"guidance": ["none", "nag", "nasa", "vsf"], "nasa_scale": .4, "nag_end": .5})
+    *_, (run, _, _) = compare.Engine(previews=False).run(preset, request)
+    columns = {column.key: column for column in run.columns}
+    assert [column.state for column in run.columns] == ["done"] * 4
+    assert len({column.image.tobytes() for column in run.columns}) == 4
+    assert columns["nasa"].guided_steps == columns["vsf"].guided_steps == 2
+    said = run.json()["columns"]
+    assert said["nasa"]["nasa_scale"] == .4 and said["vsf"]["vsf_scale"] == 1 and "nag_scale" not in said["vsf"]
+    assert bench.label(run, "nasa") == "NASA 0.4 (research)"
+    assert bench.cell(run, columns["vsf"])["remark"].startswith("VSF active in 2 of 4 steps")
+    with pytest.raises(presets.Refused, match="vsf_scale must be between 0 and 10"):
+        presets.resolve({"vsf_scale": 11})

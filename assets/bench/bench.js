@@ -81,6 +81,7 @@ function drawCell(cell, shown) {
 function draw() {
   const now = value(), keys = now.cells.map(cell => cell.key);
   element.style.setProperty('--columns', Math.max(1, now.cells.length));
+  $('.cells').classList.toggle('many', now.cells.length > 3);
   element.style.setProperty('--aspect', now.aspect || 1);
   element.querySelectorAll('.cell').forEach(node => { if (!keys.includes(node.dataset.key)) node.remove(); });
   now.cells.forEach(cell => { drawCell(cell); $('.cells').append(cellNode(cell.key)); });
