@@ -130,6 +130,7 @@ def test_a_shipped_model_is_small_and_has_no_code(name):
     files = [f for f in (ASSETS / name).rglob("*") if f.is_file()]
     assert sum(f.stat().st_size for f in files) < 40e6 and (ASSETS / name / "README.md") in files
     assert not [f for f in files if f.suffix in (".py", ".bin", ".pt", ".pkl")]
+    assert not [f for f in files if f.suffix == ".json" and "_name_or_path" in f.read_text()]  # a path of the machine that made it
 
 
 def test_the_joint_model_obeys_and_nag_takes_away_what_it_was_told_to():

@@ -58,9 +58,12 @@ def save(pipe, folder: Path) -> None:
         if isinstance(module, torch.nn.Module):
             module.to(memory_format=torch.contiguous_format)
     pipe.save_pretrained(folder, max_shard_size="12MB")
-    # transformers loads in the dtype that the file names, diffusers in float32: name the one that works together everywhere
-    for path in folder.glob("text_encoder*/config.json"):
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
+    for path in folder.glob("*/config.json"):
+        config = json.loads(path.read_text())
+        config.pop("_name_or_path", None)  # where on this machine a part came from
+        if path.parent.name.startswith("text_encoder"):
+            config["dtype"] = "float32"  # transformers loads in the dtype that the file names, diffusers in float32: the two must fit
+        path.write_text(json.dumps(config, indent=2) + "\n")
     total = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     print(f"{folder}: {total / 1e6:.1f} MB")
 
