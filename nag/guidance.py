@@ -60,7 +60,7 @@ def guide(pipe, negative_prompt=None, *, negative_prompt_embeds=None, negative_p
         negative_prompt_attention_mask: (rows, T), where the pipeline has one.
         scale, tau, alpha, end: see `NAGSettings`. At scale 1, alpha 0 or end 0 nothing is touched.
         trim: leave out the padding behind the negative's words, which T5-like encoders fill up to 512 tokens that are attended like any
-            other. Cheaper, and another picture: without it the words' share of the attention is smaller. Models that mask padding need it not.
+            other. Cheaper, and weaker on the one trained model that it was measured on (pocket-joint). Models that mask padding need it not.
         method: "nag"; for research "nasa" or "vsf", see `NAGSettings`.
         exact: attend the positive and the negative branch in two passes, as by hand. Otherwise joint attention attends the image's keys
             once for both and merges (`nag/lse.py`), where a kernel can: the same up to rounding, for much less time.

@@ -3,7 +3,7 @@
     data                      render the pictures (40,000; needs dicebear-core dicebear-styles resvg-py)
     vae text classifier encode unet distill control                      pocket-portrait: one training stage each, in this order
     t5 joint joint-distill joint-control                                 pocket-joint, which needs data and encode too
-    clips video-vae video-t5 video-encode video video-distill            pocket-video
+    clips video-vae video-t5 video-encode video video-distill            pocket-video, whose steps here are guesses: not trained yet
     all         the whole recipe
     export      the finished models as diffusers pipelines in assets/
     results     the pictures that the page shows at load, drawn by the exported pipeline (--preset)
@@ -41,9 +41,9 @@ def stage(name: str, run: Path, steps: int, compile: bool = False) -> None:
         case "unet":
             train.train_teacher(run, steps, train.Portrait(run), compile=compile)
         case "distill":
-            train.distill(run, steps, train.Portrait(run))
+            train.distill(run, steps, train.Portrait(run), compile=compile)
         case "control":
-            train.distill(run, steps, train.Portrait(run), guidance=1.0, name="control")
+            train.distill(run, steps, train.Portrait(run), guidance=1.0, name="control", compile=compile)
         case "t5":
             joint.train_t5(run, steps)
         case "joint":

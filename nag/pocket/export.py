@@ -8,7 +8,6 @@ import torch
 from . import data, models
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
-FOLDER = ASSETS / "pocket-portrait"
 
 
 def assemble(tokenizer, text_encoder, unet, vae):
