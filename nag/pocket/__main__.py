@@ -3,7 +3,8 @@
     data                      render the pictures (40,000; needs dicebear-core dicebear-styles resvg-py)
     vae text classifier encode unet distill control                      pocket-portrait: one training stage each, in this order
     t5 joint joint-distill joint-control                                 pocket-joint, which needs data and encode too
-    clips video-vae video-t5 video-encode video video-distill            pocket-video, whose steps here are guesses: not trained yet
+    clips video-vae video-t5 video-encode video-stills video video-distill
+                pocket-video, whose steps here are guesses: not trained yet
     all         the whole recipe
     export      the finished models as diffusers pipelines in assets/
     results     the pictures that the page shows at load, drawn by the exported pipeline (--preset)
@@ -20,7 +21,7 @@ RECIPE = {  # stage -> steps; what the shipped weights were trained with
     "data": 40_000, "vae": 4_500, "text": 500, "classifier": 800, "encode": 0, "unet": 3_800,
     "distill": 650, "control": 250,
     "t5": 500, "joint": 1_200, "joint-distill": 500, "joint-control": 250,
-    "clips": 6_000, "video-vae": 4_000, "video-t5": 500, "video-encode": 0, "video": 2_500, "video-distill": 500,
+    "clips": 6_000, "video-vae": 4_000, "video-t5": 500, "video-encode": 0, "video-stills": 600, "video": 800, "video-distill": 500,
 }
 
 
@@ -59,7 +60,9 @@ def stage(name: str, run: Path, steps: int, compile: bool = False) -> None:
         case "video-t5":
             video.train_t5(run, steps)
         case "video-encode":
-            video.encode_clips(run)
+            video.encode_all(run)
+        case "video-stills":
+            train.train_teacher(run, steps, video.Stills(run), compile=compile)
         case "video":
             train.train_teacher(run, steps, video.Video(run), compile=compile)
         case "video-distill":

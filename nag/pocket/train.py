@@ -301,6 +301,9 @@ class Portrait:
     def build(self):
         return models.build_unet().to(memory_format=torch.channels_last)
 
+    def start(self, model, run: Path):
+        """Where a new training begins, if not from random weights."""
+
     def predict(self, model, x, s, text):
         """x (B, 12, 16, 16), s (B, 1, 1, 1) from 0 (picture) to 1 (noise) -> velocity, like x"""
         return model(x, 1000 * s.flatten(), *text, return_dict=False)[0]
@@ -316,6 +319,7 @@ class Portrait:
 def train_teacher(run: Path, steps: int, source: Portrait, compile: bool = False):
     """Flow matching: x_s = (1 - s) x + s n, target n - x, s logit-normal."""
     model, size = source.build(), source.size
+    source.start(model, run)
     forward = torch.compile(model) if compile else model
 
     def loss(step):

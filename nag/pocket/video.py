@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from . import clips, joint, models, train
+from . import clips, data, joint, models, train
 
 CHANNELS, LATENT_FRAMES, SIDE = 48, 5, 8
 HEADS, HEAD, LAYERS = 3, 64, 12
@@ -58,19 +58,25 @@ def load_vae(run: Path):
 
 
 @torch.no_grad()
-def encode_clips(run: Path, size: int = 4):
-    """All clips as latents, fp16, on disk: (n, 48, 40, 8)."""
+def encode(run: Path, name: str, source, size: int):
+    """Clips or pictures as latents, fp16, on disk: (n, 48, frames * 8, 8). A picture is a clip of one frame: the VAE is causal."""
     from tqdm import tqdm
 
-    path, source, vae = run / "video-latents.npy", np.load(run / "clips" / "clips.npy", mmap_mode="r"), load_vae(run)
+    path, vae = run / name, load_vae(run)
     if path.exists():
         return
-    out = np.empty((len(source), CHANNELS, LATENT_FRAMES * SIDE, SIDE), np.float16)
-    for start in tqdm(range(0, len(source), size), desc="encode", mininterval=20):
+    parts = []
+    for start in tqdm(range(0, len(source), size), desc=path.stem, mininterval=20):
+        pixels = source[start:start + size]
         with torch.autocast(train.device().type, torch.bfloat16):
-            latents = vae.encode(to_tensor(source[start:start + size])).latent_dist.mode()
-        out[start:start + size] = latents.flatten(2, 3).float().cpu().numpy()
-    np.save(path, out)
+            latents = vae.encode(to_tensor(pixels if pixels.ndim == 5 else pixels[:, None])).latent_dist.mode()
+        parts.append(latents.flatten(2, 3).half().cpu().numpy())
+    np.save(path, np.concatenate(parts))
+
+
+def encode_all(run: Path):
+    encode(run, "video-stills.npy", train.pictures(run), 64)
+    encode(run, "video-latents.npy", np.load(run / "clips" / "clips.npy", mmap_mode="r"), 4)
 
 
 def tokenizer(run: Path):
@@ -127,12 +133,33 @@ class Video(train.Portrait):
     def build(self):
         return build_transformer()
 
+    def start(self, model, run: Path):
+        """Motion is learned by a model that draws already."""
+        if (run / "video-stills.pt").exists():
+            train._load_average(model, run / "video-stills.pt")
+
     def predict(self, model, x, s, text):
-        rows, channels = x.shape[:2]
+        rows, channels, height, width = x.shape
         out = model(hidden_states=x.permute(0, 2, 3, 1).reshape(rows, -1, channels), encoder_hidden_states=text[0], timestep=1000 * s.flatten(),
-                    encoder_attention_mask=text[1], num_frames=LATENT_FRAMES, height=SIDE, width=SIDE,
+                    encoder_attention_mask=text[1], num_frames=height // SIDE, height=SIDE, width=SIDE,
                     rope_interpolation_scale=(4 / clips.FPS, 16, 16), return_dict=False)[0]
-        return out.reshape(rows, LATENT_FRAMES * SIDE, SIDE, channels).permute(0, 3, 1, 2)
+        return out.reshape(rows, height, width, channels).permute(0, 3, 1, 2)
+
+
+class Stills(Video):
+    """The same transformer on pictures, as clips of one frame: they cost a fifth, and there are more of them."""
+
+    name, size = "video-stills", 64
+    caption = staticmethod(data.caption)
+
+    def __init__(self, run: Path):
+        self.latents = np.load(run / "video-stills.npy", mmap_mode="r")
+        self.people = data.load_people(run / "data")
+        self.load_text(run)
+        self.empty = self.encode([""])
+
+    def start(self, model, run: Path):
+        pass
 
 
 def assemble(run: Path, denoiser: str = "video-student"):
