@@ -111,7 +111,11 @@ class GuidedAttention:
             z_negative = self._flipped(op, *few, tokens, positive, negative)
         else:
             z_negative = op(few[0], take(few[1], tokens, negative), take(few[2], tokens, negative), mask_of(few[3], negative))
-        return self._blend(z_positive, z_negative, rows, tokens, layout)
+        out = torch.empty_like(z_positive)
+        for at, count in portions(0, z_positive.shape[tokens], z_positive):
+            part = self._blend(z_positive.narrow(tokens, at, count), z_negative.narrow(tokens, at, count), rows, tokens, layout)
+            out.narrow(tokens, at, count).copy_(part)
+        return out
 
     def _flipped(self, op, query, key, value, mask, tokens, positive, negative, queries=None):
         """Value sign flip (arXiv 2508.10931): one softmax over both texts, the negative's values times -scale."""
@@ -160,32 +164,30 @@ class GuidedAttention:
     def _joint_once(self, query, key, value, mask, pieces, layout, scale):
         """`_joint` with every key attended once: the image's by all queries, each text's by its own and the image's, then merged.
         All (B, H, N, D)."""
-        rows, parts = rows_of(layout, query), {}
+        rows, out, keys = rows_of(layout, query), torch.empty_like(query), {}
+        for which in (IMAGE, POSITIVE, NEGATIVE):
+            chosen = [piece[:2] for piece in pieces if piece[2] == which]
+            if chosen:  # else a text of which its mask left nothing
+                keys[which] = take(key, 2, chosen), take(value, 2, chosen), mask_of(mask, chosen)
+        few = {which: (k[rows], v[rows], mask_rows(m, rows, len(key))) for which, (k, v, m) in keys.items()}
 
-        def attend(q, which, few=None):
-            chosen = [piece[:2] for piece in pieces if piece[2] in which]
-            if not chosen:  # a text of which its mask left nothing
-                return None
-            k, v, m = take(key, 2, chosen), take(value, 2, chosen), mask_of(mask, chosen)
-            return lse.attend(q, k, v, m, scale) if few is None else lse.attend(q[few], k[few], v[few], mask_rows(m, few, len(key)), scale)
+        def attend(q, which, keys):
+            return lse.attend(q, *keys[which], scale) if which in keys else None
 
-        image = attend(query, IMAGE)
-        for place, (start, length, of) in enumerate(pieces):
-            q, seen = query.narrow(2, start, length), (image[0].narrow(2, start, length), image[1].narrow(2, start, length))
-            few = seen[0][rows], seen[1][rows]
-            if of in NEGATIVE:
-                other = lse.merge(few, attend(q, NEGATIVE, rows)).to(query.dtype)
-                if layout.whole:
-                    parts[place] = other
-                else:  # unconditional rows carry a negative text too, and nobody reads it
-                    parts[place] = torch.zeros_like(q)
-                    parts[place][rows] = other
-            else:
-                parts[place] = lse.merge(seen, attend(q, POSITIVE))
+        for start, length, of in pieces:
+            for at, count in portions(start, length, query):
+                q, place = query.narrow(2, at, count), out.narrow(2, at, count)
+                if of in NEGATIVE:
+                    if not layout.whole:  # unconditional rows carry a negative text too, and nobody reads it
+                        place.zero_()
+                    place[rows] = lse.merge(attend(q[rows], IMAGE, few), attend(q[rows], NEGATIVE, few)).to(query.dtype)
+                    continue
+                image = attend(q, IMAGE, keys)
+                z = lse.merge(image, attend(q, POSITIVE, keys))
                 if of in IMAGE:
-                    parts[place] = self._blend(parts[place], lse.merge(few, attend(q, NEGATIVE, rows)), rows, 2, layout)
-                parts[place] = parts[place].to(query.dtype)
-        return joined(parts, 2)
+                    z = self._blend(z, lse.merge([part[rows] for part in image], attend(q[rows], NEGATIVE, few)), rows, 2, layout)
+                place.copy_(z)
+        return out
 
     def _blend(self, z_positive, z_negative, rows, tokens, layout):
         features = (-3, -1) if tokens == 2 else (-2, -1)  # the paper's norm is over all heads together
@@ -243,6 +245,17 @@ def attended(op, pieces, which: str, query, key, value, mask, tokens: int, keys=
     seen = chosen if keys is None else [piece[:2] for piece in keys if piece[2] in which]
     out = op(take(query, tokens, chosen), take(key, tokens, seen), take(value, tokens, seen), mask_of(mask, seen, chosen))
     return dict(zip(places, out.split([length for _, length in chosen], tokens), strict=True))
+
+
+PORTION = 1024  # tokens
+
+
+def portions(start: int, length: int, like) -> list[tuple[int, int]]:
+    """Tokens as (start, count), cut on a processor: what is computed of so many stays in its cache, and takes no memory of its own.
+    A GPU is faster with all at once, and so is what torch.compile makes of it."""
+    if like.device.type != "cpu" or torch.compiler.is_compiling():
+        return [(start, length)]
+    return [(at, min(PORTION, start + length - at)) for at in range(start, start + length, PORTION)]
 
 
 def joined(parts: dict, tokens: int):
