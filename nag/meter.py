@@ -38,13 +38,15 @@ class Meter:
         return f"{pair[1]} {pair[0]}" if pair[0] in ("shirt", "background") else pair[1]
 
     @torch.inference_mode()
-    def read(self, images) -> list[dict]:
-        """PIL images -> {attribute: {value: probability}} for each."""
-        logits = self.model(torch.stack([self._tensor(image) for image in images]))
-        shares = {name: part.softmax(-1).tolist() for name, part in zip(self.attributes, logits, strict=True)}
+    def read(self, pictures) -> list[dict]:
+        """PIL images, or lists of a video's frames -> {attribute: {value: probability}} for each; of a video, the mean over its frames."""
+        pictures = [picture if isinstance(picture, list) else [picture] for picture in pictures]
+        logits = self.model(torch.stack([self._tensor(frame) for frames in pictures for frame in frames]))
+        shares = {name: [one.mean(0).tolist() for one in part.softmax(-1).split([len(frames) for frames in pictures])]
+                  for name, part in zip(self.attributes, logits, strict=True)}
         return [
             {name: dict(zip(values, shares[name][row], strict=True)) for name, values in self.attributes.items()}
-            for row in range(len(images))
+            for row in range(len(pictures))
         ]
 
     def _tensor(self, image):

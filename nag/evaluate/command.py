@@ -162,7 +162,7 @@ def _measure(options, painter, columns, pictures, metrics, cases, paths) -> dict
         for key, measured in yardstick.measure(pictures, paths, against, metrics).items():
             numbers[key] |= measured
         if "frechet" in metrics:
-            found["classifier"] = {"accuracy": yardstick.accuracy, "renders": pocket.KNOWN}
+            found["classifier"] = {"accuracy": yardstick.accuracy, "renders": yardstick.known}
         report.compare_at_same_rate(columns, numbers)
     if set(HUB) & set(metrics):
         device = painter.identity["device"]

@@ -6,6 +6,7 @@ frechet          Frechet distance, in 32 principal components of the classifier'
                  attribute; these went through the VAE, so that its own loss is not counted as damage. Each case is compared with its
                  own references, and the mean of the cases is taken, with its 95 % bootstrap interval. Compare equal counts only
 frechet_pooled   the same of all cases together: what a hat on a cowboy costs is hidden there by the hats of the other references
+                 Of a video, features and readings are means over its frames, and its references are rendered clips, in motion too
 clipped          share of colour values at 0 or 255: a burnt picture has more than the un-guided one
 """
 
@@ -16,15 +17,16 @@ import random
 from pathlib import Path
 
 from nag import meter, pipelines
-from nag.pocket import data
+from nag.pocket import clips, data
 from nag.presets import Refused
 
 from . import draw
 from .statistics import Frechet, around, wilson
 
 COMPONENTS = 32
-REFERENCES = 256   # renders for each case
-KNOWN = 600        # held-out renders on which the classifier is tried, and the components found
+# renders for each case, and held-out renders on which the classifier is tried and the components are found; clips take 20 times as long
+REFERENCES, KNOWN = 256, 600
+CLIP_REFERENCES, KNOWN_CLIPS = 96, 240
 # attribute, value, roles to tune on, roles to report on. Reported roles, seeds and wording are never looked at in tuning.
 CASES = {
     "hat": ("head", "hat", ("detective",), ("cowboy", "explorer")),
@@ -54,54 +56,54 @@ class Yardstick:
         self.painter, self.folder, self.cases, self.tuning, self.size = painter, folder, cases, tuning, size
         self.meter = meter.Meter.load(pipelines.PROJECT / painter.preset.meter)
         self.names = list(self.meter.attributes)
+        self.of_video = bool(painter.preset.fps)
+        self.count, self.known = (CLIP_REFERENCES, KNOWN_CLIPS) if self.of_video else (REFERENCES, KNOWN)
 
     @functools.cached_property
     def references(self) -> dict:
-        """{"mean" (256,), "basis" (256, 32), "accuracy" (attributes,), case: (REFERENCES, 32)} as tensors."""
+        """{"mean" (256,), "basis" (256, 32), "accuracy" (attributes,), case: (references, 32)} as tensors."""
         import torch
         from safetensors.torch import load_file, save_file
 
+        drawn = [Path(module.__file__).read_text() for module in ((data, clips) if self.of_video else (data,))]
         parts = [draw.contents(pipelines.PROJECT / self.painter.preset.meter), self.painter.identity["weights"], self.painter.preset.model_name,
-                 self.cases, self.tuning, self.size, REFERENCES, KNOWN, COMPONENTS, CASES, Path(data.__file__).read_text()]
+                 self.cases, self.tuning, self.size, self.count, self.known, COMPONENTS, CASES, *drawn]
         path = self.folder / f"references-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]}.safetensors"
         if path.exists():
             return load_file(path)
         rng = random.Random(99)
-        people = [data.sample_person(rng) for _ in range(KNOWN)]
-        labels, features = self.look(self._renders(people))
-        truth = torch.tensor([data.encode_labels(person) for person in people])
+        sample = clips.sample_clip if self.of_video else data.sample_person
+        known = [sample(rng) for _ in range(self.known)]
+        labels, features = _look(self.meter, self._renders(known))
+        truth = torch.tensor([data.encode_labels(one.person if self.of_video else one) for one in known])
         found = {"accuracy": (labels == truth).float().mean(0), "mean": features.mean(0)}
         found["basis"] = torch.linalg.svd(features - found["mean"], full_matrices=False).Vh[:COMPONENTS].mT.contiguous()
         for case in self.cases:
             attribute, value, *roles = CASES[case]
             roles = roles[not self.tuning]
-            people = [one for role in roles for one in data.references(role, (attribute, value), REFERENCES // len(roles))]
-            found[case] = (self.look(self._renders(people))[1] - found["mean"]) @ found["basis"]
+            without = [one for role in roles
+                       for one in (clips if self.of_video else data).references(role, (attribute, value), self.count // len(roles))]
+            found[case] = (_look(self.meter, self._renders(without))[1] - found["mean"]) @ found["basis"]
         save_file({name: tensor.contiguous() for name, tensor in found.items()}, path)
         return found
 
-    def _renders(self, people):
-        """Renders as the VAE gives them back -> PIL images."""
+    def _renders(self, drawn):
+        """Renders of people, or of clips, as the VAE gives them back -> a list of frames (PIL images) for each."""
         import numpy as np
         import torch
         from PIL import Image
 
-        vae, images = self.painter.loaded.pipe.vae, []
-        one = next(vae.parameters())
-        of_video = any(isinstance(part, torch.nn.Conv3d) for part in vae.modules())
+        vae, render, together = self.painter.loaded.pipe.vae, (clips if self.of_video else data).render, 4 if self.of_video else 32
+        one, pictures = next(vae.parameters()), []
         with torch.inference_mode():
-            for start in range(0, len(people), 32):
-                renders = np.stack([np.asarray(data.render(person, self.size)) for person in people[start:start + 32]])
-                pixels = (torch.from_numpy(renders).permute(0, 3, 1, 2).float() / 127.5 - 1).to(one)  # (32, 3, size, size)
-                coded = vae.encode(pixels.unsqueeze(2) if of_video else pixels)
+            for start in range(0, len(drawn), together):
+                renders = np.stack([np.asarray(render(each, self.size)) for each in drawn[start:start + together]])
+                pixels = (torch.from_numpy(renders).float() / 127.5 - 1).to(one).movedim(-1, 1)  # (n, 3, [frames,] size, size)
+                coded = vae.encode(pixels)
                 decoded = vae.decode(coded.latents if hasattr(coded, "latents") else coded.latent_dist.mode()).sample
-                decoded = (decoded[:, :, 0] if of_video else decoded).float().cpu().clamp(-1, 1)
-                images += [Image.fromarray(array) for array in ((decoded + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()]
-        return images
-
-    def look(self, images):
-        """PIL images -> labels (n, attributes) as class indices, features (n, 256)."""
-        return _look(self.meter, [[image] for image in images])
+                decoded = ((decoded.float().cpu().clamp(-1, 1) + 1) * 127.5).round().byte().movedim(1, -1).numpy()
+                pictures += [[Image.fromarray(frame) for frame in (frames if self.of_video else [frames])] for frames in decoded]
+        return pictures
 
     def measure(self, pictures, columns: dict[str, list[Path]], plain: dict[str, str], metrics) -> dict[str, dict]:
         """{column: its numbers}. `columns` has every column's files, in the order of `pictures`; `plain` the un-guided column of each."""

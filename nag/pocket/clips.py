@@ -100,6 +100,12 @@ def render(clip: Clip, size: int = data.SIZE):
     return np.stack([raster(drawing) for drawing in drawings(clip)])
 
 
+def references(role: str, without: tuple[str, str], count: int, seed: int = 7) -> list[Clip]:
+    """As `data.references`: clips of one role with one attribute forced off."""
+    rng = random.Random(f"{role}/{without}/{seed}")
+    return [sample_clip(rng, role, without) for _ in range(count)]
+
+
 def _render_row(job: tuple[int, int]):
     seed, index = job
     clip = sample_clip(random.Random(seed * 1_000_003 + index))

@@ -46,6 +46,8 @@ def export(run: Path, assets: Path = ASSETS) -> None:
         save_classifier(train.load_classifier(run), assets / "pocket-portrait" / "classifier", save_file)
     if (run / "joint-student.pt").exists():
         save(pipeline(run, "joint-student"), assets / "pocket-joint")
+        # the many-step teacher shares all but its transformer: DiffusionPipeline.from_pretrained(..., variant="teacher")
+        save_part(pipeline(run, "joint").transformer, assets / "pocket-joint" / "transformer", "teacher")
     if (run / "video-student.pt").exists():
         save(pipeline(run, "video-student"), assets / "pocket-video")
 
@@ -65,6 +67,11 @@ def save(pipe, folder: Path) -> None:
         path.write_text(json.dumps(config, indent=2) + "\n")
     total = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     print(f"{folder}: {total / 1e6:.1f} MB")
+
+
+def save_part(module, folder: Path, variant: str) -> None:
+    """One part in half precision, beside that of the same name."""
+    module.half().save_pretrained(folder, max_shard_size="12MB", variant=variant)
 
 
 def save_classifier(classifier, folder: Path, save_file) -> None:

@@ -116,9 +116,26 @@ def ltx(full: bool):
         lambda words, n: {"encoder_hidden_states": embeds(words, 128, text), "encoder_attention_mask": torch.ones(len(words), 128)})
 
 
-SHAPES = {"flux": flux, "sd35": sd35, "sdxl": sdxl, "sana": sana, "wan": wan, "ltx": ltx}
+def hunyuan(full: bool):
+    """9 latent frames of 32 x 56 (4,032 tokens), 256 text tokens; full: HunyuanVideo, 13 billion, 13 latent frames of 90 x 160 (720p, 49 frames)."""
+    from diffusers import HunyuanVideoTransformer3DModel
+
+    config = {"num_attention_heads": 24, "attention_head_dim": 128, "num_layers": 20, "num_single_layers": 40, "text_embed_dim": 4096,
+              "pooled_projection_dim": 768, "rope_axes_dim": (16, 56, 56)} if full else {
+              "num_attention_heads": 8, "attention_head_dim": 64, "num_layers": 2, "num_single_layers": 4, "text_embed_dim": 128,
+              "pooled_projection_dim": 64, "rope_axes_dim": (8, 28, 28)}
+    return Case(lambda: HunyuanVideoTransformer3DModel(in_channels=16, out_channels=16, patch_size=2, patch_size_t=1, guidance_embeds=True,
+                                                       num_refiner_layers=2, **config),
+                (16, 13, 90, 160) if full else (16, 9, 32, 56), lambda x, t: {
+                    "hidden_states": x, "timestep": steps_of(x, t), "return_dict": False, "guidance": torch.full((len(x),), 6000.0),
+                    "pooled_projections": noise("pooled", 1, config["pooled_projection_dim"]).repeat(len(x), 1)},
+                lambda words, n: {"encoder_hidden_states": embeds(words, 256, config["text_embed_dim"]),
+                                  "encoder_attention_mask": (torch.arange(256) < 40).long().repeat(len(words), 1)})
+
+
+SHAPES = {"flux": flux, "sd35": sd35, "hunyuan": hunyuan, "sdxl": sdxl, "sana": sana, "wan": wan, "ltx": ltx}
 # where the image stands in joint attention, for the doubled batch; the others have cross-attention with so many keys
-IMAGE = {"flux": slice(512, None), "sd35": slice(0, 4096)}
+IMAGE = {"flux": slice(512, None), "sd35": slice(0, 4096), "hunyuan": slice(0, -256)}
 TEXT = {"sdxl": 77, "sana": 300, "wan": 512, "ltx": 128}
 WAYS = ("none", "CFG", "NAG, batch doubled", "NAG, two passes", "NAG")
 
@@ -131,6 +148,8 @@ def doubled(shape: str):
     def attention(query, key, value, *args, **options):
         out = real(query, key, value, *args, **options)
         if shape in TEXT and (key.shape[2] != TEXT[shape] or query.shape[2] == key.shape[2]):
+            return out
+        if shape in IMAGE and query.shape[2] <= 512:  # the text by itself, before it is joined
             return out
         part = out[:, :, IMAGE.get(shape, slice(None))]
         part.copy_(nag.normalized_attention_guidance(part[:1], part[1:], SETTINGS.scale, SETTINGS.tau, SETTINGS.alpha, dim=(1, 3)))
