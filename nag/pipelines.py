@@ -23,7 +23,7 @@ class Loaded:
     vae_dtype: Any
     meter: Any = None
     placement: str = ""                      # where the weights stay: "", "model offload", "sequential offload"
-    warm: set = field(default_factory=set)  # (width, height, column) that ran once
+    warm: set = field(default_factory=set)  # (width, height, frames, columns) that ran once
     words: Words = field(default_factory=Words)  # encoded already
 
 
