@@ -161,7 +161,7 @@ class Engine:
 
     def __init__(self, shelf: Shelf | None = None, previews: bool = True):
         self.shelf, self.lock, self.previews = shelf or Shelf(), threading.Lock(), previews
-        self.kept = Kept(*self.KEPT, 3600)  # identity -> (column, device, dtype); the lock guards it
+        self.kept = Kept(*self.KEPT, 3600)  # (identity, drawn with others) -> (column, device, dtype); the lock guards it
 
     @property
     def busy(self) -> bool:
@@ -285,10 +285,16 @@ class Engine:
                 column.state = "step"
                 tell(column)
             if warm not in loaded.warm:  # the first call of a size pays for caches that are nobody's guidance
+                def one_step(step, latents):
+                    if self.previews:
+                        previews.draw(latents)
+                    raise Stopped
+
                 with contextlib.suppress(Stopped):
-                    _call(loaded, run, keys, lambda *_: _raise(Stopped))
+                    _call(loaded, run, keys, one_step)
                 _put_back(loaded)
                 loaded.warm.add(warm)
+            previews.wait()
 
             def on_step(step, latents):
                 made = previews.make(latents) if self.previews else [None] * len(columns)
@@ -324,10 +330,6 @@ class Engine:
         finally:
             _put_back(loaded)
         return True
-
-
-def _raise(error):
-    raise error
 
 
 def _bytes(column: Column) -> int:
@@ -520,28 +522,38 @@ def _why(error: Exception, loaded: Loaded, request: Request) -> str:
 
 
 class _Previews:
-    """Small pictures of the unfinished latents. Made between two steps, while the column's clock stands still:
-    beside the sampling they would take its time, and more from short columns than from long ones. A column shorter than the wait for
-    the first has none."""
+    """Small pictures of the unfinished latents of a call's columns. Made between two steps, while the clock stands still:
+    beside the sampling they would take its time, and more from short columns than from long ones. They are never more than PREVIEW_SHARE
+    of the time since the column began: one that is done before that is enough for a preview has none."""
 
     LATENT_SIDE = 24  # decoding is done at most this large: a preview costs a fraction of a step on any model
 
     def __init__(self, loaded: Loaded, request: Request, count: int = 1):
-        self.loaded, self.request, self.count, self.next = loaded, request, count, time.monotonic() + PREVIEW_EVERY
+        self.loaded, self.request, self.count, self.next = loaded, request, count, 0.0
+        self.size = request.width, request.height, request.num_frames, count
+
+    def wait(self) -> None:
+        """From now on until the next previews: as long as makes up for them."""
+        self.next = time.monotonic() + max(PREVIEW_EVERY, self.loaded.previews.get(self.size, 0) / PREVIEW_SHARE)
 
     def make(self, latents) -> list:
-        """A preview for each column of the call, or None for each."""
-        begun = time.monotonic()
-        if begun < self.next:
+        """A preview for each column of the call, or None for each where it is too early."""
+        if time.monotonic() < self.next:
             return [None] * self.count
+        previews = self.draw(latents)
+        self.wait()
+        return previews
+
+    def draw(self, latents) -> list:
+        """Previews at once, whose time is noted."""
+        begun = time.monotonic()
         try:
             return [self._decode(self.loaded.pipe, one[:1], self.request) for one in _rows(latents, self.count)]
         except Exception:
             log.debug("no preview", exc_info=True)  # a model whose latents we cannot show is still a model
             return [None] * self.count
         finally:
-            now = time.monotonic()
-            self.next = now + max(PREVIEW_EVERY, (now - begun) / PREVIEW_SHARE)
+            self.loaded.previews[self.size] = time.monotonic() - begun
 
     def _decode(self, pipe, latents, request: Request):
         import torch
