@@ -274,7 +274,7 @@ def build(engine: compare.Engine, first: str = presets.DEFAULT) -> gr.Blocks:
                         with gr.Accordion("Rival methods, for research", open=False):
                             sliders |= {name: slider(one, name) for name in SLIDERS[-2:]}
                         switches["batched"] = gr.Checkbox(False, label="Draw columns together", elem_id="batched",
-                                                          info="Faster, but no column has its own time")
+                                                          info="Faster, but none has a time of its own")
                         fresh = gr.Checkbox(False, label="Run every column anew", info="Else finished ones are shown again", elem_id="fresh")
             with gr.Column(elem_id="right", scale=4, min_width=320):
                 pictures = bench_of(bench.shipped(first))

@@ -1,6 +1,7 @@
 """Columns drawn together: the rows of one pipeline call, each the picture that it is alone, and what is said of their time."""
 
 import io
+import json
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from test_compare import ALL, ask, engine, finish, preset
 from tiny import PIPELINES, folder_of, pipeline
 from video_page import preset as video_preset
 
-from nag import bench, compare, guidance, presets
+from nag import __main__, bench, compare, guidance, presets
 from nag.strip import strip
 
 
@@ -72,6 +73,14 @@ def test_a_column_drawn_together_has_no_time_of_its_own():
     strip(run).save(io.BytesIO(), "PNG")
     run = finish(engine(), "sd", guidance=["none", "cfg", "cfg+nag"], batched=True)
     assert [run.relative(c) for c in run.columns] == [1, None, None]
+
+
+def test_the_command_line_draws_them_together(tmp_path, capsys):
+    said = __main__.main(["compare", "--set", "batched=true", "--set", "num_inference_steps=1", "--out", str(tmp_path)])
+    columns = json.loads((tmp_path / "run.json").read_text())["columns"]
+    assert said == 0 and columns["none"]["together"] == columns["nag"]["together"] and columns["none"]["together"]["columns"] == ["none", "nag"]
+    assert capsys.readouterr().out.count("s  for none and nag together") == 2
+    assert (tmp_path / "strip.png").exists()
 
 
 def test_progress_and_previews_come_for_every_column_of_a_call(monkeypatch):
