@@ -135,7 +135,7 @@ def _together(columns: list[Column]) -> list[list[Column]]:
     """Which columns can be rows of one call: those without CFG, and those with it, for that is switched for a whole call. In each, the
     guided one is the last. The rivals change attention in ways of their own, and stay alone."""
     shared = [[c for key in keys for c in columns if c.key == key] for keys in (("none", "nag"), ("cfg", "cfg+nag"))]
-    return [calls for calls in shared if calls] + [[c] for c in columns if c.key in ("nasa", "vsf")]
+    return [group for group in shared if group] + [[c] for c in columns if c.key in ("nasa", "vsf")]
 
 
 def _apart(loaded: Loaded) -> str:
@@ -267,10 +267,10 @@ class Engine:
     def _calls(self, loaded, run: Run, missing: list[Column]) -> tuple[list[list[Column]], str]:
         """The columns of each pipeline call, and what there is to say about that."""
         alone = [[column] for column in missing]
-        if not run.request.batched or not missing:
+        if not run.request.batched or not missing or len(run.columns) == 1:
             return alone, ""
         if all(len(columns) == 1 for columns in _together(run.columns)):
-            return alone, "No two of these columns can share a call: none goes with NAG, and CFG with CFG + NAG."
+            return alone, "No two of these columns can share a call: no guidance goes with NAG, and CFG with CFG + NAG."
         if reason := _apart(loaded):
             return alone, reason
         return sorted(_together(missing), key=lambda columns: min(map(missing.index, columns))), ""
