@@ -33,7 +33,7 @@ log = logging.getLogger("nag")
 CHIPS = 8
 SLIDERS = ("num_inference_steps", "nag_scale", "nag_tau", "nag_alpha", "nag_end", "guidance_scale", "width", "height", "num_frames",
            "nasa_scale", "vsf_scale")
-SWITCHES = ("nag_normalisation", "nag_refinement")  # off: tau, or alpha, is not used
+SWITCHES = ("nag_normalisation", "nag_refinement", "batched")  # of the first two, off: tau, or alpha, is not used
 INPUTS = ("preset", "prompt", "negative_prompt", "seed", *SLIDERS, *SWITCHES, "guidance", "fresh")
 OUTPUTS = Path(tempfile.mkdtemp(prefix="nag-side-by-side-"))
 atexit.register(shutil.rmtree, OUTPUTS, ignore_errors=True)
@@ -195,7 +195,7 @@ def choose(name: str) -> list:
     values = chosen.settings
     return [
         values["prompt"], values["negative_prompt"], gr.update(visible=chosen.image),
-        *(slider(chosen, n, update=True) for n in SLIDERS), *(chosen.settings.get(n, True) for n in SWITCHES),
+        *(slider(chosen, n, update=True) for n in SLIDERS), *(default(chosen, n) for n in SWITCHES),
         columns_of(chosen), look_for(chosen),
         *(gr.update(value=chip(chosen, i), visible=i < len(chosen.prompts)) for i in range(CHIPS)), bench.shipped(name)]
 
@@ -273,6 +273,8 @@ def build(engine: compare.Engine, first: str = presets.DEFAULT) -> gr.Blocks:
                                                    value=columns_of(one))
                         with gr.Accordion("Rival methods, for research", open=False):
                             sliders |= {name: slider(one, name) for name in SLIDERS[-2:]}
+                        switches["batched"] = gr.Checkbox(False, label="Draw columns together", elem_id="batched",
+                                                          info="Faster, but none has a time of its own")
                         fresh = gr.Checkbox(False, label="Run every column anew", info="Else finished ones are shown again", elem_id="fresh")
             with gr.Column(elem_id="right", scale=4, min_width=320):
                 pictures = bench_of(bench.shipped(first))
@@ -292,8 +294,8 @@ def build(engine: compare.Engine, first: str = presets.DEFAULT) -> gr.Blocks:
         demo.unload(desk.leave)
         dice.click(None, None, seed, js="() => Math.floor(Math.random() * 4294967296)", **quiet)
         sliders["nag_scale"].change(None, sliders["nag_scale"], phi, js="scale => 'the paper\\'s φ = ' + (scale - 1).toFixed(1)", **quiet)
-        for switch, moved in zip(switches.values(), ("nag_tau", "nag_alpha"), strict=True):
-            switch.change(lambda on: gr.update(interactive=on), switch, sliders[moved], **now)
+        for switch, moved in (("nag_normalisation", "nag_tau"), ("nag_refinement", "nag_alpha")):
+            switches[switch].change(lambda on: gr.update(interactive=on), switches[switch], sliders[moved], **now)
         preset.input(choose, preset, fields, **now)
         for index, button in enumerate(chips):
             button.click(pick(index), preset, [prompt, negative], **now)
@@ -309,11 +311,15 @@ def columns_of(preset: presets.Preset) -> list[str]:
     return list(preset.settings.get("guidance", presets.Request.model_fields["guidance"].default))
 
 
+def default(preset: presets.Preset, name: str):
+    """What a setting is for a preset that is newly chosen."""
+    return preset.settings.get(name, presets.Request.model_fields[name].default)
+
+
 def slider(preset: presets.Preset, name: str, update: bool = False):
     """A slider for one setting, with the preset's range and value."""
     low, high = preset.range(name)
-    fallback = presets.Request.model_fields[name].default
-    value = preset.settings.get(name, fallback)
+    value = default(preset, name)
     # a setting with one value (a size that a model insists on) is shown and cannot be moved; pictures have no frames to show
     state = {"minimum": low, "maximum": max(high, low + 1), "interactive": high > low, "visible": name != "num_frames" or high > 1}
     if name == "num_frames":

@@ -85,7 +85,8 @@ def _compare(options) -> int:
     (options.out / "run.json").write_text(json.dumps(run.json(), indent=2) + "\n")
     for column in run.columns:
         relative = run.relative(column)
-        print(f"{column.key:8} {column.state:8} {column.seconds:7.2f} s  " + (f"{relative:.2f}x time  " if relative else "") + column.reason)
+        speed = f"for {' and '.join(column.together)} together  " if column.together else f"{relative:.2f}x time  " if relative else ""
+        print(f"{column.key:8} {column.state:8} {column.seconds:7.2f} s  {speed}{column.reason}")
     print(run.hint)
     return 0 if len(pictures) == len(run.columns) else 1
 

@@ -32,7 +32,9 @@ def cell(run: Run, column: Column, preview: str = "", image: dict | None = None,
     """One column as the bench draws it. `image` and `video` are Gradio FileData, `preview` a data URI."""
     relative = run.relative(column)
     speed = ""
-    if column.seconds and column.state == "done":
+    if column.together and column.state == "done":
+        speed = f"together in {column.seconds:.2f} s, {len(column.together)} columns"
+    elif column.seconds and column.state == "done":
         rate = column.step / column.seconds
         speed = f"{column.seconds:.2f} s, {rate:.1f} it/s" if rate >= 1 else f"{column.seconds:.1f} s, {1 / rate:.1f} s/it"
     plain = next((c for c in run.columns if c.key == "none"), None)

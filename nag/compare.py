@@ -45,7 +45,8 @@ class Column:
     state: str = "queued"
     step: int = 0
     seconds: float = 0.0           # of the denoising steps alone: text, decoding and previews are the same for all
-    steady: float = 0.0            # the same from medians: a step of 20 ms is easily disturbed by a browser next to it
+    steady: float = 0.0            # the same from medians: a step of 20 ms is easily disturbed by a browser next to it; 0: has no time of its own
+    together: tuple = ()           # keys of the columns that were drawn in one call, this one's among them; `seconds` is then the call's
     image: Any = None              # PIL image, when done; of a video the middle frame
     frames: list | None = None     # PIL images, of a video
     video: bytes = b""             # the same as MP4, a little later
@@ -76,7 +77,7 @@ class Run:
     def relative(self, column: Column) -> float | None:
         """Time against the un-guided column, by the medians of their steps; see `across` on when these were measured."""
         plain = next((c for c in self.columns if c.key == "none"), None)
-        if plain is None or plain.state != "done" or column.state != "done" or not plain.steady:
+        if plain is None or plain.state != "done" or column.state != "done" or not plain.steady or not column.steady:
             return None
         return column.steady / plain.steady
 
@@ -91,7 +92,8 @@ class Run:
             "schema": 1, "run": self.id, "preset": self.preset.name, "model": self.preset.model_name, "revision": self.preset.revision,
             "settings": self.request.model_dump(mode="json"), "device": self.device, "dtype": self.dtype,
             "columns": {c.key: {
-                "state": c.state, "reused": c.reused, "steps": c.step, "seconds": round(c.seconds, 4),
+                "state": c.state, "reused": c.reused, "steps": c.step, "seconds": None if c.together else round(c.seconds, 4),
+                **({"together": {"columns": c.together, "seconds": round(c.seconds, 4)}} if c.together else {}),
                 "relative_time": _rounded(self.relative(c)),
                 "guided_steps": c.guided_steps, **({} if c.saved is None else {"saved_by_early_end": round(c.saved, 4)}),
                 "latents_sha256": c.latents_sha256, "latents_std": round(c.spread, 4),
@@ -129,18 +131,37 @@ def _identity(run: Run, key: str) -> str:
     return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
 
 
+def _together(columns: list[Column]) -> list[list[Column]]:
+    """Which columns can be rows of one call: those without CFG, and those with it, for that is switched for a whole call. In each, the
+    guided one is the last. The rivals change attention in ways of their own, and stay alone."""
+    shared = [[c for key in keys for c in columns if c.key == key] for keys in (("none", "nag"), ("cfg", "cfg+nag"))]
+    return [group for group in shared if group] + [[c] for c in columns if c.key in ("nasa", "vsf")]
+
+
+def _apart(loaded: Loaded) -> str:
+    """Why this model draws its columns one after another, in a sentence, or ""."""
+    from . import families
+
+    if loaded.preset.image:
+        return "Columns that begin with a picture are drawn one after another."
+    if families.supports(loaded.pipe)[0] and families.find(loaded.pipe).rows:
+        return "This model takes texts of different length one by one, so the columns were drawn one after another."
+    return ""
+
+
 class Engine:
     """One pipeline at a time, one run at a time.
 
     Finished columns are kept for an hour after their last use, up to `KEPT` (columns, bytes), and shown again when all that decides
     their picture is the same: whoever asks for it would get these very bytes, only later. Failed and stopped columns are not kept.
+    With `batched`, columns are shown again whether they were drawn alone or with others, in whatever company: the same but for rounding.
     """
 
     KEPT = 64, 512 * 2**20
 
     def __init__(self, shelf: Shelf | None = None, previews: bool = True):
         self.shelf, self.lock, self.previews = shelf or Shelf(), threading.Lock(), previews
-        self.kept = Kept(*self.KEPT, 3600)  # identity -> (column, device, dtype); the lock guards it
+        self.kept = Kept(*self.KEPT, 3600)  # (identity, drawn with others) -> (column, device, dtype); the lock guards it
 
     @property
     def busy(self) -> bool:
@@ -203,72 +224,112 @@ class Engine:
         until = time.monotonic() + DEADLINE  # a first download does not count
         for column in missing:
             column.state = "queued"
+        calls, remark = self._calls(loaded, run, missing)
         coders = []
-        for column in missing:
+        while calls:
+            columns = calls.pop(0)
             if stop.is_set():
-                column.state = "stopped"
+                for column in columns:
+                    column.state = "stopped"
                 continue
-            self._one(loaded, run, column, stop, until, tell)
-            tell(column)
-            if column.frames:
-                coders.append(threading.Thread(target=_encode, args=(run, column, tell), daemon=True))
-                coders[-1].start()
-                if loaded.device == "cpu":  # or the next column would pay for it
-                    coders[-1].join()
+            if not self._draw(loaded, run, columns, stop, until, tell):
+                remark = "The columns could not be drawn together (the log says why), so they were drawn one after another."
+                calls[:0] = [[column] for column in columns]
+                continue
+            for column in columns:
+                tell(column)
+                if column.frames:
+                    coders.append(threading.Thread(target=_encode, args=(run, column, tell), daemon=True))
+                    coders[-1].start()
+                    if loaded.device == "cpu":  # or the next column would pay for it
+                        coders[-1].join()
         for coder in coders:
             coder.join()
         for column in missing:
             if column.state == "done" and (column.video or not column.frames):  # a video that could not be coded is tried again
-                self.kept.put(_identity(run, column.key), (replace(column), run.device, run.dtype), _bytes(column))
+                key = _identity(run, column.key), bool(column.together)
+                self.kept.put(key, (replace(column), run.device, run.dtype), _bytes(column))
         try:
             _judge(loaded.meter if loaded else None, run)
         except Exception:
             log.exception("run %s: the pictures are there, but could not be measured", run.id)
+        run.hint = " ".join(filter(None, (run.hint, remark)))
 
     def _recall(self, run: Run) -> None:
         """Puts the columns that are kept in their places."""
         for place, column in enumerate(run.columns):
-            if found := self.kept.get(_identity(run, column.key)):
-                kept, run.device, run.dtype = found
-                run.columns[place] = replace(kept, reused=True)
+            for together in (False, True)[:1 + run.request.batched]:
+                if found := self.kept.get((_identity(run, column.key), together)):
+                    kept, run.device, run.dtype = found
+                    run.columns[place] = replace(kept, reused=True)
+                    break
 
-    def _one(self, loaded: Loaded, run: Run, column: Column, stop, until, tell) -> None:
-        request, previews = run.request, _Previews(loaded, run.request)
+    def _calls(self, loaded, run: Run, missing: list[Column]) -> tuple[list[list[Column]], str]:
+        """The columns of each pipeline call, and what there is to say about that."""
+        alone = [[column] for column in missing]
+        if not run.request.batched or not missing or len(run.columns) == 1:
+            return alone, ""
+        if all(len(columns) == 1 for columns in _together(run.columns)):
+            return alone, "No two of these columns can share a call: no guidance goes with NAG, and CFG with CFG + NAG."
+        if reason := _apart(loaded):
+            return alone, reason
+        return sorted(_together(missing), key=lambda columns: min(map(missing.index, columns))), ""
+
+    def _draw(self, loaded: Loaded, run: Run, columns: list[Column], stop, until, tell) -> bool:
+        """Draws the columns of one pipeline call. False where several failed together: one of them may be the cause, or the lack of room for
+        all, so each is to be tried alone."""
+        request, previews, keys = run.request, _Previews(loaded, run.request, len(columns)), tuple(column.key for column in columns)
         try:
-            warm = (request.width, request.height, request.num_frames, column.key)
-            column.state = "step"
-            tell(column)
+            warm = (request.width, request.height, request.num_frames, keys)
+            for column in columns:
+                column.state = "step"
+                tell(column)
             if warm not in loaded.warm:  # the first call of a size pays for caches that are nobody's guidance
+                def one_step(step, latents):
+                    if self.previews:
+                        previews.draw(latents)
+                    raise Stopped
+
                 with contextlib.suppress(Stopped):
-                    _call(loaded, run, column.key, lambda *_: _raise(Stopped))
+                    _call(loaded, run, keys, one_step)
                 _put_back(loaded)
                 loaded.warm.add(warm)
+            previews.wait()
 
             def on_step(step, latents):
-                column.step = step
-                column.state = "step" if step < column.total else "decoding"
-                tell(column, previews.make(latents) if self.previews else None)
+                made = previews.make(latents) if self.previews else [None] * len(columns)
+                for column, preview in zip(columns, made, strict=True):
+                    column.step = step
+                    column.state = "step" if step < column.total else "decoding"
+                    tell(column, preview)
                 if stop.is_set():
                     raise Stopped
                 if time.monotonic() > until:
                     raise TimeoutError(f"The run took more than {DEADLINE // 60} minutes and was ended.")
 
-            frames, watch = _call(loaded, run, column.key, on_step)
-            column.seconds, column.steady, column.latents_sha256 = watch.seconds, watch.steady, watch.sha256
-            column.guided_steps, column.spread, column.step, column.run = watch.guided, watch.spread, watch.step, run.id
-            column.saved = watch.saved if "nag" in column.key else None
-            column.image, column.frames, column.state = frames[len(frames) // 2], frames if len(frames) > 1 else None, "done"
+            results, watch = _call(loaded, run, keys, on_step)
+            for column, frames, sha256, spread in zip(columns, results, watch.sha256, watch.spread(len(columns)), strict=True):
+                nag = run.request.attention(column.key) is not None
+                column.together, column.seconds, column.latents_sha256, column.spread = keys if len(keys) > 1 else (), watch.seconds, sha256, spread
+                if not column.together:  # else the steps' times are of all columns together
+                    column.steady, column.saved = watch.steady, watch.saved if "nag" in column.key else None
+                column.guided_steps, column.step, column.run = watch.guided if nag else 0, watch.step, run.id
+                column.image, column.frames, column.state = frames[len(frames) // 2], frames if len(frames) > 1 else None, "done"
         except Stopped:
-            column.state = "stopped"
+            for column in columns:
+                column.state = "stopped"
         except Exception as error:
-            log.exception("run %s, column %s", run.id, column.key)
-            column.state, column.reason = "failed", _why(error, loaded, request)
+            log.exception("run %s, column %s", run.id, ", ".join(keys))
+            again = len(columns) > 1 and not isinstance(error, TimeoutError)
+            for column in columns:
+                if again:
+                    column.state, column.step = "queued", 0
+                else:
+                    column.state, column.reason = "failed", _why(error, loaded, request)
+            return not again
         finally:
             _put_back(loaded)
-
-
-def _raise(error):
-    raise error
+        return True
 
 
 def _bytes(column: Column) -> int:
@@ -303,14 +364,15 @@ def _put_back(loaded: Loaded) -> None:
 
 
 class _Watch:
-    """Sees every scheduler step of a pipeline call: counts, times, keeps the first noise and the last latents.
+    """Sees every scheduler step of a pipeline call: counts, times, keeps the checksum of the first noise (of each of `rows` pictures) and
+    the last latents.
 
     The clock runs from the first denoiser call to the last step, and stands still while a preview is made.
     """
 
-    def __init__(self, pipe, device: str, on_step):
-        self.pipe, self.device, self.on_step = pipe, device, on_step
-        self.step, self.times, self.guided, self.sha256, self.latents = 0, [], 0, "", None
+    def __init__(self, pipe, device: str, on_step, rows: int = 1):
+        self.pipe, self.device, self.on_step, self.rows = pipe, device, on_step, rows
+        self.step, self.times, self.guided, self.sha256, self.latents = 0, [], 0, [], None
         self.resumed = None
 
     def begin(self, denoiser, *_):
@@ -332,7 +394,8 @@ class _Watch:
 
     def stepped(self, step, model_output, timestep, sample, *args, **kwargs):
         if not self.sha256:
-            self.sha256 = hashlib.sha256(sample.detach().float().cpu().contiguous().numpy().tobytes()).hexdigest()
+            self.sha256 = [hashlib.sha256(one.float().cpu().contiguous().numpy().tobytes()).hexdigest()
+                           for one in _rows(sample.detach(), self.rows)]
         result = step(model_output, timestep, sample, *args, **kwargs)
         self.latents = result[0] if isinstance(result, tuple) else result.prev_sample
         self.step += 1
@@ -371,9 +434,15 @@ class _Watch:
         full = statistics.median(guided)
         return len(others) * (full - statistics.median(others)) / (len(self.times) * full)
 
-    @property
-    def spread(self) -> float:
-        return float(self.latents.float().std())
+    def spread(self, rows: int) -> list[float]:
+        return [float(one.float().std()) for one in _rows(self.latents, rows)]
+
+
+def _rows(latents, count: int):
+    """The latents of each of `count` pictures of one call; a picture may have several rows (one a frame)."""
+    if len(latents) % count:
+        raise RuntimeError(f"{len(latents)} rows of latents for {count} pictures")
+    return latents.split(len(latents) // count)
 
 
 def _arguments(pipe, run: Run, key: str) -> dict:
@@ -400,8 +469,11 @@ def _arguments(pipe, run: Run, key: str) -> dict:
     return arguments
 
 
-def _call(loaded: Loaded, run: Run, key: str, on_step):
-    """Runs the pipeline for one column, from a fresh CPU generator -> (PIL images: one, or a video's frames; what was watched)."""
+def _call(loaded: Loaded, run: Run, keys: tuple[str, ...], on_step):
+    """Runs the pipeline once, for one column or several, each from a fresh CPU generator of the seed.
+
+    -> (for each column its PIL images: one, or a video's frames; what was watched)
+    """
     import torch
 
     from . import families  # here and not above: these load diffusers, and a page answers before it is there
@@ -409,17 +481,22 @@ def _call(loaded: Loaded, run: Run, key: str, on_step):
     from .guidance import guide
 
     pipe, request = loaded.pipe, run.request
-    arguments = _arguments(pipe, run, key)
-    watch = _Watch(pipe, loaded.device, on_step)
+    arguments, negative = _arguments(pipe, run, keys[0]), request.negative_prompt
+    settings = next(filter(None, map(request.attention, keys)), None)  # the same for all that have any
+    if len(keys) > 1:
+        arguments |= {name: [arguments[name]] * len(keys) for name in ("prompt", "negative_prompt") if name in arguments}
+        arguments["generator"] = [torch.Generator("cpu").manual_seed(request.seed) for _ in keys]
+        negative = [negative if request.attention(key) else None for key in keys]
+    watch = _Watch(pipe, loaded.device, on_step, len(keys))
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.inference_mode())
         if hasattr(pipe, "encode_prompt"):  # before `guide` wraps it, which then asks here for the negative prompt too
             stack.enter_context(replaced(pipe, "encode_prompt", loaded.words.recall))
         for denoiser in families.denoisers_of(pipe):
             stack.callback(families.unwrapped(denoiser).register_forward_pre_hook(watch.begin).remove)
-        guidance, settings = None, request.attention(key)
+        guidance = None
         if settings is not None:
-            guidance = stack.enter_context(guide(pipe, request.negative_prompt, **asdict(settings)))
+            guidance = stack.enter_context(guide(pipe, negative, **asdict(settings)))
         stack.enter_context(placed(pipe.scheduler, "step", Wrapped(pipe.scheduler.step, watch.stepped)))
         result = pipe(**arguments)
     if not torch.isfinite(watch.latents).all():
@@ -428,7 +505,7 @@ def _call(loaded: Loaded, run: Run, key: str, on_step):
         raise Refused("The model's own safety checker blacked this picture out; another seed or other words may pass.")
     if guidance is not None:
         watch.guided = guidance.guided_steps
-    return [result.images[0]] if hasattr(result, "images") else video.frames_of(result), watch
+    return [[result.images[i]] if hasattr(result, "images") else video.frames_of(result, i) for i in range(len(keys))], watch
 
 
 def _why(error: Exception, loaded: Loaded, request: Request) -> str:
@@ -445,27 +522,38 @@ def _why(error: Exception, loaded: Loaded, request: Request) -> str:
 
 
 class _Previews:
-    """Small pictures of one column's unfinished latents. Made between two steps, while the column's clock stands still:
-    beside the sampling they would take its time, and more from short columns than from long ones. A column shorter than the wait for
-    the first has none."""
+    """Small pictures of the unfinished latents of a call's columns. Made between two steps, while the clock stands still:
+    beside the sampling they would take its time, and more from short columns than from long ones. They are never more than PREVIEW_SHARE
+    of the time since the column began: one that is done before that is enough for a preview has none."""
 
     LATENT_SIDE = 24  # decoding is done at most this large: a preview costs a fraction of a step on any model
 
-    def __init__(self, loaded: Loaded, request: Request):
-        self.loaded, self.request, self.next = loaded, request, time.monotonic() + PREVIEW_EVERY
+    def __init__(self, loaded: Loaded, request: Request, count: int = 1):
+        self.loaded, self.request, self.count, self.next = loaded, request, count, 0.0
+        self.size = request.width, request.height, request.num_frames, count
 
-    def make(self, latents):
+    def wait(self) -> None:
+        """From now on until the next previews: as long as makes up for them."""
+        self.next = time.monotonic() + max(PREVIEW_EVERY, self.loaded.previews.get(self.size, 0) / PREVIEW_SHARE)
+
+    def make(self, latents) -> list:
+        """A preview for each column of the call, or None for each where it is too early."""
+        if time.monotonic() < self.next:
+            return [None] * self.count
+        previews = self.draw(latents)
+        self.wait()
+        return previews
+
+    def draw(self, latents) -> list:
+        """Previews at once, whose time is noted."""
         begun = time.monotonic()
-        if begun < self.next:
-            return None
         try:
-            return self._decode(self.loaded.pipe, latents[:1], self.request)
+            return [self._decode(self.loaded.pipe, one[:1], self.request) for one in _rows(latents, self.count)]
         except Exception:
             log.debug("no preview", exc_info=True)  # a model whose latents we cannot show is still a model
-            return None
+            return [None] * self.count
         finally:
-            now = time.monotonic()
-            self.next = now + max(PREVIEW_EVERY, (now - begun) / PREVIEW_SHARE)
+            self.loaded.previews[self.size] = time.monotonic() - begun
 
     def _decode(self, pipe, latents, request: Request):
         import torch

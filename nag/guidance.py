@@ -39,6 +39,7 @@ class Guidance:
     encoded: tuple | None = None       # positive and negative of the running pipeline call: ({argument: tensor}, {argument: tensor})
     calls: int = 0                     # which call of `encode_prompt` in the running pipeline call was the latest
     cfg: bool = True                   # whether there may be unconditional rows in the running pipeline call
+    spared: list = field(default_factory=list)  # for each row of the positive: whether its prompt has no negative one
     results: tuple | None = None       # what `encode_prompt` returned for the positive and (None if given by hand) for the negative
     verdicts: dict = field(default_factory=dict)  # ids of a text's tensors -> (the tensors, what to do)
 
@@ -54,7 +55,8 @@ def guide(pipe, negative_prompt=None, *, negative_prompt_embeds=None, negative_p
 
     Args:
         pipe: a diffusers pipeline whose denoiser is in `nag.families`.
-        negative_prompt: words, or a list with one entry per prompt. "" steers away from the empty prompt; it is not "off".
+        negative_prompt: words, or a list with one entry per prompt. "" steers away from the empty prompt; it is not "off". In a list,
+            None leaves its prompt un-guided; guided prompts must be neighbours, unless the family runs its rows one by one.
         negative_prompt_embeds: instead of words, (rows, T, D) in the form in which the pipeline takes `prompt_embeds`; rows is 1,
             the number of prompts, or of pictures. A dictionary by the denoiser's argument for models with several texts.
         negative_prompt_attention_mask: (rows, T), where the pipeline has one.
@@ -114,8 +116,10 @@ def _check_words(words, embeds, mask) -> None:
     if words is not None and embeds is not None:
         raise ValueError("Got both negative_prompt and negative_prompt_embeds; give one of them.")
     each = [words] if isinstance(words, str) else words
-    if each is not None and not (isinstance(each, (list, tuple)) and all(isinstance(word, str) for word in each)):
-        raise ValueError(f"negative_prompt must be words, or a list with words for each prompt, got {words!r}.")
+    if each is not None and not (isinstance(each, (list, tuple)) and all(word is None or isinstance(word, str) for word in each)):
+        raise ValueError(f"negative_prompt must be words, or a list with words (or None) for each prompt, got {words!r}.")
+    if each is not None and all(word is None for word in each):
+        raise ValueError(f"negative_prompt must have words for one prompt at least, got {words!r}.")
     if mask is not None and embeds is None:
         raise ValueError("Got a negative_prompt_attention_mask without the negative_prompt_embeds that it belongs to.")
 
@@ -262,7 +266,10 @@ def _capture(guidance, family, words, embeds, trimmed, encode_prompt, /, *args, 
     if embeds is not None:
         negative = {} if again else dict(embeds)
     else:
-        new, other = call.again(_one_per_prompt(words, count // call.each), family.phrase)
+        each = _one_per_prompt(words, count // call.each)
+        guidance.spared = [word is None for word in each for _ in range(call.each)]
+        filled = next(word for word in each if word is not None)  # what stands in for None is read by nobody, and is no longer than the others
+        new, other = call.again([filled if word is None else word for word in each], family.phrase)
         negative = _inputs(family, other, guidance.calls)
         negative = trimmed(new, negative) if trimmed else negative
     for p in family.inputs:
@@ -307,7 +314,7 @@ def _each(p, value, function, *args):
     return [function(layer, *args) for layer in value] if p.kind == "layers" and value is not None else function(value, *args)
 
 
-def _one_per_prompt(words, count: int) -> list[str]:
+def _one_per_prompt(words, count: int) -> list[str | None]:
     words = [words] if isinstance(words, str) else list(words)
     if len(words) not in (1, count):
         raise ValueError(f"Got {len(words)} negative prompts for {count} prompts; give one, or one for each.")
@@ -468,14 +475,17 @@ def _plan(guidance, family, given, text) -> list | None:
     found = _conditional(text[::times] if times > 1 else text, wanted, guidance.cfg and not family.repeats)
     if found is None:
         return None
-    found = [index for index in found for _ in range(times)]
+    found = [None if index is None or (guidance.spared and guidance.spared[index]) else index for index in found for _ in range(times)]
+    if not any(index is not None for index in found):  # a pipeline that goes prompt by prompt
+        return None
     inputs = {p.argument: given.get(p.argument) for p in family.inputs}
     others = {p.argument: _each(p, _shaped(negative.get(p.argument), inputs[p.argument]), _of_rows, found, len(wanted), p.batch)
               for p in family.inputs}
     if not family.rows:
         rows = [row for row, index in enumerate(found) if index is not None]
         if rows != list(range(rows[0], rows[-1] + 1)):
-            raise RuntimeError(f"The conditional rows {rows} of {total} are not neighbours; NAG cannot guide this pipeline's batch.")
+            raise RuntimeError(f"The rows {rows} of {total} are to be guided and are not neighbours; NAG cannot guide this batch. "
+                               "Prompts without a negative one stand before or behind all others.")
         layout, packed = _packed(family, inputs, others, slice(rows[0], rows[-1] + 1), total, _own_length(text[rows[0]:rows[-1] + 1], wanted))
         return [(None, layout, packed)]
     parts = []

@@ -23,7 +23,8 @@ class Loaded:
     vae_dtype: Any
     meter: Any = None
     placement: str = ""                      # where the weights stay: "", "model offload", "sequential offload"
-    warm: set = field(default_factory=set)  # (width, height, column) that ran once
+    warm: set = field(default_factory=set)  # (width, height, frames, columns) that ran once
+    previews: dict = field(default_factory=dict)  # (width, height, frames, count) -> seconds that so many previews take
     words: Words = field(default_factory=Words)  # encoded already
 
 

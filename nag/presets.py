@@ -99,6 +99,7 @@ class Request(BaseModel):
     height: Annotated[Whole, Field(ge=16, le=4096)]
     num_frames: Annotated[Whole, Field(ge=1, le=400)] = 1
     guidance: Columns = ("none", "cfg", "nag")
+    batched: Switch = False  # draw columns in one pipeline call where that is possible: faster, but none has a time of its own
     fresh: Switch = False  # draw every column anew, also where one with the same settings is kept
 
     @property

@@ -4,13 +4,13 @@ import tempfile
 from pathlib import Path
 
 
-def frames_of(result) -> list:
-    """The first video of a pipeline's output -> PIL images. Pipelines give PIL images, or (F, H, W, 3) floats from 0 to 1."""
+def frames_of(result, index: int = 0) -> list:
+    """One video of a pipeline's output -> PIL images. Pipelines give PIL images, or (F, H, W, 3) floats from 0 to 1."""
     import numpy as np
     from PIL import Image
 
     video = getattr(result, "frames", None)
-    video = result.videos[0] if video is None else video[0]
+    video = result.videos[index] if video is None else video[index]
     if len(video) and isinstance(video[0], Image.Image):
         return list(video)
     if hasattr(video, "cpu"):  # (F, 3, H, W)

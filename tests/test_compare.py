@@ -80,26 +80,35 @@ def test_an_early_end_says_what_it_saves():
 
 def test_previews_come_before_the_picture_and_are_small(monkeypatch):
     monkeypatch.setattr(compare, "PREVIEW_EVERY", 0)
-    events = [(c.key, c.state, p) for _, c, p in engine().run(*ask("flux", num_inference_steps=6)) if c]
+    monkeypatch.setattr(compare, "PREVIEW_SHARE", 1e9)
+    desk = engine()
+    events = [(c.key, c.state, p) for _, c, p in desk.run(*ask("flux", num_inference_steps=6)) if c]
     previews = [p for _, _, p in events if p is not None]
     assert previews and all(max(p.size) <= 256 for p in previews)
+    assert list(desk.shelf.loaded["flux"].previews) == [(32, 32, 1, 1)]
 
 
 def test_previews_take_a_small_share_of_a_column(monkeypatch):
-    """One that takes a second is followed by half a minute without."""
-    now = [100.0]
+    """One that takes a second is followed by half a minute without; and once that is known, a column begins with it."""
+    now, loaded = [100.0], Loaded(preset("sd"), None, "cpu", "float32", torch.float32)
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    previews = compare._Previews(Loaded(preset("sd"), None, "cpu", "float32", torch.float32), ask("sd")[1])
 
     def slow(*_):
         now[0] += 1
         return "picture"
-    monkeypatch.setattr(previews, "_decode", slow)
-    made = []
-    for _ in range(1000):
-        now[0] += .1
-        made.append(previews.make(torch.zeros(1)))
-    assert made[0] is None and made.count("picture") == 3 and made[1] == "picture"
+    monkeypatch.setattr(compare._Previews, "_decode", slow)
+
+    def column(seconds, **settings):
+        previews, begun, shown = compare._Previews(loaded, ask("sd", **settings)[1]), now[0], []
+        previews.wait()
+        while now[0] < begun + seconds:
+            now[0] += .1
+            if previews.make(torch.zeros(1)) == ["picture"]:
+                shown.append(round(now[0] - 1 - begun, 1))
+        return shown
+    assert column(100) == [.2, 34.6, 69.0]
+    assert column(30) == [] and column(40) == [33.4]
+    assert column(30, width=64) == [.2], "another size has another price"
 
 
 def test_stop_ends_within_a_step_and_keeps_what_is_done():

@@ -156,6 +156,47 @@ def test_a_batch_equals_single_runs(name, count):
         assert differ(single, draw(name, prompt, seed=i))
 
 
+def same_seeds(count: int) -> list:
+    return [torch.Generator().manual_seed(0) for _ in range(count)]
+
+
+@pytest.mark.parametrize(("name", "cfg"), EITHER)
+def test_a_prompt_without_a_negative_is_drawn_as_if_alone(name, cfg):
+    plain, touched = draw(name, cfg=cfg), guided(name, cfg=cfg)
+    for negatives in ([None, NEGATIVE], [NEGATIVE, None]):
+        with nag.guide(pipeline(name), negatives, **STRONG) as running:
+            batch = draw(name, [PROMPT, PROMPT], cfg, generator=same_seeds(2))
+        for negative, row in zip(negatives, batch, strict=True):
+            close(row[None], touched if negative else plain, 1e-4)
+        assert running.guided_steps == 2 and differ(touched, plain)
+
+
+@pytest.mark.parametrize("name", ["sd", "flux", "wan"])
+def test_several_pictures_of_a_prompt_without_a_negative(name):
+    pictures = "num_videos_per_prompt" if name == "wan" else "num_images_per_prompt"
+    with nag.guide(pipeline(name), [None, NEGATIVE], **STRONG):
+        batch = draw(name, [PROMPT, "a chef"], generator=same_seeds(4), **{pictures: 2})
+    for row, expected in zip(batch, [draw(name)] * 2 + [guided(name, prompt="a chef")] * 2, strict=True):
+        close(row[None], expected, 1e-4)
+
+
+@pytest.mark.parametrize("name", ["z-image", "hunyuan-video", "lumina2"])
+def test_families_that_run_row_by_row_take_them_in_any_order(name):
+    with nag.guide(pipeline(name), [NEGATIVE, None, NEGATIVE], **STRONG):
+        batch = draw(name, [PROMPT] * 3, generator=same_seeds(3))
+    for row, expected in zip(batch, (guided(name), draw(name), guided(name)), strict=True):
+        close(row[None], expected, 1e-4)
+
+
+def test_guided_prompts_that_are_not_neighbours_are_refused():
+    sentence = r"rows \[0, 2\] of 3 .* not neighbours.*stand before or behind"
+    with pytest.raises(RuntimeError, match=sentence), nag.guide(pipeline("sd"), ["a", None, "b"]):
+        draw("sd", [PROMPT] * 3, generator=same_seeds(3))
+    for nothing in ([None], [None, None], []):
+        with pytest.raises(ValueError, match="must have words for one prompt at least"), nag.guide(pipeline("sd"), nothing):
+            pass
+
+
 @pytest.mark.parametrize("length", [1, 5, 40])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_negative_longer_or_shorter_than_the_positive(name, length):

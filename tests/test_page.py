@@ -241,6 +241,16 @@ def test_the_ablation_switches_grey_their_sliders_and_reach_the_model(page, serv
     page.wait_for_function("!document.querySelector('#nag_alpha input[type=number]').disabled")
 
 
+def test_columns_are_drawn_together_on_request(page, server):
+    page.goto(f"{server}/?batched=true&seed=5")
+    page.wait_for_function("document.querySelector('#bench .hint')")
+    page.click("text=More: CFG scale")
+    page.wait_for_function("document.querySelector('#batched input')?.checked")
+    compare(page)
+    text = page.inner_text("#bench")
+    assert len(re.findall(r"together in \d+\.\d\d s, 2 columns", text)) == 2 and text.count("it/s") == 1 and "× time" not in text
+
+
 def test_a_preset_that_is_not_here_says_what_to_do_and_the_page_stays_up(page):
     page.click("#preset input")
     page.click("text=SDXL Turbo")

@@ -36,6 +36,7 @@ HOSTILE = [
     ({"negative_prompt": None}, "negative_prompt must be text"),
     ({"nag_normalisation": "off"}, "nag_normalisation must be true or false"),
     ({"nag_refinement": 0}, "nag_refinement must be true or false"),
+    ({"batched": 1}, "batched must be true or false"),
     ({"fresh": 1}, "fresh must be true or false"),
     ({"guidance": ["none", "pag"]}, "guidance must be a list"),
     ({"guidance": []}, "guidance must be a list"),

@@ -55,6 +55,7 @@ def test_frames_of_whatever_a_pipeline_returns():
 
 def test_a_comparison_of_videos(monkeypatch):
     monkeypatch.setattr(compare, "PREVIEW_EVERY", 0)
+    monkeypatch.setattr(compare, "PREVIEW_SHARE", 1e9)
     chosen = preset(folder_of("wan"))
     _, request = presets.resolve({"preset": "tiny-video", "num_frames": 9}, {"tiny-video": chosen})
     events = [(c.key, c.state, bool(c.image), bool(c.video), p.size if p else None) for _, c, p in compare.Engine().run(chosen, request) if c]
