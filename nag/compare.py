@@ -637,7 +637,7 @@ def _judge(meter, run: Run) -> None:
     also = []  # what the meter sees changed beyond the negative prompt
     if meter and done:
         named = meter.named_in(run.request.negative_prompt)
-        readings = dict(zip(done, meter.read([c.image for c in done.values()]), strict=True))
+        readings = dict(zip(done, meter.read([c.frames or c.image for c in done.values()]), strict=True))
         for key, reading in readings.items():
             done[key].readings = {meter.phrase(pair): reading[pair[0]][pair[1]] for pair in named}
         if "none" in readings and "nag" in readings:

@@ -244,6 +244,19 @@ def test_the_meter_finds_what_a_negative_prompt_names():
     assert meter.named_in("blurry") == []
 
 
+def test_the_meter_reads_a_video_by_the_mean_of_its_frames():
+    from PIL import Image
+
+    from nag.meter import Meter
+    from nag.pipelines import PROJECT
+
+    folder = PROJECT / "assets" / "results" / "pocket-portrait"
+    hat, bare = (Image.open(folder / f"{key}.png").convert("RGB") for key in ("none", "nag"))
+    meter = Meter.load(PROJECT / "assets" / "pocket-portrait" / "classifier")
+    one, other, both = (reading["head"]["hat"] for reading in meter.read([hat, [bare], [hat, bare]]))
+    assert one > .9 > .1 > other and abs(both - (one + other) / 2) < 1e-5
+
+
 def test_a_copy_of_the_scheduler_is_not_watched():
     """LTX-2 copies its scheduler for the sound: the copy must step itself, and not the video's."""
     from diffusers import FlowMatchEulerDiscreteScheduler
