@@ -324,7 +324,7 @@ def renamed(namespace: dict, name: str) -> types.ModuleType:
 
 def plain(args, options: dict, backend: str) -> bool:
     """Whether an attention op is asked for nothing but attention, of PyTorch's own kind. backend: diffusers' where the op names none."""
-    asked = any(bool(value) for name, value in options.items() if name not in ("scale", "backend"))
+    asked = any(bool(value) for name, value in options.items() if name not in ("scale", "backend", "enable_gqa"))
     return not asked and not any(args) and (options.get("backend") or backend) == "native"
 
 

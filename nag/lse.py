@@ -69,18 +69,21 @@ def _right(kernel, device, dtype, masked: bool) -> bool:
 
 
 def able(query, key, value, mask) -> bool:
-    """Whether `attend` can: there is a kernel, as many key heads as query heads, and a mask that is the same for all queries."""
+    """Whether `attend` can: there is a kernel, a whole number of query heads for each key head, and a mask that is the same for all queries."""
     if chosen.get((query.device.type, query.dtype, mask is not None)) is None or value.dtype != query.dtype:
         return False
     if query.device.type != "cpu" and (query.shape[-1] % 8 or query.shape[-1] > 256):  # PyTorch pads heads of other sizes for its kernels
         return False
-    return query.shape[1] == key.shape[1] and query.shape[-1] == value.shape[-1] and (mask is None or mask.shape[-2] == 1)
+    return query.shape[1] % key.shape[1] == 0 and query.shape[-1] == value.shape[-1] and (mask is None or mask.shape[-2] == 1)
 
 
 def attend(query, key, value, mask=None, scale: float | None = None):
-    """(B, H, N, D) queries, keys and values, mask (B or 1, 1, 1, keys) -> (output (B, H, N, D), log-sum-exp (B, H, N) in float32).
+    """(B, H, N, D) queries, keys and values (of fewer heads, too), mask (B or 1, 1, 1, keys) -> (output (B, H, N, D), log-sum-exp (B, H, N) in
+    float32).
 
     For arguments that `able` allows."""
+    if key.shape[1] != query.shape[1]:  # neighbouring heads share a key head
+        key, value = (x.repeat_interleave(query.shape[1] // key.shape[1], 1) for x in (key, value))
     return _run(chosen[query.device.type, query.dtype, mask is not None], query, key, value, mask, scale)
 
 

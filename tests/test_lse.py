@@ -28,9 +28,16 @@ def test_two_parts_merged_are_one_attention(dtype, mask):
         assert error < 1e-5
 
 
+def test_several_query_heads_may_share_a_key_head():
+    q, k, v = torch.randn(2, 6, 50, 64), torch.randn(2, 2, 70, 64), torch.randn(2, 2, 70, 64)
+    assert lse.able(q, k, v, None)
+    merged = lse.merge(*[lse.attend(q, k[:, :, part], v[:, :, part]) for part in (slice(0, 20), slice(20, 70))])
+    assert (merged - F.scaled_dot_product_attention(q, k, v, enable_gqa=True)).abs().max() < 1e-5
+
+
 def test_where_no_kernel_can_there_are_two_passes():
-    q, k = torch.randn(1, 4, 5, 8), torch.randn(1, 2, 5, 8)
-    assert not lse.able(q, k, k, None)  # fewer key heads
+    q, k = torch.randn(1, 4, 5, 8), torch.randn(1, 3, 5, 8)
+    assert not lse.able(q, k, k, None)  # query heads that cannot be shared out
     assert not lse.able(q, q, q, torch.zeros(1, 1, 5, 5))  # a mask that differs from query to query
     assert not lse.able(*[x.to("meta") for x in (q, q, q)], None)
 
