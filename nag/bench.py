@@ -76,6 +76,10 @@ def shipped(name: str) -> dict:
         return {"cells": [], "hint": "Press Compare."}
     shown = json.loads((folder / "bench.json").read_text())
     for one in shown["cells"]:
-        png = base64.b64encode((folder / f"{one['key']}.png").read_bytes()).decode()
-        one["preview"], one["image"], one["video"] = f"data:image/png;base64,{png}", None, None
+        one["preview"], one["image"], film = _data(folder / f"{one['key']}.png", "image/png"), None, folder / f"{one['key']}.mp4"
+        one["video"] = {"url": _data(film, "video/mp4")} if film.exists() else None
     return shown
+
+
+def _data(path: Path, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"

@@ -86,11 +86,13 @@ def results(preset: str = "pocket-portrait") -> None:
 
     engine = compare.Engine()
     for _ in range(2):  # the second run is timed warm, as a user's are
-        *_, (run, _, _) = engine.run(*presets.resolve({"preset": preset}))
+        *_, (run, _, _) = engine.run(*presets.resolve({"preset": preset, "fresh": True}))
     folder = bench.ASSETS / "results" / preset
     folder.mkdir(parents=True, exist_ok=True)
     for column in run.columns:
         column.image.save(folder / f"{column.key}.png", optimize=True)
+        if column.video:
+            (folder / f"{column.key}.mp4").write_bytes(column.video)
     shown = bench.value(run, {}, {})
     (folder / "bench.json").write_text(json.dumps(shown, indent=1, ensure_ascii=False) + "\n")
     print(shown["hint"])
