@@ -104,7 +104,7 @@ def _from_pretrained(preset: Preset, source: str, revision: str | None, dtype, l
     cls = getattr(diffusers, preset.pipeline)
     # never code that came with a model, never pickles
     return cls.from_pretrained(
-        source, revision=revision, variant=None if local else preset.variant, dtype=dtype, use_safetensors=True,
+        source, revision=revision, variant=preset.variant, dtype=dtype, use_safetensors=True,
         local_files_only=local, trust_remote_code=False)
 
 

@@ -142,7 +142,7 @@ class Preset(BaseModel):
     title: str
     model: str                                    # repository on the hub, or a folder relative to this project
     revision: str | None = None                   # a commit of the repository
-    variant: str | None = None                    # "fp16" where the repository has half-precision files beside the full ones
+    variant: str | None = None                    # "fp16" where there are half-precision files beside the full ones; another set of weights
     pipeline: str = "DiffusionPipeline"           # diffusers class; the default reads model_index.json
     dtype: Literal["float32", "float16", "bfloat16", "auto"] = "auto"
     size_gb: Annotated[float, Field(ge=0)] = 0    # all weights in memory at that dtype

@@ -167,3 +167,13 @@ def test_the_joint_model_obeys_and_nag_takes_away_what_it_was_told_to():
         with nag.guide(pipe, "glasses", scale=8.0, tau=2.5, alpha=.75) as guidance:
             assert glasses() <= 3
         assert guidance.guided_steps == 4
+
+
+def test_the_teacher_is_the_same_pipeline_with_another_transformer():
+    from nag import pipelines, presets
+
+    student, teacher = (pipelines.load(presets.load_all()[name]).pipe for name in ("pocket-joint", "pocket-joint-teacher"))
+    for name in ("vae", "text_encoder", "text_encoder_2", "transformer"):
+        mine, other = (getattr(pipe, name).state_dict() for pipe in (student, teacher))
+        assert mine.keys() == other.keys()
+        assert all(torch.equal(mine[key], other[key]) for key in mine) == (name != "transformer")
