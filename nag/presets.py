@@ -159,6 +159,7 @@ class Preset(BaseModel):
     frames: Annotated[int, Field(ge=1)] = 1       # num_frames is a multiple of this many, plus 1
     multiple: Annotated[int, Field(ge=1)] = 8     # width and height are multiples of this many pixels
     ranges: dict[Literal[RANGED], tuple[float, float]] = {}  # narrower than Request's, for the sliders and the validator
+    batch: Annotated[int, Field(ge=0)] = 0        # most prompts of one call; 0: any number. 1 where a picture depends on how many there are
     cap: Annotated[float, Field(ge=0)] = 0        # largest width * height * num_frames * steps * denoiser calls; 0: four times the defaults
     meter: str | None = None                      # folder of a classifier that reads the pictures
     prompts: tuple[PromptPair, ...] = ()

@@ -119,7 +119,7 @@ def test_unpinned_repositories_are_the_known_two():
     assert {name for name, preset in presets.load_all().items() if not preset.local and not preset.revision} == {"sana-sprint", "ltx2-distilled"}
 
 
-@pytest.mark.parametrize("name", [name for name, preset in presets.load_all().items() if preset.fps])
+@pytest.mark.parametrize("name", [name for name, preset in presets.load_all().items() if preset.fps and name != "pocket-video"])
 def test_a_video_has_only_as_many_frames_as_its_model_can_make(name):
     preset, request = resolve({"preset": name})
     (lowest, highest), rule = map(int, preset.range("num_frames")), preset.frames
@@ -129,6 +129,12 @@ def test_a_video_has_only_as_many_frames_as_its_model_can_make(name):
         resolve({"preset": name, "num_frames": lowest + 1})
     with pytest.raises(Refused, match="num_frames must be between"):
         resolve({"preset": name, "num_frames": highest + rule})
+
+
+def test_the_pocket_video_has_the_frames_it_was_trained_for():
+    assert resolve({"preset": "pocket-video"})[1].num_frames == 16
+    with pytest.raises(Refused, match="num_frames must be 16 for"):
+        resolve({"preset": "pocket-video", "num_frames": 8})
 
 
 def test_a_video_that_costs_too_much_is_told_its_frames():
@@ -172,9 +178,8 @@ def signature(name):
 def test_every_pipeline_and_its_arguments_exist(name):
     preset = presets.load_all()[name]
     known = signature(preset.pipeline)
-    settings = {"prompt", "num_inference_steps", "width", "height", "generator"} | ({"num_frames"} if preset.fps else set())
-    assert {*preset.arguments, *settings} <= {*known}
-    assert preset.cfg == ("negative_prompt" in known) and bool(preset.fps) == ("num_frames" in known)
+    assert {*preset.arguments, "prompt", "num_inference_steps", "width", "height", "generator"} <= {*known}
+    assert preset.cfg == ("negative_prompt" in known) and bool(preset.fps) == bool({"num_frames", "video_length"} & {*known})
     if preset.image:
         assert "image" in known
     for key in ("timesteps", "sigmas"):

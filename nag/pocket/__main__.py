@@ -3,8 +3,7 @@
     data                      render the pictures (40,000; needs dicebear-core dicebear-styles resvg-py)
     vae text classifier encode unet distill control                      pocket-portrait: one training stage each, in this order
     t5 joint joint-distill joint-control                                 pocket-joint, which needs data and encode too
-    clips video-vae video-t5 video-encode video-stills video video-distill
-                pocket-video, whose steps here are guesses: not trained yet
+    clips video-t5 video-encode video-stills video video-distill         pocket-video, which needs data and encode too
     all         the whole recipe
     export      the finished models as diffusers pipelines in assets/
     results     the pictures that the page shows at load, drawn by the exported pipeline (--preset)
@@ -21,7 +20,7 @@ RECIPE = {  # stage -> steps; what the shipped weights were trained with
     "data": 40_000, "vae": 4_500, "text": 500, "classifier": 800, "encode": 0, "unet": 3_800,
     "distill": 650, "control": 250,
     "t5": 500, "joint": 1_200, "joint-distill": 500, "joint-control": 250,
-    "clips": 6_000, "video-vae": 4_000, "video-t5": 500, "video-encode": 0, "video-stills": 600, "video": 800, "video-distill": 500,
+    "clips": 4_000, "video-t5": 350, "video-encode": 2_000, "video-stills": 800, "video": 900, "video-distill": 300,
 }
 
 
@@ -38,7 +37,7 @@ def stage(name: str, run: Path, steps: int, compile: bool = False) -> None:
         case "classifier":
             train.train_classifier(run, steps)
         case "encode":
-            train.encode_pictures(run)
+            train.encode_pictures(run, steps)
         case "unet":
             train.train_teacher(run, steps, train.Portrait(run), compile=compile)
         case "distill":
@@ -55,18 +54,16 @@ def stage(name: str, run: Path, steps: int, compile: bool = False) -> None:
             train.distill(run, steps, joint.Joint(run), guidance=1.0, name="joint-control", compile=compile)
         case "clips":
             clips.build(run / "clips", steps)
-        case "video-vae":
-            video.train_vae(run, steps)
         case "video-t5":
             video.train_t5(run, steps)
         case "video-encode":
-            video.encode_all(run)
+            video.encode_clips(run, steps)
         case "video-stills":
             train.train_teacher(run, steps, video.Stills(run), compile=compile)
         case "video":
             train.train_teacher(run, steps, video.Video(run), compile=compile)
         case "video-distill":
-            train.distill(run, steps, video.Video(run), name="video-student", size=8, compile=compile)
+            train.distill(run, steps, video.Video(run), name="video-student", compile=compile)
 
 
 def main() -> None:

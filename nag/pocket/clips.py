@@ -16,7 +16,7 @@ import numpy as np
 
 from . import data
 
-FRAMES, FPS = 17, 8  # 4 n + 1 frames: the VAE takes four at a time, after the first
+FRAMES, FPS = 16, 8
 NECK = 330, 470      # in the drawing's 704 x 704 units: what a head turns around
 
 MOTIONS = ("still", "nodding", "shaking the head", "tilting the head", "blinking", "starting to smile", "zooming in", "panning")
@@ -46,8 +46,9 @@ def sample_clip(rng: random.Random, role: str | None = None, without: tuple[str,
 
 
 def caption(clip: Clip, rng: random.Random, strange_words: float = 0.) -> str:
-    """As `data.caption`; every other caption of a clip that moves says how, and some say nothing else."""
-    text = data.caption(clip.person, rng, strange_words)
+    """As `data.caption`, in small letters, which LattePipeline makes of all words; every other caption of a clip that moves says how, and
+    some say nothing else."""
+    text = data.caption(clip.person, rng, strange_words).lower()
     if clip.motion == "still" or rng.random() < .5:
         return text
     return f"{text.rstrip('.')}, {clip.motion}" if text and rng.random() < .8 else clip.motion
@@ -60,7 +61,7 @@ def encode_labels(clip: Clip) -> list[int]:
 def drawings(clip: Clip) -> list[str]:
     """FRAMES drawings. Many are the same string, and need to be rasterised once only."""
     base = functools.cache(lambda expression: data.svg(clip.person, expression))
-    return [_posed(base, clip.motion, frame / (FRAMES - 1)) for frame in range(FRAMES)]
+    return [_posed(base, clip.motion, frame / FRAMES) for frame in range(FRAMES)]
 
 
 def _posed(base, motion: str, t: float) -> str:
@@ -113,7 +114,7 @@ def _render_row(job: tuple[int, int]):
 
 
 def build(folder: Path, count: int, seed: int = 1, processes: int | None = None) -> None:
-    """Renders `count` clips into `folder`: clips.npy (uint8, count x 17 x 128 x 128 x 3) and clips.json. Skips what is there."""
+    """Renders `count` clips into `folder`: clips.npy (uint8, count x 16 x 128 x 128 x 3) and clips.json. Skips what is there."""
     from tqdm import tqdm
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -110,6 +110,9 @@ class Joint(train.Portrait):
     def load_text(self, run: Path):
         self.tok, self.text_encoder = train.load_text(run)
         self.tok_2, self.text_encoder_2 = load_t5(run)
+        self.place()
+
+    def place(self):
         self.places, self.nowhere = places().to(train.device()), torch.zeros(models.TOKENS, 3, device=train.device())
 
     @torch.no_grad()

@@ -1,7 +1,7 @@
 """The training stages: vae, text, classifier, the teachers (unet, joint), the 4-step students and their controls.
 
 Every stage is a loss and a number of steps; one loop (`fit`) runs them all: AdamW (for matrices of a transformer Muon), warm-up,
-linear decay over the last half, an average of the weights, bf16 autocast, a checkpoint every two minutes, resumed when run again.
+linear decay over the last half, an average of the weights, bf16 where it is fast, a checkpoint every two minutes, resumed when run again.
 A run that did not train the VAE, the text encoder or the classifier takes those that are shipped in assets/pocket-portrait.
 """
 
@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from . import data, models
+from .muon import Muon
 
 STUDENT_STEPS = 4
 TEACHER_SUBSTEPS = 2  # Euler steps of the teacher inside each step of the student
@@ -24,6 +25,12 @@ SHIPPED = Path(__file__).resolve().parents[2] / "assets" / "pocket-portrait"
 
 def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def autocast():
+    """bfloat16 where there are units for it: a processor without them is a hundred times slower at it than at float32."""
+    fast = device().type == "cuda" or torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    return torch.autocast(device().type, torch.bfloat16, enabled=fast)
 
 
 def fit(name: str, run: Path, module, loss, steps: int, lr: float, decay: float = .995, muon: bool = False):
@@ -54,7 +61,7 @@ def fit(name: str, run: Path, module, loss, steps: int, lr: float, decay: float 
         rate = lr * min(1, (step + 1) / 100, 2 * (1 - step / steps) + 1e-3)
         for group in (group for optimiser in optimisers for group in optimiser.param_groups):
             group["lr"] = rate
-        with torch.autocast(device().type, torch.bfloat16):
+        with autocast():
             value, notes = loss(step)
         if not torch.isfinite(value):
             raise RuntimeError(f"The loss of {name} became {value} at step {step}; resume with a lower learning rate.")
@@ -84,7 +91,7 @@ def _optimisers(module, lr: float, muon: bool) -> list:
     others = [p for p in module.parameters() if p.requires_grad and id(p) not in inside]
     optimisers = [torch.optim.AdamW(others, lr=lr, betas=(.9, .99), weight_decay=1e-3, fused=True)]
     if matrices:
-        optimisers.append(torch.optim.Muon(matrices, lr=lr, weight_decay=1e-3, adjust_lr_fn="match_rms_adamw"))
+        optimisers.append(Muon(matrices, lr=lr, weight_decay=1e-3))
     return optimisers
 
 
@@ -158,14 +165,15 @@ def _load_average(module, path: Path):
 class AttributeReader(torch.nn.Module):
     """The text encoder with one linear head per attribute, to be trained to say what a caption implies."""
 
-    def __init__(self, text_encoder, attributes=data.ATTRIBUTES):
+    def __init__(self, text_encoder, attributes=data.ATTRIBUTES, masked: bool = False):
         super().__init__()
-        self.text_encoder = text_encoder
+        self.text_encoder, self.masked = text_encoder, masked
         self.heads = torch.nn.ModuleList(torch.nn.Linear(models.WIDTH, len(v)) for v in attributes.values())
 
     def forward(self, ids):
         """ids (B, T) -> logits (B, T, values) per attribute"""
-        hidden = self.text_encoder(ids).last_hidden_state
+        mask = ids.ne(self.text_encoder.config.pad_token_id) if self.masked else None
+        hidden = self.text_encoder(ids, attention_mask=mask).last_hidden_state
         return [head(hidden) for head in self.heads]  # each (B, T, values)
 
 
@@ -182,12 +190,13 @@ def tokenize(tok, captions, where=None):
     return ids.to(where or device())
 
 
-def train_text(run: Path, steps: int, size: int = 256, name: str = "text", tok=None, encoder=None, source=data, rows=None):
+def train_text(run: Path, steps: int, size: int = 256, name: str = "text", tok=None, encoder=None, source=data, rows=None,
+               masked: bool = False):
     """The text encoder first, alone: learned jointly with the UNet it is ignored. The loss stands at the end-of-text
     token and at the padding behind it, because that is what attention to the text mostly sees. source: where captions and labels of the
-    `rows` come from."""
+    `rows` come from; masked: whether the pipeline hides padding from the encoder."""
     tok = tok or tokenizer(run)
-    reader = AttributeReader(encoder or models.build_text_encoder(tok), source.ATTRIBUTES)
+    reader = AttributeReader(encoder or models.build_text_encoder(tok), source.ATTRIBUTES, masked)
     people = data.load_people(run / "data") if rows is None else rows
     labels = torch.tensor([source.encode_labels(p) for p in people])
 
@@ -261,16 +270,17 @@ def load_classifier(run: Path):
 
 
 @torch.no_grad()
-def encode_pictures(run: Path, size: int = 100):
-    """All pictures as latents, fp16, on disk. Prints mean and standard deviation: flow matching wants about 0 and 1."""
+def encode_pictures(run: Path, count: int = 0, size: int = 100):
+    """The first `count` pictures, or all, as latents, fp16, on disk. Prints mean and standard deviation: flow matching wants about 0 and 1."""
     from tqdm import tqdm
 
     path, source, vae = run / "latents.npy", pictures(run), load_vae(run)
+    source = source[:count or None]
     if path.exists():
         return
     out = np.empty((len(source), models.LATENT_CHANNELS, 16, 16), np.float16)
     for start in tqdm(range(0, len(source), size), desc="encode", mininterval=20):
-        with torch.autocast(device().type, torch.bfloat16):
+        with autocast():
             out[start:start + size] = vae.encode(to_tensor(source[start:start + size])).latents.float().cpu().numpy()
     print("latents: mean", out[:4000].astype(np.float32).mean((0, 2, 3)).round(2), "std", out[:4000].astype(np.float32).std((0, 2, 3)).round(2))
     np.save(path, out)
@@ -282,12 +292,11 @@ class Portrait:
     A text is a tuple of tensors with one row per caption; `predict` gives the velocity n - x for it. A subclass is another denoiser.
     """
 
-    caption = staticmethod(data.caption)
     name, lr, muon, size = "unet", 8e-4, False, 32  # size: rows of a batch
 
     def __init__(self, run: Path):
         self.latents = np.load(run / "latents.npy")
-        self.people = data.load_people(run / "data")
+        self.people = data.load_people(run / "data")[:len(self.latents)]
         self.load_text(run)
         self.empty = self.encode([""])
 
@@ -308,11 +317,20 @@ class Portrait:
         """x (B, 12, 16, 16), s (B, 1, 1, 1) from 0 (picture) to 1 (noise) -> velocity, like x"""
         return model(x, 1000 * s.flatten(), *text, return_dict=False)[0]
 
+    def target(self, x, s, velocity):
+        """What `predict` is to say at `x` (B, 12, 16, 16) and `s`: velocity, n - x of the picture it came from."""
+        return velocity
+
     def batch(self, step: int, size: int, seed: int):
         """latents (B, 12, 16, 16), text, which rows have an empty caption (B, 1, 1, 1)"""
-        rng, rows = random.Random(step * 31 + seed), batch_at(step, len(self.people), size, seed)
-        captions = [self.caption(self.people[i], rng) for i in rows]
-        latents = torch.from_numpy(self.latents[rows]).to(device()).float().contiguous(memory_format=torch.channels_last)
+        return self.rows(self.latents, self.people, data.caption, step, size, seed)
+
+    def rows(self, latents, people, caption, step, size, seed):
+        rng, rows = random.Random(step * 31 + seed), batch_at(step, len(people), size, seed)
+        captions = [caption(people[i], rng) for i in rows]
+        latents = torch.from_numpy(latents[rows]).to(device()).float()
+        if latents.ndim == 4:
+            latents = latents.contiguous(memory_format=torch.channels_last)
         return latents, self.encode(captions), torch.tensor([c == "" for c in captions], device=device()).view(-1, 1, 1, 1)
 
 
@@ -325,9 +343,9 @@ def train_teacher(run: Path, steps: int, source: Portrait, compile: bool = False
     def loss(step):
         latents, text, _ = source.batch(step, size, seed=4)
         noise = torch.randn_like(latents)
-        s = torch.sigmoid(torch.randn(size, 1, 1, 1, device=latents.device))
-        velocity = source.predict(forward, (1 - s) * latents + s * noise, s, text)
-        return (velocity.float() - (noise - latents)).square().mean(), {}
+        s = torch.sigmoid(torch.randn(len(latents), 1, 1, 1, device=latents.device))
+        x = (1 - s) * latents + s * noise
+        return (source.predict(forward, x, s, text).float() - source.target(x, s, noise - latents)).square().mean(), {}
 
     return fit(source.name, run, model, loss, steps, lr=source.lr, decay=.998, muon=source.muon)
 
@@ -361,7 +379,7 @@ def distill(run: Path, steps: int, source: Portrait, guidance: float = TEACHER_G
         latents, text, empty = source.batch(step, size, seed=6)
         noise = torch.randn_like(latents)
         # from pure noise twice as often: the first step decides what the picture is
-        segment = (torch.randint(0, STUDENT_STEPS + 1, (size, 1, 1, 1), device=latents.device) - 1).clamp_min(0)
+        segment = (torch.randint(0, STUDENT_STEPS + 1, (len(latents), 1, 1, 1), device=latents.device) - 1).clamp_min(0)
         start = 1 - segment / STUDENT_STEPS
         x = x0 = (1 - start) * latents + start * noise
         delta = 1 / (STUDENT_STEPS * TEACHER_SUBSTEPS)

@@ -1,7 +1,9 @@
-"""pocket-video: the portraits of pocket-portrait in motion, as a plain LTXPipeline: 17 frames of 128 px, text by cross-attention.
+"""pocket-video: the portraits of pocket-portrait in motion, as a plain LattePipeline: 16 frames of 128 px, text by cross-attention.
 
-Shapes: B clips, frames (B, 3, 17, 128, 128) in [-1, 1], latents (B, 48, 5, 8, 8): the VAE takes 16 x 16 pixels and four frames as one.
-For the stages that are shared with the image models, time and height stand in one dimension: (B, 48, 5 * 8, 8).
+It shares the VAE with pocket-portrait, frame by frame: on two cores a VAE for videos would have cost more than all else. Its own are a small T5
+and the transformer, whose blocks look in turn at a frame's 64 tokens and the text, and at one place in all frames.
+Shapes: B clips of F frames, latents (B, 12, F, 16, 16). For the stages that are shared with the image models time and height stand in one
+dimension, (B, 12, F * 16, 16): a picture is a clip of one frame.
 """
 
 from pathlib import Path
@@ -9,78 +11,30 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from . import clips, data, joint, models, train
+from . import clips, joint, models, train
 
-CHANNELS, LATENT_FRAMES, SIDE = 48, 5, 8
-HEADS, HEAD, LAYERS = 3, 64, 12
-
-
-def build_vae():
-    from diffusers import AutoencoderKLLTXVideo
-
-    return AutoencoderKLLTXVideo(
-        latent_channels=CHANNELS, block_out_channels=(64, 128), decoder_block_out_channels=(64, 128),
-        down_block_types=("LTXVideoDownBlock3D",) * 2, layers_per_block=(1, 1, 1), decoder_layers_per_block=(1, 1, 1),
-        spatio_temporal_scaling=(True, True), decoder_spatio_temporal_scaling=(True, True), decoder_inject_noise=(False,) * 3,
-        downsample_type=("conv",) * 2, upsample_residual=(False,) * 2, upsample_factor=(1,) * 2, patch_size=4)
-
-
-def to_tensor(array) -> torch.Tensor:
-    """uint8 (B, frames, H, W, 3) -> float (B, 3, frames, H, W) in [-1, 1]."""
-    return torch.from_numpy(np.array(array)).to(train.device()).permute(0, 4, 1, 2, 3).float().div_(127.5).sub_(1)
-
-
-def train_vae(run: Path, steps: int, size: int = 8):
-    """64 px crops, nine frames of clips and single pictures in turn: a picture has one frame to learn lines from, at a ninth of the cost.
-    Otherwise as the image VAE's: noise on the latents, which are pulled to mean 0 and variance 1."""
-    vae, moving, still = build_vae(), np.load(run / "clips" / "clips.npy", mmap_mode="r"), train.pictures(run)[:, None]
-
-    def loss(step):
-        rng, source, count, frames = np.random.default_rng(step), moving, size, 9
-        if step % 2:
-            source, count, frames = still, 5 * size, 1
-        rows = train.batch_at(step, len(source), count, seed=1)
-        corners = rng.integers(0, [source.shape[1] - frames + 1, 65, 65], (count, 3))
-        target = to_tensor(np.stack([source[i, t:t + frames, y:y + 64, x:x + 64] for i, (t, y, x) in zip(rows, corners, strict=True)]))
-        latents = vae.encode(target).latent_dist.mode().float()
-        mean, var = latents.mean((0, 2, 3, 4)), latents.var((0, 2, 3, 4))
-        output = vae.decode(latents + .1 * torch.randn_like(latents)).sample.float()
-        mse = (output.detach().clamp(-1, 1) - target).square().mean()
-        value = train.picture_loss(*(x.transpose(1, 2).flatten(0, 1) for x in (output, target)))
-        if frames > 1:
-            value = value + (output.diff(dim=2) - target.diff(dim=2)).abs().mean()  # and what moves
-        value = value + .05 * (mean.square().mean() + var.clamp_min(1e-4).log().square().mean())
-        return value, {"psnr": 10 * torch.log10(4 / mse)}
-
-    return train.fit("video-vae", run, vae, loss, steps, lr=1.5e-3)
-
-
-def load_vae(run: Path):
-    vae = build_vae()
-    train._load_average(vae, run / "video-vae.pt")
-    return vae.to(train.device()).eval().requires_grad_(False)
+HEADS, HEAD, LAYERS, SIDE = 3, 64, 8, 16
+BUDGET = 32  # frames of a batch
+SHARED = Path(__file__).resolve().parents[2] / "assets" / "pocket-joint"
 
 
 @torch.no_grad()
-def encode(run: Path, name: str, source, size: int):
-    """Clips or pictures as latents, fp16, on disk: (n, 48, frames * 8, 8). A picture is a clip of one frame: the VAE is causal."""
+def encode_clips(run: Path, count: int):
+    """The frames of `count` clips as latents, fp16, on disk: (count, 12, 16, 16, 16). Frames that are the same are encoded once."""
     from tqdm import tqdm
 
-    path, vae = run / name, load_vae(run)
+    path, vae = run / "video-latents.npy", train.load_vae(run)
     if path.exists():
         return
-    parts = []
-    for start in tqdm(range(0, len(source), size), desc=path.stem, mininterval=20):
-        pixels = source[start:start + size]
-        with torch.autocast(train.device().type, torch.bfloat16):
-            latents = vae.encode(to_tensor(pixels if pixels.ndim == 5 else pixels[:, None])).latent_dist.mode()
-        parts.append(latents.flatten(2, 3).half().cpu().numpy())
-    np.save(path, np.concatenate(parts))
-
-
-def encode_all(run: Path):
-    encode(run, "video-stills.npy", train.pictures(run), 64)
-    encode(run, "video-latents.npy", np.load(run / "clips" / "clips.npy", mmap_mode="r"), 4)
+    source = np.load(run / "clips" / "clips.npy", mmap_mode="r")[:count]
+    out = np.empty((len(source), models.LATENT_CHANNELS, clips.FRAMES, SIDE, SIDE), np.float16)
+    for i, frames in enumerate(tqdm(source, desc="video-encode", mininterval=20)):
+        different, place = np.unique(frames.reshape(len(frames), -1), axis=0, return_inverse=True)
+        pixels = train.to_tensor(different.reshape(-1, *frames.shape[1:]))
+        with train.autocast():
+            latents = vae.encode(pixels.contiguous(memory_format=torch.channels_last)).latents.float().cpu().numpy()
+        out[i] = latents[place.ravel()].transpose(1, 0, 2, 3)
+    np.save(path, out)
 
 
 def tokenizer(run: Path):
@@ -92,17 +46,19 @@ def tokenizer(run: Path):
     return joint.build_tokenizer(folder, source=clips, sample=clips.sample_clip)
 
 
-def train_t5(run: Path, steps: int, size: int = 256):
+def train_t5(run: Path, steps: int, size: int = 192):
     tok = tokenizer(run)
-    return train.train_text(run, steps, size, "video-t5", tok, joint.build_t5(tok), clips, clips.load(run / "clips"))
+    return train.train_text(run, steps, size, "video-t5", tok, joint.build_t5(tok), clips, clips.load(run / "clips"), masked=True)
 
 
 def build_transformer():
-    from diffusers import LTXVideoTransformer3DModel
+    from diffusers import LatteTransformer3DModel
 
-    model = LTXVideoTransformer3DModel(
-        in_channels=CHANNELS, out_channels=CHANNELS, num_attention_heads=HEADS, attention_head_dim=HEAD, cross_attention_dim=HEADS * HEAD,
-        num_layers=LAYERS, caption_channels=models.WIDTH)
+    model = LatteTransformer3DModel(
+        num_attention_heads=HEADS, attention_head_dim=HEAD, in_channels=models.LATENT_CHANNELS, out_channels=models.LATENT_CHANNELS,
+        num_layers=LAYERS, cross_attention_dim=HEADS * HEAD, attention_bias=True, sample_size=SIDE, patch_size=2,
+        activation_fn="gelu-approximate", num_embeds_ada_norm=1000, norm_type="ada_norm_single", norm_elementwise_affine=False, norm_eps=1e-6,
+        caption_channels=models.WIDTH, video_length=clips.FRAMES)
     for name, module in model.named_modules():  # begins as the identity, as `joint.build_transformer` does
         if name.endswith(("attn1.to_out.0", "attn2.to_out.0", "ff.net.2")) or name == "proj_out":
             torch.nn.init.zeros_(module.weight)
@@ -110,68 +66,108 @@ def build_transformer():
     return model
 
 
-class Video(train.Portrait):
-    """The transformer: its text is the T5's tokens, and which of them are words."""
+class Stills(train.Portrait):
+    """The transformer on pictures, without its blocks over time. Three quarters of what it is to say come from pocket-joint's teacher, which
+    draws the same pictures from the same words: an answer without noise teaches more than a picture does."""
 
-    name, lr, muon, size = "video", 1.5e-3, True, 16
-
-    def __init__(self, run: Path):
-        self.latents = np.load(run / "video-latents.npy")
-        self.people = clips.load(run / "clips")
-        self.load_text(run)
-        self.empty = self.encode([""])
-
-    caption = staticmethod(clips.caption)
+    name, lr, muon, size, share = "video-stills", 1.5e-3, True, BUDGET, .75
+    frames = None  # which of a clip's frames the last batch has; None: pictures
 
     def load_text(self, run: Path):
         self.tok = tokenizer(run)
-        reader = train.AttributeReader(joint.build_t5(self.tok), clips.ATTRIBUTES)
+        reader = train.AttributeReader(joint.build_t5(self.tok), clips.ATTRIBUTES, masked=True)
         train._load_average(reader, run / "video-t5.pt")
         self.text_encoder = reader.text_encoder.to(train.device()).eval().requires_grad_(False)
 
     @torch.no_grad()
     def encode(self, captions):
-        ids = train.tokenize(self.tok, captions)
-        return self.text_encoder(ids)[0].float(), ids.ne(self.tok.pad_token_id).float()
+        """(B, 24, 192) and what is added to attention scores, (B, 1, 24). The pipeline shows a prompt without its padding, and a negative prompt
+        with as much of it as makes it as long as the prompt; so some of it is shown here."""
+        self.captions = captions
+        ids = train.tokenize(self.tok, [caption.lower() for caption in captions])
+        words = ids.ne(self.tok.pad_token_id)
+        shown = torch.arange(models.TOKENS, device=ids.device) < words.sum(1, keepdim=True) + torch.randint(0, 8, (len(ids), 1)).to(ids.device)
+        return self.text_encoder(ids, attention_mask=words)[0].float(), torch.where(shown, 0., -1e4)[:, None]
 
     def build(self):
         return build_transformer()
 
-    def start(self, model, run: Path):
-        """Motion is learned by a model that draws already."""
-        if (run / "video-stills.pt").exists():
-            train._load_average(model, run / "video-stills.pt")
-
     def predict(self, model, x, s, text):
         rows, channels, height, width = x.shape
-        out = model(hidden_states=x.permute(0, 2, 3, 1).reshape(rows, -1, channels), encoder_hidden_states=text[0], timestep=1000 * s.flatten(),
-                    encoder_attention_mask=text[1], num_frames=height // SIDE, height=SIDE, width=SIDE,
-                    rope_interpolation_scale=(4 / clips.FPS, 16, 16), return_dict=False)[0]
-        return out.reshape(rows, height, width, channels).permute(0, 3, 1, 2)
+        count = height // SIDE
+        moving = self.frames is not None
+        if moving:  # the model numbers frames by what it was given
+            model.temp_pos_embed = self.numbers[:, self.frames]
+        out = model(x.reshape(rows, channels, count, SIDE, width), timestep=1000 * s.flatten(), encoder_hidden_states=text[0],
+                    encoder_attention_mask=text[1].repeat_interleave(count, 0), enable_temporal_attentions=moving, return_dict=False)[0]
+        return out.reshape(x.shape)
+
+    def target(self, x, s, velocity):
+        if not hasattr(self, "teacher"):
+            self.teacher = Teacher()
+        return self.share * self.teacher(x, s, self.captions) + (1 - self.share) * velocity
 
 
-class Stills(Video):
-    """The same transformer on pictures, as clips of one frame: they cost a fifth, and there are more of them."""
+class Teacher:
+    """pocket-joint before its distillation, as it ships."""
 
-    name, size = "video-stills", 64
-    caption = staticmethod(data.caption)
+    def __init__(self):
+        from diffusers import FluxPipeline
+
+        pipe = FluxPipeline.from_pretrained(SHARED, variant="teacher", dtype=torch.float32).to(train.device())
+        self.model, self.source = pipe.transformer.requires_grad_(False), object.__new__(joint.Joint)
+        self.source.tok, self.source.text_encoder = pipe.tokenizer, pipe.text_encoder
+        self.source.tok_2, self.source.text_encoder_2 = pipe.tokenizer_2, pipe.text_encoder_2
+        self.source.place()
+
+    @torch.no_grad()
+    def __call__(self, x, s, captions):
+        return self.source.predict(self.model, x, s, self.source.encode(captions)).float()
+
+
+class Video(Stills):
+    """The transformer on clips, whole and in part, and on pictures in turn: of these there are more."""
+
+    name, lr, share = "video", 1e-3, 0.
 
     def __init__(self, run: Path):
-        self.latents = np.load(run / "video-stills.npy", mmap_mode="r")
-        self.people = data.load_people(run / "data")
-        self.load_text(run)
-        self.empty = self.encode([""])
+        super().__init__(run)
+        self.moving = np.load(run / "video-latents.npy", mmap_mode="r")
+        self.clips = clips.load(run / "clips")[:len(self.moving)]
+        self.numbers = build_transformer().temp_pos_embed.to(train.device())
 
     def start(self, model, run: Path):
-        pass
+        """Motion is learned by a model that draws already."""
+        train._load_average(model, run / "video-stills.pt")
+
+    def target(self, x, s, velocity):
+        return velocity
+
+    def batch(self, step: int, size: int, seed: int):
+        """Of `size` frames: in turn pictures, 4 frames of each clip, 8 of each, all of each, mostly 4."""
+        count = (1, 4, 4, 8, 4, 1, 4, clips.FRAMES)[step % 8]
+        if count == 1:
+            self.frames = None
+            return super().batch(step, size, seed)
+        rng = np.random.default_rng([seed, step])
+        self.frames = np.sort(rng.permutation(clips.FRAMES)[:count])
+        return self.rows(self.moving, self.clips, clips.caption, step, size // count, seed)
+
+    def rows(self, latents, *rest):
+        chosen, *others = super().rows(latents, *rest)
+        if self.frames is not None:
+            chosen = chosen[:, :, torch.from_numpy(self.frames)].flatten(2, 3)
+        return chosen, *others
 
 
 def assemble(run: Path, denoiser: str = "video-student"):
     """The pipeline of a training run, float32."""
-    from diffusers import FlowMatchEulerDiscreteScheduler, LTXPipeline
+    from diffusers import LattePipeline
 
-    source = object.__new__(Video)
+    source = object.__new__(Stills)
     source.load_text(run)
-    return LTXPipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0), vae=load_vae(run), text_encoder=source.text_encoder, tokenizer=source.tok,
+    # "learned" keeps the pipeline from throwing half of the model's channels away, as it does for models that predict no variance
+    scheduler = models.build_scheduler(variance_type="learned")
+    return LattePipeline(
+        scheduler=scheduler, vae=train.load_vae(run), text_encoder=source.text_encoder, tokenizer=source.tok,
         transformer=train.load_denoiser(run, source, denoiser))
