@@ -144,6 +144,8 @@ def _apart(loaded: Loaded) -> str:
 
     if loaded.preset.image:
         return "Columns that begin with a picture are drawn one after another."
+    if loaded.preset.batch == 1:
+        return "This model draws other pictures from several prompts in a call than from one, so the columns were drawn one after another."
     if families.supports(loaded.pipe)[0] and families.find(loaded.pipe).rows:
         return "This model takes texts of different length one by one, so the columns were drawn one after another."
     return ""
@@ -455,9 +457,9 @@ def _arguments(pipe, run: Run, key: str) -> dict:
         "prompt": request.prompt, "num_inference_steps": request.num_inference_steps,
         "generator": torch.Generator("cpu").manual_seed(request.seed), **preset.arguments,
     }
-    for name in ("width", "height", "num_frames"):
+    for name, of_request in (("width", "width"), ("height", "height"), ("num_frames", "num_frames"), ("video_length", "num_frames")):
         if name in known:
-            arguments[name] = getattr(request, name)
+            arguments[name] = getattr(request, of_request)
     if preset.cfg:
         # Flux and its kin have an embedded guidance_scale, which stays as the preset sets it; their CFG has a name of its own.
         name = "true_cfg_scale" if "true_cfg_scale" in known else "guidance_scale"

@@ -19,11 +19,11 @@ import nag
 from nag import families
 
 LONG = "a portrait of a nurse with a hat, a long beard, sad, blurry " * 12  # longer than any of the encoders takes
-VIDEO = [name for name, tiny in PIPELINES.items() if "num_frames" in tiny.plain]
+VIDEO = [name for name, tiny in PIPELINES.items() if {"num_frames", "video_length"} & {*tiny.plain}]
 
 
 def pictures(name: str) -> str:
-    return "num_videos_per_prompt" if name in VIDEO else "num_images_per_prompt"
+    return "num_videos_per_prompt" if "num_frames" in PIPELINES[name].plain else "num_images_per_prompt"
 
 
 def texts(name: str, prompt, **options) -> dict:

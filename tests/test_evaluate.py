@@ -251,7 +251,7 @@ def test_shares_are_of_the_named_attribute_and_of_all_others(tmp_path, monkeypat
     guided[2, 3], guided[2, 0] = afro, 1
     guided[3, 2] = 0               # the mask gone
     guided[1, 3] = hat             # a hat nobody spoke of, the mask still there
-    seen = {"none": (plain, torch.zeros(4, 256), .1), "nag": (guided, torch.zeros(4, 256), .2)}
+    seen = {"none": (plain, torch.zeros(4, 256), .1, 0.), "nag": (guided, torch.zeros(4, 256), .2, 0.)}
     monkeypatch.setattr(pocket, "_files", lambda meter, paths: seen[paths])
     assert yardstick.names[0] == "eyewear" and yardstick.names[2:4] == ["mask", "head"]
     pictures = plan.of_cases(pocket.CASES, ["hat", "mask"], 4)

@@ -20,7 +20,7 @@ from nag.presets import Refused
 
 from . import captions, draw, plan, pocket, report
 
-POCKET, HUB = ("attribute", "keep", "frechet", "clipped"), ("clip", "fid", "pfid", "pickscore")
+POCKET, HUB = ("attribute", "keep", "frechet", "clipped", "motion"), ("clip", "fid", "pfid", "pickscore")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -104,7 +104,10 @@ def _plan(options):
         cases = [case for case in cases if case in {picture.case for picture in pictures}]
     metrics = _metrics(options, bool(cases))
     _writable(options.out)
-    return preset, columns, pictures, metrics, options.batch or (32 if preset.shipped else 4), cases
+    if preset.batch and (options.batch or 0) > preset.batch:
+        raise Refused(f"--batch must be at most {preset.batch} for {preset.title}: its pictures depend on how many are drawn together.")
+    batch = options.batch or preset.batch or (32 if preset.shipped else 4)
+    return preset, columns, pictures, metrics, batch, cases
 
 
 def _metrics(options, of_cases: bool) -> list[str]:

@@ -10,7 +10,8 @@ from .statistics import at_same_rate
 HEADS = {  # metric -> its head in the table, and how its values are written
     "attribute_rate": ("attribute rate (95 %)", "{:.2f}"), "keep": ("keep", "{:.2f}"), "frechet": ("Frechet (95 %)", "{:.0f}"),
     "frechet_pooled": ("pooled", "{:.0f}"),
-    "clipped": ("clipped", "{:.2f}"), "clip": ("CLIP (95 %)", "{:.2f}"), "fid": ("FID", "{:.2f}"), "pfid": ("PFID", "{:.2f}"),
+    "clipped": ("clipped", "{:.2f}"), "motion": ("motion", "{:.2f}"),
+    "clip": ("CLIP (95 %)", "{:.2f}"), "fid": ("FID", "{:.2f}"), "pfid": ("PFID", "{:.2f}"),
     "pickscore": ("PickScore (95 %)", "{:.2f}"), "blacked_out": ("blacked out", "{:d}"), "seconds": ("s / picture", "{:.3f}"),
 }
 INTERVALS = {"attribute_rate": "attribute_interval"}

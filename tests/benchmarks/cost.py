@@ -1,12 +1,13 @@
 """What guidance costs: denoisers shaped like the real ones, random weights, time and peak memory of one step.
 
-    python tests/benchmarks/cost.py [--shapes flux wan ...] [--dtype float32 bfloat16] [--rounds 5]
+    python tests/benchmarks/cost.py [--shapes flux wan ...] [--dtype float32 bfloat16] [--rounds 5] [--compiled]
     python tests/benchmarks/cost.py --full [--shapes flux ...]           on a GPU: the models' own size, bfloat16
     python tests/benchmarks/cost.py --full --dry                         the same models without memory or numbers: do they build and run?
 
 Without --full: as many image and text tokens as the model has (Wan: fewer), less width and depth, on the processor, one thread.
 The ways of a step are run in turn (none, CFG, NAG with the batch doubled, NAG packed in two passes, NAG as it is), and each is divided
-by the step without guidance of the same round: medians of ratios, with their range. Prints a Markdown table.
+by the step without guidance of the same round: medians of ratios, with their range. Prints a Markdown table. --compiled adds NAG with its formula
+under torch.compile and the model as it is.
 """
 
 import argparse
@@ -27,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from denoisers import Bare, Case, embeds, loud, noise, ramp, steps_of
 
 import nag
+from nag import attention_processor
 
 PROMPT, NEGATIVE = "a portrait of a pirate", "big glasses"
 SETTINGS = nag.NAGSettings()
@@ -137,7 +139,8 @@ SHAPES = {"flux": flux, "sd35": sd35, "hunyuan": hunyuan, "sdxl": sdxl, "sana": 
 # where the image stands in joint attention, for the doubled batch; the others have cross-attention with so many keys
 IMAGE = {"flux": slice(512, None), "sd35": slice(0, 4096), "hunyuan": slice(0, -256)}
 TEXT = {"sdxl": 77, "sana": 300, "wan": 512, "ltx": 128}
-WAYS = ("none", "CFG", "NAG, batch doubled", "NAG, two passes", "NAG")
+WAYS = ["none", "CFG", "NAG, batch doubled", "NAG, two passes", "NAG"]
+COMPILED = "NAG, formula compiled"
 
 
 @contextlib.contextmanager
@@ -160,6 +163,20 @@ def doubled(shape: str):
         yield
     finally:
         F.scaled_dot_product_attention = real
+
+
+@contextlib.contextmanager
+def compiled():
+    """The formula of a portion as one fused loop."""
+    real = attention_processor.blend
+    attention_processor.blend = FUSED
+    try:
+        yield
+    finally:
+        attention_processor.blend = real
+
+
+FUSED = torch.compile(attention_processor.blend)
 
 
 class Bench:
@@ -205,7 +222,8 @@ class Bench:
             with doubled(self.shape):
                 yield lambda: self.step(PROMPT, NEGATIVE)
         else:
-            with nag.guide(self.pipe, NEGATIVE, exact=way != "NAG") as guidance:
+            how = compiled() if way == COMPILED else contextlib.nullcontext()
+            with how, nag.guide(self.pipe, NEGATIVE, exact=way == "NAG, two passes") as guidance:
                 yield lambda: self.step(PROMPT)
                 assert guidance.guided_calls
 
@@ -263,6 +281,7 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", default=list(SHAPES), choices=list(SHAPES))
     parser.add_argument("--dtype", nargs="+", choices=["float32", "bfloat16"])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--compiled", action="store_true", help="one more way: the formula under torch.compile")
     parser.add_argument("--full", action="store_true", help="the models' own size, on CUDA")
     parser.add_argument("--dry", action="store_true", help="with --full: on the meta device, no GPU needed")
     options = parser.parse_args()
@@ -272,6 +291,8 @@ def main() -> None:
     if options.full and not torch.cuda.is_available():
         parser.error("--full needs a CUDA device; --full --dry runs without one.")
     torch.set_num_threads(1)
+    if options.compiled:
+        WAYS.append(COMPILED)
     print(f"| shape | dtype | {' | '.join(WAYS[1:])} | peak memory |\n|---|---|{'---|' * len(WAYS)}")
     for name in options.shapes:
         for dtype in options.dtype or (["bfloat16"] if options.full else ["float32", "bfloat16"]):
