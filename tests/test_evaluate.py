@@ -72,6 +72,8 @@ def test_an_ablation_takes_out_one_part_and_keeps_the_rest():
     (["--guidance", "none", "--ablate"], "--ablate takes NAG apart"),
     (["--cases", "hat,wings"], "--cases is out of hat.*got wings"),
     (["--metrics", "beauty"], "--metrics is out of .*got beauty"),
+    (["--metrics", "motion"], "motion can be measured on videos only"),
+    (["--preset", "pocket-video", "--batch", "2"], "--batch must be at most 1 for Pocket video"),
     (["--metrics", "fid"], "give --reference-images DIR"),
     (["--metrics", "fid", "--reference-images", "nowhere"], "needs at least two pictures"),
     (["--prompts", "words.txt"], "--prompts needs --negative"),
@@ -251,7 +253,7 @@ def test_shares_are_of_the_named_attribute_and_of_all_others(tmp_path, monkeypat
     guided[2, 3], guided[2, 0] = afro, 1
     guided[3, 2] = 0               # the mask gone
     guided[1, 3] = hat             # a hat nobody spoke of, the mask still there
-    seen = {"none": (plain, torch.zeros(4, 256), .1, 0.), "nag": (guided, torch.zeros(4, 256), .2, 0.)}
+    seen = {"none": (plain, torch.zeros(4, 256), .1), "nag": (guided, torch.zeros(4, 256), .2)}
     monkeypatch.setattr(pocket, "_files", lambda meter, paths: seen[paths])
     assert yardstick.names[0] == "eyewear" and yardstick.names[2:4] == ["mask", "head"]
     pictures = plan.of_cases(pocket.CASES, ["hat", "mask"], 4)

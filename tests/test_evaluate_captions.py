@@ -1,5 +1,6 @@
 """Captions on any preset: CLIP Score, FID, PFID and PickScore, here around tiny random networks of the same classes."""
 
+import itertools
 import json
 import sys
 import types
@@ -148,7 +149,7 @@ def test_captions_are_evaluated_on_any_pipeline_and_frames_of_a_video(tmp_path, 
     noise(tmp_path / "real", 3)
     out = tmp_path / "out"
     asked = options(out, "--preset", "wan21-1b", "--model", folder_of("wan"), "--prompts", str(tmp_path / "words.txt"), "--negative", "glasses",
-                    "--count", "3", "--batch", "2", "--steps", "1", "--metrics", "clip,fid", "--clip-model", str(clip_folder),
+                    "--count", "3", "--batch", "2", "--steps", "1", "--metrics", "clip,fid,motion", "--clip-model", str(clip_folder),
                     "--reference-images", str(tmp_path / "real"), "--guidance", "none,nag")
     preset, _ = plan.presets.resolve({"preset": "wan21-1b"})
     small = preset.model_copy(update={"settings": preset.settings | {"width": 32, "height": 32, "num_frames": 5},
@@ -162,7 +163,11 @@ def test_captions_are_evaluated_on_any_pipeline_and_frames_of_a_video(tmp_path, 
         plan.presets.load_all.cache_clear()
     results = json.loads((out / "results.json").read_text())
     assert set(results["columns"]) == {"none", "nag"} and "classifier" not in results
-    assert set(results["columns"]["nag"]) == {"clip", "clip_interval", "fid", "seconds", "count"} and results["columns"]["nag"]["count"] == 3
+    assert set(results["columns"]["nag"]) == {"clip", "clip_interval", "fid", "motion", "seconds", "count"}
+    assert results["columns"]["nag"]["count"] == 3
+    frames = [[np.asarray(frame, float) for frame in draw.read(path)[0]] for path in (out / "pictures").iterdir()]
+    moved = np.mean([np.abs(after - before).mean() for video in frames for before, after in itertools.pairwise(video)])
+    assert np.mean([numbers["motion"] for numbers in results["columns"].values()]) == pytest.approx(moved, rel=1e-3) and moved > 0
     assert len(list((out / "pictures").iterdir())) == 6
     assert all(draw.read(path)[1]["frames"] == 5 and len(draw.read(path)[0]) == 5 for path in (out / "pictures").iterdir())
     assert "| nag |" in (out / "table.md").read_text() and "CLIP" in (out / "table.md").read_text()

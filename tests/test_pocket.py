@@ -105,6 +105,41 @@ def test_the_whole_recipe_runs_and_its_exports_load_with_diffusers(tmp_path):
         assert sum(sizes) < 52e6 and max(sizes) < 12.5e6
 
 
+def test_muon_is_pytorchs_in_float32():
+    from nag.pocket.muon import Muon
+
+    torch.manual_seed(0)
+    ours = [torch.nn.Parameter(torch.randn(shape)) for shape in ((24, 24), (24, 24), (48, 16), (16, 40))]
+    theirs = [torch.nn.Parameter(p.detach().clone()) for p in ours]
+    before = [p.detach().clone() for p in ours]
+    optimisers = Muon(ours, lr=.1, weight_decay=.01), torch.optim.Muon(theirs, lr=.1, weight_decay=.01, adjust_lr_fn="match_rms_adamw")
+    for _ in range(3):
+        for mine, other in zip(ours, theirs, strict=True):
+            mine.grad = torch.randn_like(mine)
+            other.grad = mine.grad.clone()
+        for optimiser in optimisers:
+            optimiser.step()
+    for mine, other, start in zip(ours, theirs, before, strict=True):
+        moved = (mine - start).abs().max()
+        assert moved > .05 and (mine - other).abs().max() < .02 * moved  # theirs computes in bfloat16
+
+
+def test_looks_at_one_picture_through_noise_teach_what_their_posterior_mean_says():
+    """With data that are Gaussian, where that is known: its precision is 1 + F (1 - s)^2 / s^2."""
+    from nag.pocket import video
+
+    torch.manual_seed(0)
+    source, frames = object.__new__(video.Video), 4
+    source.frames, source.moves, source.share = range(frames), False, 1.0
+    source.teach = lambda x, t: (x - (1 - t) * x / ((1 - t) ** 2 + t ** 2)) / t  # a perfect teacher of single pictures
+    picture, s = torch.randn(2, 12, 16, 16).repeat(1, 1, frames, 1), torch.tensor([.3, .8]).view(2, 1, 1, 1)
+    noise = torch.randn_like(picture)
+    x = (1 - s) * picture + s * noise
+    mean = x.unflatten(2, (frames, 16)).mean(2)
+    posterior = (frames * (1 - s) / s ** 2 * mean) / (1 + frames * (1 - s) ** 2 / s ** 2)
+    torch.testing.assert_close(source.target(x, s, noise - picture), (x - posterior.repeat(1, 1, frames, 1)) / s, rtol=0, atol=1e-5)
+
+
 def test_the_joint_models_latents_are_packed_as_its_pipeline_packs_them():
     from diffusers import FluxPipeline
 

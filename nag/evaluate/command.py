@@ -20,7 +20,7 @@ from nag.presets import Refused
 
 from . import captions, draw, plan, pocket, report
 
-POCKET, HUB = ("attribute", "keep", "frechet", "clipped", "motion"), ("clip", "fid", "pfid", "pickscore")
+POCKET, HUB, VIDEO = ("attribute", "keep", "frechet", "clipped"), ("clip", "fid", "pfid", "pickscore"), ("motion",)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="captions: COCO's JSON, TSV or CSV with a column caption, or lines")
     parser.add_argument("--negative", help="negative prompt for all captions, e.g. 'Low resolution, blurry'")
     parser.add_argument("--reference-images", type=Path, metavar="DIR", help="real pictures, for fid and pfid")
-    parser.add_argument("--metrics", nargs="+", metavar="NAME", help=f"out of {', '.join(POCKET)} (pocket models) and {', '.join(HUB)}")
+    parser.add_argument("--metrics", nargs="+", metavar="NAME", help=f"out of {', '.join(POCKET)} (pocket models), {', '.join(HUB)}, and of "
+                        "videos motion: how much a frame differs from the one before it, 0 to 255")
     parser.add_argument("--clip-model", default=captions.CLIP, metavar="REPO_OR_FOLDER", help="default %(default)s")
     parser.add_argument("--inception", type=Path, metavar="FILE", help="Inception weights for fid and pfid; default: fetched once")
     parser.add_argument("--batch", type=int, help="pictures drawn together; default 32 for models that ship with this project, else 4")
@@ -102,7 +103,7 @@ def _plan(options):
             raise Refused(f"--cases is out of {', '.join(pocket.CASES)}; got {', '.join(unknown)}.")
         pictures = plan.of_cases(pocket.CASES, cases, options.count, options.tuning)
         cases = [case for case in cases if case in {picture.case for picture in pictures}]
-    metrics = _metrics(options, bool(cases))
+    metrics = _metrics(options, bool(cases), bool(preset.fps))
     _writable(options.out)
     if preset.batch and (options.batch or 0) > preset.batch:
         raise Refused(f"--batch must be at most {preset.batch} for {preset.title}: its pictures depend on how many are drawn together.")
@@ -110,13 +111,16 @@ def _plan(options):
     return preset, columns, pictures, metrics, batch, cases
 
 
-def _metrics(options, of_cases: bool) -> list[str]:
+def _metrics(options, of_cases: bool, of_video: bool) -> list[str]:
     if options.metrics is None:
         metrics = list(POCKET) if of_cases else ["clip", *(["fid", "pfid"] if options.reference_images else [])]
+        metrics += VIDEO if of_video else ()
     else:
         metrics = list(dict.fromkeys(name for word in options.metrics for name in word.split(",")))
-    if unknown := [name for name in metrics if name not in POCKET + HUB]:
-        raise Refused(f"--metrics is out of {', '.join(POCKET + HUB)}; got {', '.join(unknown)}.")
+    if unknown := [name for name in metrics if name not in POCKET + HUB + VIDEO]:
+        raise Refused(f"--metrics is out of {', '.join(POCKET + HUB + VIDEO)}; got {', '.join(unknown)}.")
+    if "motion" in metrics and not of_video:
+        raise Refused("motion can be measured on videos only.")
     if not of_cases and (wrong := [name for name in metrics if name in POCKET]):
         raise Refused(f"{', '.join(wrong)} can be measured on a pocket preset's own cases only, not on captions.")
     pocket.check("frechet" in metrics)
@@ -175,6 +179,8 @@ def _measure(options, painter, columns, pictures, metrics, cases, paths) -> dict
             numbers[key] |= values
     for column in columns:
         numbers[column.key]["count"] = len(pictures)
+        if "motion" in metrics:
+            numbers[column.key]["motion"] = draw.motion(paths[column.key])
         made = [draw.read(path)[1] for path in paths[column.key]]
         numbers[column.key]["seconds"] = _median(sorted(one["seconds"] for one in made))
         if black := sum(one.get("blacked_out", False) for one in made):

@@ -139,6 +139,11 @@ def read(path: Path):
         return [image.crop((i * width, 0, (i + 1) * width, image.height)) for i in range(made["frames"])], made
 
 
+def motion(paths: list[Path]) -> float:
+    """How much a video's frame differs from the one before it: mean of all values and videos, 0 to 255."""
+    return sum(compare.mean_difference(frames[:-1], frames[1:]) for frames, _ in map(read, paths)) / len(paths)
+
+
 def contents(folder: Path) -> str:
     """Hash of a folder's files: by what is in them up to 64 MB, by size and time above."""
     total = hashlib.sha256()

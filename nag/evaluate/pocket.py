@@ -8,7 +8,6 @@ frechet          Frechet distance, in 32 principal components of the classifier'
 frechet_pooled   the same of all cases together: what a hat on a cowboy costs is hidden there by the hats of the other references
                  Of a video, features and readings are means over its frames, and its references are rendered clips, in motion too
 clipped          share of colour values at 0 or 255: a burnt picture has more than the un-guided one
-motion           of a video: how much a frame differs from the one before it, mean of all values, 0 to 255
 """
 
 import functools
@@ -115,7 +114,7 @@ class Yardstick:
         others = torch.arange(len(self.names)) != index[:, None]  # (n, attributes)
         seen = {key: _files(self.meter, paths) for key, paths in columns.items()}
         numbers = {}
-        for key, (labels, features, clipped, motion) in seen.items():
+        for key, (labels, features, clipped) in seen.items():
             shown = labels.gather(1, index[:, None])[:, 0] == wanted
             kept = labels == seen[plain[key]][0] if key in plain else None
             numbers[key] = self._shares(range(len(pictures)), shown, kept, others, metrics)
@@ -124,8 +123,6 @@ class Yardstick:
                 numbers[key] |= self._distances(features, rows_of, cases)
             if "clipped" in metrics:
                 numbers[key]["clipped"] = clipped
-            if "motion" in metrics and self.of_video:
-                numbers[key]["motion"] = motion
             numbers[key]["cases"] = cases
         return numbers
 
@@ -178,18 +175,15 @@ def _look(reader, pictures):
 
 
 def _files(reader, paths: list[Path]):
-    """-> labels, features, the share of colour values at either end, and how much neighbouring frames differ (0 of pictures)."""
+    """-> labels, features, and the share of colour values at either end."""
     import numpy as np
     import torch
 
-    from nag.compare import mean_difference
-
-    labels, features, ends, moved = [], [], [], []
+    labels, features, ends = [], [], []
     for start in range(0, len(paths), 64):
         pictures = [draw.read(path)[0] for path in paths[start:start + 64]]
         found = _look(reader, pictures)
         labels.append(found[0])
         features.append(found[1])
         ends += [float(np.mean([np.isin(np.asarray(frame), (0, 255)).mean() for frame in frames])) for frames in pictures]
-        moved += [mean_difference(frames[:-1], frames[1:]) if len(frames) > 1 else 0. for frames in pictures]
-    return torch.cat(labels), torch.cat(features), float(np.mean(ends)), float(np.mean(moved))
+    return torch.cat(labels), torch.cat(features), float(np.mean(ends))

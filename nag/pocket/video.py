@@ -29,11 +29,12 @@ def encode_clips(run: Path, count: int):
     source = np.load(run / "clips" / "clips.npy", mmap_mode="r")[:count]
     out = np.empty((len(source), models.LATENT_CHANNELS, clips.FRAMES, SIDE, SIDE), np.float16)
     for i, frames in enumerate(tqdm(source, desc="video-encode", mininterval=20)):
-        different, place = np.unique(frames.reshape(len(frames), -1), axis=0, return_inverse=True)
-        pixels = train.to_tensor(different.reshape(-1, *frames.shape[1:]))
+        different = {}
+        places = [different.setdefault(frame.tobytes(), len(different)) for frame in frames]
+        pixels = train.to_tensor(frames[[places.index(i) for i in range(len(different))]])
         with train.autocast():
             latents = vae.encode(pixels.contiguous(memory_format=torch.channels_last)).latents.float().cpu().numpy()
-        out[i] = latents[place.ravel()].transpose(1, 0, 2, 3)
+        out[i] = latents[places].transpose(1, 0, 2, 3)
     np.save(path, out)
 
 
@@ -71,7 +72,7 @@ class Stills(train.Portrait):
     draws the same pictures from the same words: an answer without noise teaches more than a picture does."""
 
     name, lr, muon, size, share = "video-stills", 1.5e-3, True, BUDGET, .75
-    frames = None  # which of a clip's frames the last batch has; None: pictures
+    frames = None  # which of a clip's frames the last batch has; None: it has pictures
 
     def load_text(self, run: Path):
         self.tok = tokenizer(run)
@@ -102,10 +103,13 @@ class Stills(train.Portrait):
                     encoder_attention_mask=text[1].repeat_interleave(count, 0), enable_temporal_attentions=moving, return_dict=False)[0]
         return out.reshape(x.shape)
 
-    def target(self, x, s, velocity):
+    def teach(self, x, s):
         if not hasattr(self, "teacher"):
             self.teacher = Teacher()
-        return self.share * self.teacher(x, s, self.captions) + (1 - self.share) * velocity
+        return self.teacher(x, s, self.captions)
+
+    def target(self, x, s, velocity):
+        return self.share * self.teach(x, s) + (1 - self.share) * velocity
 
 
 class Teacher:
@@ -126,9 +130,11 @@ class Teacher:
 
 
 class Video(Stills):
-    """The transformer on clips, whole and in part, and on pictures in turn: of these there are more."""
+    """The transformer on parts of clips and whole ones. In turn with these come pictures as clips in which nothing moves: there are more of
+    them, and pocket-joint's teacher knows the answer to one, which teaches to keep a face in time."""
 
-    name, lr, share = "video", 1e-3, 0.
+    name, lr = "video", 1e-3
+    TURNS = ((4, False), (4, True), (8, False), (8, True), (4, True), (clips.FRAMES, False), (4, True), (clips.FRAMES, True))  # frames, moving
 
     def __init__(self, run: Path):
         super().__init__(run)
@@ -140,24 +146,27 @@ class Video(Stills):
         """Motion is learned by a model that draws already."""
         train._load_average(model, run / "video-stills.pt")
 
-    def target(self, x, s, velocity):
-        return velocity
-
     def batch(self, step: int, size: int, seed: int):
-        """Of `size` frames: in turn pictures, 4 frames of each clip, 8 of each, all of each, mostly 4."""
-        count = (1, 4, 4, 8, 4, 1, 4, clips.FRAMES)[step % 8]
-        if count == 1:
-            self.frames = None
-            return super().batch(step, size, seed)
-        rng = np.random.default_rng([seed, step])
-        self.frames = np.sort(rng.permutation(clips.FRAMES)[:count])
-        return self.rows(self.moving, self.clips, clips.caption, step, size // count, seed)
+        """`size` frames, of each clip a few."""
+        count, self.moves = self.TURNS[step % len(self.TURNS)]
+        self.frames = np.sort(np.random.default_rng([seed, step]).permutation(clips.FRAMES)[:count])
+        if self.moves:
+            latents, *others = self.rows(self.moving, self.clips, clips.caption, step, size // count, seed)
+            return latents[:, :, torch.from_numpy(self.frames)].flatten(2, 3), *others
+        latents, *others = super().batch(step, size // count, seed)
+        return latents.repeat(1, 1, count, 1), *others
 
-    def rows(self, latents, *rest):
-        chosen, *others = super().rows(latents, *rest)
-        if self.frames is not None:
-            chosen = chosen[:, :, torch.from_numpy(self.frames)].flatten(2, 3)
-        return chosen, *others
+    def target(self, x, s, velocity):
+        """Frames of one picture are looks at it through noise of their own. Their mean is as one look through less, which is for the teacher
+        of pictures: (1 - s) x + s n / sqrt(F) stands at the level t with t / (1 - t) = s / (1 - s) / sqrt(F)."""
+        if self.moves:
+            return velocity
+        count = len(self.frames)
+        ratio = s / (1 - s) / count ** .5
+        level = ratio / (1 + ratio)
+        mean = x.unflatten(2, (count, SIDE)).mean(2) * (1 - level) / (1 - s)
+        picture = (mean - level * self.teach(mean, level)).repeat(1, 1, count, 1)
+        return self.share * (x - picture) / s + (1 - self.share) * velocity
 
 
 def assemble(run: Path, denoiser: str = "video-student"):
