@@ -144,6 +144,13 @@ def test_models_that_run_row_by_row_say_so(calls):
     assert run.hint.endswith("takes texts of different length one by one, so the columns were drawn one after another.")
 
 
+def test_models_whose_pictures_depend_on_the_number_of_prompts_say_so(calls):
+    chosen = preset("sd").model_copy(update={"batch": 1})
+    *_, (run, _, _) = engine().run(chosen, presets.resolve({"preset": "sd", "batched": True}, {"sd": chosen})[1])
+    assert {len(keys) for keys in calls} == {1} and [c.state for c in run.columns] == ["done"] * 3
+    assert run.hint.endswith("draws other pictures from several prompts in a call than from one, so the columns were drawn one after another.")
+
+
 def test_columns_that_begin_with_a_picture_say_so(calls):
     from PIL import Image
 

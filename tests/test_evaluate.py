@@ -73,7 +73,6 @@ def test_an_ablation_takes_out_one_part_and_keeps_the_rest():
     (["--cases", "hat,wings"], "--cases is out of hat.*got wings"),
     (["--metrics", "beauty"], "--metrics is out of .*got beauty"),
     (["--metrics", "motion"], "motion can be measured on videos only"),
-    (["--preset", "pocket-video", "--batch", "2"], "--batch must be at most 1 for Pocket video"),
     (["--metrics", "fid"], "give --reference-images DIR"),
     (["--metrics", "fid", "--reference-images", "nowhere"], "needs at least two pictures"),
     (["--prompts", "words.txt"], "--prompts needs --negative"),
@@ -90,6 +89,14 @@ def test_what_cannot_work_is_refused_before_a_model_is_loaded(arguments, sentenc
     import re
 
     assert re.search(sentence, capsys.readouterr().err)
+
+
+def test_where_a_picture_depends_on_its_batch_each_is_drawn_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "preset_of", lambda *_: PORTRAIT.model_copy(update={"batch": 1}))
+    rates = "--metrics", "attribute"
+    assert command._plan(options(tmp_path, *rates))[4] == command._plan(options(tmp_path, *rates, "--batch", "1"))[4] == 1
+    with pytest.raises(Refused, match="--batch must be at most 1 for Pocket portrait"):
+        command._plan(options(tmp_path, *rates, "--batch", "2"))
 
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path, capsys):

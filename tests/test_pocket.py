@@ -169,7 +169,7 @@ def test_all_shipped_models_together_are_small():
     assert sum(f.stat().st_size for folder in ASSETS.glob("pocket-*") for f in folder.rglob("*") if f.is_file()) < 120e6
 
 
-@pytest.mark.parametrize("name", ["pocket-portrait", "pocket-joint", "pocket-video"])
+@pytest.mark.parametrize("name", ["pocket-portrait", "pocket-joint"])
 def test_a_shipped_model_has_a_card_and_no_code(name):
     from nag.pocket.export import ASSETS
 

@@ -119,7 +119,7 @@ def test_unpinned_repositories_are_the_known_two():
     assert {name for name, preset in presets.load_all().items() if not preset.local and not preset.revision} == {"sana-sprint", "ltx2-distilled"}
 
 
-@pytest.mark.parametrize("name", [name for name, preset in presets.load_all().items() if preset.fps and name != "pocket-video"])
+@pytest.mark.parametrize("name", [name for name, preset in presets.load_all().items() if preset.fps])
 def test_a_video_has_only_as_many_frames_as_its_model_can_make(name):
     preset, request = resolve({"preset": name})
     (lowest, highest), rule = map(int, preset.range("num_frames")), preset.frames
@@ -129,12 +129,6 @@ def test_a_video_has_only_as_many_frames_as_its_model_can_make(name):
         resolve({"preset": name, "num_frames": lowest + 1})
     with pytest.raises(Refused, match="num_frames must be between"):
         resolve({"preset": name, "num_frames": highest + rule})
-
-
-def test_the_pocket_video_has_the_frames_it_was_trained_for():
-    assert resolve({"preset": "pocket-video"})[1].num_frames == 16
-    with pytest.raises(Refused, match="num_frames must be 16 for"):
-        resolve({"preset": "pocket-video", "num_frames": 8})
 
 
 def test_a_video_that_costs_too_much_is_told_its_frames():

@@ -26,7 +26,7 @@ from .statistics import Frechet, around, wilson
 COMPONENTS = 32
 # renders for each case, and held-out renders on which the classifier is tried and the components are found; clips take 20 times as long
 REFERENCES, KNOWN = 256, 600
-CLIP_REFERENCES, KNOWN_CLIPS = 96, 240
+CLIP_REFERENCES, KNOWN_CLIPS = 64, 160
 # attribute, value, roles to tune on, roles to report on. Reported roles, seeds and wording are never looked at in tuning.
 CASES = {
     "hat": ("head", "hat", ("detective",), ("cowboy", "explorer")),

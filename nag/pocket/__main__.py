@@ -3,7 +3,8 @@
     data                      render the pictures (40,000; needs dicebear-core dicebear-styles resvg-py)
     vae text classifier encode unet distill control                      pocket-portrait: one training stage each, in this order
     t5 joint joint-distill joint-control                                 pocket-joint, which needs data and encode too
-    clips video-t5 video-encode video-stills video video-distill         pocket-video, which needs data and encode too
+    clips video-t5 video-encode video-stills video video-distill
+                pocket-video, which needs data and encode too. With these steps it does not ship: see nag/pocket/video.py
     all         the whole recipe
     export      the finished models as diffusers pipelines in assets/
     results     the pictures that the page shows at load, drawn by the exported pipeline (--preset)
@@ -20,7 +21,7 @@ RECIPE = {  # stage -> steps; what the shipped weights were trained with
     "data": 40_000, "vae": 4_500, "text": 500, "classifier": 800, "encode": 0, "unet": 3_800,
     "distill": 650, "control": 250,
     "t5": 500, "joint": 1_200, "joint-distill": 500, "joint-control": 250,
-    "clips": 4_000, "video-t5": 350, "video-encode": 2_000, "video-stills": 800, "video": 1_500, "video-distill": 250,
+    "clips": 4_000, "video-t5": 350, "video-encode": 2_000, "video-stills": 800, "video": 1_350, "video-distill": 230,
 }
 
 

@@ -4,6 +4,11 @@ It shares the VAE with pocket-portrait, frame by frame: on two cores a VAE for v
 and the transformer, whose blocks look in turn at a frame's 64 tokens and the text, and at one place in all frames.
 Shapes: B clips of F frames, latents (B, 12, F, 16, 16). For the stages that are shared with the image models time and height stand in one
 dimension, (B, 12, F * 16, 16): a picture is a clip of one frame.
+
+Trained once as `python -m nag.pocket` has it (20,000 stills, 2,000 clips; two cores without units for bf16, 85 minutes): lines are sharp from
+the first stage on, a person who does not move stays the same person, but words come last. At 8 steps and CFG 3 the first stage drew what a
+role implies in .27 of 30 pictures (CFG 6: .47), the second in .20, the student in .20 of 20; who moves is smudged. Before it can
+ship it needs several times the stills, and likely the teacher's guided answers instead of its plain ones.
 """
 
 from pathlib import Path
