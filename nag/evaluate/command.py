@@ -104,10 +104,10 @@ def _plan(options):
         pictures = plan.of_cases(pocket.CASES, cases, options.count, options.tuning)
         cases = [case for case in cases if case in {picture.case for picture in pictures}]
     metrics = _metrics(options, bool(cases), bool(preset.fps))
-    _writable(options.out)
     if preset.batch and (options.batch or 0) > preset.batch:
         raise Refused(f"--batch must be at most {preset.batch} for {preset.title}: its pictures depend on how many are drawn together.")
     batch = options.batch or preset.batch or (32 if preset.shipped else 4)
+    _writable(options.out)
     return preset, columns, pictures, metrics, batch, cases
 
 

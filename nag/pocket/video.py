@@ -5,10 +5,11 @@ and the transformer, whose blocks look in turn at a frame's 64 tokens and the te
 Shapes: B clips of F frames, latents (B, 12, F, 16, 16). For the stages that are shared with the image models time and height stand in one
 dimension, (B, 12, F * 16, 16): a picture is a clip of one frame.
 
-Trained once as `python -m nag.pocket` has it (20,000 stills, 2,000 clips; two cores without units for bf16, 85 minutes): lines are sharp from
-the first stage on, a person who does not move stays the same person, but words come last. At 8 steps and CFG 3 the first stage drew what a
-role implies in .27 of 30 pictures (CFG 6: .47), the second in .20, the student in .20 of 20; who moves is smudged. Before it can
-ship it needs several times the stills, and likely the teacher's guided answers instead of its plain ones.
+Trained once, nearly as `python -m nag.pocket` has it (20,000 of the stills, `encode --steps 20000`; stage `video` had single stills in
+place of clips that do not move for its first 390 steps, and its length was changed on the way; two cores without units for bf16, 85
+minutes): lines are sharp from the first stage on, a person who does not move stays the same person, but words come last. At 8 steps and
+CFG 3 the first stage drew what a role implies in .27 of 30 pictures (CFG 6: .47), the second in .20, the student in .20 of 20; who moves
+is smudged. Before it can ship it needs several times the stills, and likely the teacher's guided answers instead of its plain ones.
 """
 
 from pathlib import Path
@@ -36,7 +37,7 @@ def encode_clips(run: Path, count: int):
     for i, frames in enumerate(tqdm(source, desc="video-encode", mininterval=20)):
         different = {}
         places = [different.setdefault(frame.tobytes(), len(different)) for frame in frames]
-        pixels = train.to_tensor(frames[[places.index(i) for i in range(len(different))]])
+        pixels = train.to_tensor(frames[[places.index(place) for place in range(len(different))]])
         with train.autocast():
             latents = vae.encode(pixels.contiguous(memory_format=torch.channels_last)).latents.float().cpu().numpy()
         out[i] = latents[places].transpose(1, 0, 2, 3)
