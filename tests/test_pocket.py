@@ -78,15 +78,16 @@ def test_the_whole_recipe_runs_and_its_exports_load_with_diffusers(tmp_path):
     train.train_classifier(tmp_path, 1, size=16)
     train.encode_pictures(tmp_path)
     joint.train_t5(tmp_path, 1, size=8)
-    video.train_t5(tmp_path, 1, size=8)
+    video.train_text(tmp_path, 1, size=8)
     video.encode_clips(tmp_path, 16)
     for kind, names in ((train.Portrait, ("student", "control")), (joint.Joint, ("joint-student", "joint-control")),
-                        (video.Stills, ()), (video.Video, ("video-student",))):
+                        (video.Video, ()), (video.Whole, ("video-student",))):
         source = kind(tmp_path)
         source.size = 4
-        train.train_teacher(tmp_path, 2, source)  # of a video the first sees pictures, the second frames of a clip
+        if kind is not video.Whole:
+            train.train_teacher(tmp_path, 2, source)  # of a video the first step sees a picture, the second parts of a clip
         for name, guidance in zip(names, (3.0, 1.0), strict=False):
-            train.distill(tmp_path, 1, source, guidance=guidance, name=name, size=4)
+            train.distill(tmp_path, 1, source, guidance=guidance, name=name, size=16 if kind is video.Whole else 4)
     export(tmp_path, tmp_path / "assets")
     for name, variant, denoiser in (("pocket-portrait", None, "student"), ("pocket-joint", None, "joint-student"),
                                     ("pocket-joint", "teacher", "joint"), ("pocket-video", None, "video-student")):
@@ -98,7 +99,7 @@ def test_the_whole_recipe_runs_and_its_exports_load_with_diffusers(tmp_path):
             options = {"num_inference_steps": 2, "height": 128, "width": 128, "output_type": "latent", "guidance_scale": 1.0, **more}
             return pipe("a cowboy", generator=torch.Generator().manual_seed(0), **options)[0]
 
-        more = {"pocket-joint": {"max_sequence_length": 24}, "pocket-video": {"clean_caption": False}}.get(name, {})
+        more = {"pocket-joint": {"max_sequence_length": 24}, "pocket-video": {"num_frames": 16}}.get(name, {})
         out, trained = draw(pipe, **more), draw(pipeline(tmp_path, denoiser), **more)
         assert (out - trained).abs().max() < .05 * trained.abs().max()  # half precision on disk, and nothing else
         sizes = [f.stat().st_size for f in folder.rglob("*.safetensors")]

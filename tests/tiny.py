@@ -359,6 +359,15 @@ def ltx():
         vae=ltx_vae(), text_encoder=t5(), tokenizer=t5_tokenizer(), scheduler=FlowMatchEulerDiscreteScheduler())
 
 
+def animatediff():
+    from diffusers import AnimateDiffPipeline, DDIMScheduler, MotionAdapter, UNetMotionModel
+
+    adapter = MotionAdapter(block_out_channels=(16, 32), motion_layers_per_block=1, motion_num_attention_heads=2, motion_norm_num_groups=4)
+    return AnimateDiffPipeline(
+        unet=UNetMotionModel.from_unet2d(unet(), adapter).eval(), vae=kl_vae(), text_encoder=clip(), tokenizer=clip_tokenizer(),
+        scheduler=DDIMScheduler(), motion_adapter=None)
+
+
 def latte():
     from diffusers import DPMSolverMultistepScheduler, LattePipeline, LatteTransformer3DModel
 

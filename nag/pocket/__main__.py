@@ -3,8 +3,8 @@
     data                      render the pictures (40,000; needs dicebear-core dicebear-styles resvg-py)
     vae text classifier encode unet distill control                      pocket-portrait: one training stage each, in this order
     t5 joint joint-distill joint-control                                 pocket-joint, which needs data and encode too
-    clips video-t5 video-encode video-stills video video-distill
-                pocket-video, which needs data and encode too. With these steps it does not ship: see nag/pocket/video.py
+    clips video-encode video-text video video-distill
+                pocket-video, which needs data and encode too
     all         the whole recipe
     export      the finished models as diffusers pipelines in assets/
     results     the pictures that the page shows at load, drawn by the exported pipeline (--preset)
@@ -21,7 +21,7 @@ RECIPE = {  # stage -> steps; what the shipped weights were trained with
     "data": 40_000, "vae": 4_500, "text": 500, "classifier": 800, "encode": 0, "unet": 3_800,
     "distill": 650, "control": 250,
     "t5": 500, "joint": 1_200, "joint-distill": 500, "joint-control": 250,
-    "clips": 4_000, "video-t5": 350, "video-encode": 2_000, "video-stills": 800, "video": 1_350, "video-distill": 230,
+    "clips": 4_000, "video-encode": 4_000, "video-text": 250, "video": 1_200, "video-distill": 250,
 }
 
 
@@ -55,16 +55,14 @@ def stage(name: str, run: Path, steps: int, compile: bool = False) -> None:
             train.distill(run, steps, joint.Joint(run), guidance=1.0, name="joint-control", compile=compile)
         case "clips":
             clips.build(run / "clips", steps)
-        case "video-t5":
-            video.train_t5(run, steps)
+        case "video-text":
+            video.train_text(run, steps)
         case "video-encode":
             video.encode_clips(run, steps)
-        case "video-stills":
-            train.train_teacher(run, steps, video.Stills(run), compile=compile)
         case "video":
             train.train_teacher(run, steps, video.Video(run), compile=compile)
         case "video-distill":
-            train.distill(run, steps, video.Video(run), name="video-student", compile=compile)
+            train.distill(run, steps, video.Whole(run), name="video-student", compile=compile)
 
 
 def main() -> None:

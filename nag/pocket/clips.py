@@ -46,9 +46,8 @@ def sample_clip(rng: random.Random, role: str | None = None, without: tuple[str,
 
 
 def caption(clip: Clip, rng: random.Random, strange_words: float = 0.) -> str:
-    """As `data.caption`, in small letters, which LattePipeline makes of all words; every other caption of a clip that moves says how, and
-    some say nothing else."""
-    text = data.caption(clip.person, rng, strange_words).lower()
+    """As `data.caption`; every other caption of a clip that moves says how, and some say nothing else."""
+    text = data.caption(clip.person, rng, strange_words)
     if clip.motion == "still" or rng.random() < .5:
         return text
     return f"{text.rstrip('.')}, {clip.motion}" if text and rng.random() < .8 else clip.motion

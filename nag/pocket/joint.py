@@ -18,7 +18,7 @@ HEADS, HEAD = 3, 64
 DOUBLE, SINGLE = 4, 8  # blocks with weights of their own for text and picture, and blocks that share them
 
 
-def build_tokenizer(folder: Path, count: int = 20_000, source=data, sample=data.sample_person):
+def build_tokenizer(folder: Path, count: int = 20_000):
     """A T5Tokenizer (Unigram) whose pieces are the words of our captions, and letters for all others; saved into `folder`.
 
     The captions know some hundred words: the trainer of Unigram vocabularies, made for far more, cuts such words to pieces.
@@ -27,7 +27,7 @@ def build_tokenizer(folder: Path, count: int = 20_000, source=data, sample=data.
 
     rng, words = random.Random(0), Counter()
     for _ in range(count):
-        text = source.caption(sample(rng), rng)
+        text = data.caption(data.sample_person(rng), rng)
         words.update(re.findall(r"[A-Za-z]+", text + " " + text[:1].upper() + text[1:]))
     whole = sum(words.values())
     letters = [chr(i) for i in range(33, 127)]
@@ -105,7 +105,7 @@ def places():
 class Joint(train.Portrait):
     """The transformer: its text is the T5's tokens and CLIP's pooled vector."""
 
-    name, lr, muon, size = "joint", 1.5e-3, True, 64
+    name, lr, muon, size = "joint", 1.5e-3, ("blocks.", 1.5e-3), 64
 
     def load_text(self, run: Path):
         self.tok, self.text_encoder = train.load_text(run)

@@ -89,14 +89,14 @@ def build_unet():
     )
 
 
-def build_scheduler(**more):
+def build_scheduler(shift: float = 1.0):
     """Plain Euler steps on the straight flow; the one such scheduler that StableDiffusionPipeline accepts."""
     from diffusers import DPMSolverMultistepScheduler
 
     return DPMSolverMultistepScheduler(
-        solver_order=1, prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=1.0, algorithm_type="dpmsolver++",
+        solver_order=1, prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift, algorithm_type="dpmsolver++",
         steps_offset=1,  # unused with flow sigmas; StableDiffusionPipeline warns at any other value
-        **more)
+    )
 
 
 class Classifier(nn.Module):

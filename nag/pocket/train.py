@@ -33,9 +33,11 @@ def autocast():
     return torch.autocast(device().type, torch.bfloat16, enabled=fast)
 
 
-def fit(name: str, run: Path, module, loss, steps: int, lr: float, decay: float = .995, muon: bool = False):
+def fit(name: str, run: Path, module, loss, steps: int, lr: float, decay: float = .995, muon: tuple[str, float] | None = None):
     """Runs `loss(step) -> (scalar, {"shown name": value})` for `steps` steps on `module`'s parameters and returns
-    the averaged weights in `module`. `run / f"{name}.pt"` holds the state; a finished stage returns at once."""
+    the averaged weights in `module`. `run / f"{name}.pt"` holds the state; a finished stage returns at once.
+
+    muon: the matrices whose names contain a word are Muon's, at a rate of their own: they are learned in fewer steps."""
     from tqdm import tqdm
 
     path, module = run / f"{name}.pt", module.to(device()).train()
@@ -58,9 +60,9 @@ def fit(name: str, run: Path, module, loss, steps: int, lr: float, decay: float 
     bar = tqdm(range(first, steps), initial=first, total=steps, desc=name, mininterval=20)
     for step in bar:
         torch.manual_seed(1_000_003 * step + 17)  # the same noise whether resumed or not
-        rate = lr * min(1, (step + 1) / 100, 2 * (1 - step / steps) + 1e-3)
+        rate = min(1, (step + 1) / 100, 2 * (1 - step / steps) + 1e-3)
         for group in (group for optimiser in optimisers for group in optimiser.param_groups):
-            group["lr"] = rate
+            group["lr"] = rate * group["initial_lr"]
         with autocast():
             value, notes = loss(step)
         if not torch.isfinite(value):
@@ -84,14 +86,16 @@ def fit(name: str, run: Path, module, loss, steps: int, lr: float, decay: float 
     return module.eval()
 
 
-def _optimisers(module, lr: float, muon: bool) -> list:
-    """AdamW for all; with `muon`, Muon for the matrices inside the blocks of a transformer, which learns them in fewer steps."""
-    inside = {id(p) for name, p in module.named_parameters() if muon and p.ndim == 2 and "blocks." in name and p.requires_grad}
+def _optimisers(module, lr: float, muon: tuple[str, float] | None) -> list:
+    inside = {id(p) for name, p in module.named_parameters() if muon and p.ndim == 2 and muon[0] in name and p.requires_grad}
     matrices = [p for p in module.parameters() if id(p) in inside]
     others = [p for p in module.parameters() if p.requires_grad and id(p) not in inside]
     optimisers = [torch.optim.AdamW(others, lr=lr, betas=(.9, .99), weight_decay=1e-3, fused=True)]
     if matrices:
-        optimisers.append(Muon(matrices, lr=lr, weight_decay=1e-3))
+        optimisers.append(Muon(matrices, lr=muon[1], weight_decay=1e-3))
+    for optimiser in optimisers:
+        for group in optimiser.param_groups:
+            group["initial_lr"] = group["lr"]
     return optimisers
 
 
@@ -165,15 +169,14 @@ def _load_average(module, path: Path):
 class AttributeReader(torch.nn.Module):
     """The text encoder with one linear head per attribute, to be trained to say what a caption implies."""
 
-    def __init__(self, text_encoder, attributes=data.ATTRIBUTES, masked: bool = False):
+    def __init__(self, text_encoder, attributes=data.ATTRIBUTES):
         super().__init__()
-        self.text_encoder, self.masked = text_encoder, masked
+        self.text_encoder = text_encoder
         self.heads = torch.nn.ModuleList(torch.nn.Linear(models.WIDTH, len(v)) for v in attributes.values())
 
     def forward(self, ids):
         """ids (B, T) -> logits (B, T, values) per attribute"""
-        mask = ids.ne(self.text_encoder.config.pad_token_id) if self.masked else None
-        hidden = self.text_encoder(ids, attention_mask=mask).last_hidden_state
+        hidden = self.text_encoder(ids).last_hidden_state
         return [head(hidden) for head in self.heads]  # each (B, T, values)
 
 
@@ -191,12 +194,12 @@ def tokenize(tok, captions, where=None):
 
 
 def train_text(run: Path, steps: int, size: int = 256, name: str = "text", tok=None, encoder=None, source=data, rows=None,
-               masked: bool = False):
+               more=None):
     """The text encoder first, alone: learned jointly with the UNet it is ignored. The loss stands at the end-of-text
     token and at the padding behind it, because that is what attention to the text mostly sees. source: where captions and labels of the
-    `rows` come from; masked: whether the pipeline hides padding from the encoder."""
+    `rows` come from; more: a further loss, called with the encoder and some of the rows."""
     tok = tok or tokenizer(run)
-    reader = AttributeReader(encoder or models.build_text_encoder(tok), source.ATTRIBUTES, masked)
+    reader = AttributeReader(encoder or models.build_text_encoder(tok), source.ATTRIBUTES)
     people = data.load_people(run / "data") if rows is None else rows
     labels = torch.tensor([source.encode_labels(p) for p in people])
 
@@ -209,6 +212,8 @@ def train_text(run: Path, steps: int, size: int = 256, name: str = "text", tok=N
         ended = ids.eq(tok.eos_token_id) | ids.eq(tok.pad_token_id)
         parts = [F.cross_entropy(logits.float()[ended], labels[rows].to(ids.device)[:, k, None].expand_as(ids)[ended])
                  for k, logits in enumerate(reader(ids))]
+        if more:
+            parts.append(more(reader.text_encoder, [people[i] for i in rows[:size // 4]]))
         return sum(parts), {"eyewear": parts[0].detach(), "head": parts[3].detach()}
 
     reader = fit(name, run, reader, loss, steps, lr=1e-3)
@@ -292,7 +297,7 @@ class Portrait:
     A text is a tuple of tensors with one row per caption; `predict` gives the velocity n - x for it. A subclass is another denoiser.
     """
 
-    name, lr, muon, size = "unet", 8e-4, False, 32  # size: rows of a batch
+    name, lr, muon, size = "unet", 8e-4, None, 32  # muon: as of `fit`; size: rows of a batch
 
     def __init__(self, run: Path):
         self.latents = np.load(run / "latents.npy")
@@ -310,8 +315,9 @@ class Portrait:
     def build(self):
         return models.build_unet().to(memory_format=torch.channels_last)
 
-    def start(self, model, run: Path):
-        """Where a new training begins, if not from random weights."""
+    def level(self, share):
+        """The noise level that stands `share` of the way from the picture (0) to the noise (1)."""
+        return share
 
     def predict(self, model, x, s, text):
         """x (B, 12, 16, 16), s (B, 1, 1, 1) from 0 (picture) to 1 (noise) -> velocity, like x"""
@@ -337,13 +343,12 @@ class Portrait:
 def train_teacher(run: Path, steps: int, source: Portrait, compile: bool = False):
     """Flow matching: x_s = (1 - s) x + s n, target n - x, s logit-normal."""
     model, size = source.build(), source.size
-    source.start(model, run)
     forward = torch.compile(model) if compile else model
 
     def loss(step):
         latents, text, _ = source.batch(step, size, seed=4)
         noise = torch.randn_like(latents)
-        s = torch.sigmoid(torch.randn(len(latents), 1, 1, 1, device=latents.device))
+        s = source.level(torch.sigmoid(torch.randn(len(latents), 1, 1, 1, device=latents.device)))
         x = (1 - s) * latents + s * noise
         return (source.predict(forward, x, s, text).float() - source.target(x, s, noise - latents)).square().mean(), {}
 
@@ -360,7 +365,7 @@ def distill(run: Path, steps: int, source: Portrait, guidance: float = TEACHER_G
             compile: bool = False):
     """The student takes in one step what the teacher takes in TEACHER_SUBSTEPS guided ones.
 
-    Between the boundaries 1, .75, .5, .25, 0; at `guidance` 1 nothing is baked in: the control that tells few steps from distilled guidance.
+    Between the levels of 1, .75, .5, .25 and 0; at `guidance` 1 nothing is baked in: the control that tells few steps from distilled guidance.
     Rows with an empty caption learn the un-guided teacher, so the student keeps an unconditional answer.
     """
     teacher = load_denoiser(run, source, source.name).requires_grad_(False)
@@ -380,12 +385,12 @@ def distill(run: Path, steps: int, source: Portrait, guidance: float = TEACHER_G
         noise = torch.randn_like(latents)
         # from pure noise twice as often: the first step decides what the picture is
         segment = (torch.randint(0, STUDENT_STEPS + 1, (len(latents), 1, 1, 1), device=latents.device) - 1).clamp_min(0)
-        start = 1 - segment / STUDENT_STEPS
+        start, end = source.level(1 - segment / STUDENT_STEPS), source.level(1 - (segment + 1) / STUDENT_STEPS)
         x = x0 = (1 - start) * latents + start * noise
-        delta = 1 / (STUDENT_STEPS * TEACHER_SUBSTEPS)
+        delta = (start - end) / TEACHER_SUBSTEPS
         for k in range(TEACHER_SUBSTEPS):
             x = x - delta * velocity(x, start - k * delta, text, empty)
-        target = (x0 - x) * STUDENT_STEPS
+        target = (x0 - x) / (start - end)
         return (source.predict(student_forward, x0, start, text).float() - target).square().mean(), {}
 
     return fit(name, run, student, loss, steps, lr=3e-4, decay=.995)

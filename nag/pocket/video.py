@@ -1,27 +1,24 @@
-"""pocket-video: the portraits of pocket-portrait in motion, as a plain LattePipeline: 16 frames of 128 px, text by cross-attention.
+"""pocket-video: pocket-portrait in motion, as a plain AnimateDiffPipeline: 16 frames of 128 px, text by cross-attention.
 
-It shares the VAE with pocket-portrait, frame by frame: on two cores a VAE for videos would have cost more than all else. Its own are a small T5
-and the transformer, whose blocks look in turn at a frame's 64 tokens and the text, and at one place in all frames.
+It begins as the pocket-portrait that ships: the same VAE, frame by frame, its UNet, and its text encoder, which first learns words for motions.
+New are the motion modules between the UNet's layers (attention of one place over the frames, arXiv 2307.04725), which begin as the identity:
+so lines and words are there from the first step, and training is about time.
 Shapes: B clips of F frames, latents (B, 12, F, 16, 16). For the stages that are shared with the image models time and height stand in one
-dimension, (B, 12, F * 16, 16): a picture is a clip of one frame.
-
-Trained once, nearly as `python -m nag.pocket` has it (20,000 of the stills, `encode --steps 20000`; stage `video` had single stills in
-place of clips that do not move for its first 390 steps, and its length was changed on the way; two cores without units for bf16, 85
-minutes): lines are sharp from the first stage on, a person who does not move stays the same person, but words come last. At 8 steps and
-CFG 3 the first stage drew what a role implies in .27 of 30 pictures (CFG 6: .47), the second in .20, the student in .20 of 20; who moves
-is smudged. Before it can ship it needs several times the stills, and likely the teacher's guided answers instead of its plain ones.
+dimension, (B, 12, F * 16, 16).
 """
 
+import random
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from . import clips, joint, models, train
+from . import clips, data, joint, models, train
 
-HEADS, HEAD, LAYERS, SIDE = 3, 64, 8, 16
+HEADS, SIDE = 2, 16
 BUDGET = 32  # frames of a batch
-SHARED = Path(__file__).resolve().parents[2] / "assets" / "pocket-joint"
+HELD = 5.0  # how much an old answer counts beside a new word
+JOINT = train.SHIPPED.with_name("pocket-joint")
 
 
 @torch.no_grad()
@@ -44,78 +41,41 @@ def encode_clips(run: Path, count: int):
     np.save(path, out)
 
 
-def tokenizer(run: Path):
-    from transformers import T5Tokenizer
+def train_text(run: Path, steps: int, size: int = 256):
+    """pocket-portrait's text encoder learns what moves. What it says of other captions it is held to: the UNet reads that already."""
+    (tok, encoder), (_, before) = train.load_text(run), train.load_text(run)
 
-    folder = run / "video-tokenizer"
-    if (folder / "tokenizer.json").exists():
-        return T5Tokenizer.from_pretrained(folder)
-    return joint.build_tokenizer(folder, source=clips, sample=clips.sample_clip)
+    def held(encoder, rows):
+        rng = random.Random(len(rows))
+        captions = [data.caption(clip.person, rng) for clip in rows if clip.person.role not in clips.ROLES]
+        ids = train.tokenize(tok, captions)
+        with torch.no_grad():
+            answer = before(ids).last_hidden_state.float()
+        return HELD * (encoder(ids).last_hidden_state.float() - answer).square().mean()
+
+    return train.train_text(run, steps, size, "video-text", tok, encoder.requires_grad_(True), clips, clips.load(run / "clips"), more=held)
 
 
-def train_t5(run: Path, steps: int, size: int = 192):
-    tok = tokenizer(run)
-    return train.train_text(run, steps, size, "video-t5", tok, joint.build_t5(tok), clips, clips.load(run / "clips"), masked=True)
+def load_text(run: Path):
+    tok, encoder = train.load_text(run)
+    reader = train.AttributeReader(encoder.requires_grad_(True), clips.ATTRIBUTES)
+    train._load_average(reader, run / "video-text.pt")
+    return tok, reader.text_encoder.to(train.device()).eval().requires_grad_(False)
 
 
-def build_transformer():
-    from diffusers import LatteTransformer3DModel
+def build_unet():
+    """pocket-portrait's UNet as it ships, with motion modules that change nothing yet."""
+    from diffusers import MotionAdapter, UNet2DConditionModel, UNetMotionModel
 
-    model = LatteTransformer3DModel(
-        num_attention_heads=HEADS, attention_head_dim=HEAD, in_channels=models.LATENT_CHANNELS, out_channels=models.LATENT_CHANNELS,
-        num_layers=LAYERS, cross_attention_dim=HEADS * HEAD, attention_bias=True, sample_size=SIDE, patch_size=2,
-        activation_fn="gelu-approximate", num_embeds_ada_norm=1000, norm_type="ada_norm_single", norm_elementwise_affine=False, norm_eps=1e-6,
-        caption_channels=models.WIDTH, video_length=clips.FRAMES)
-    for name, module in model.named_modules():  # begins as the identity, as `joint.build_transformer` does
-        if name.endswith(("attn1.to_out.0", "attn2.to_out.0", "ff.net.2")) or name == "proj_out":
+    unet = UNet2DConditionModel.from_pretrained(train.SHIPPED / "unet", dtype=torch.float32)
+    adapter = MotionAdapter(block_out_channels=unet.config.block_out_channels, motion_layers_per_block=1, motion_num_attention_heads=HEADS,
+                            motion_max_seq_length=clips.FRAMES)
+    model = UNetMotionModel.from_unet2d(unet, adapter)
+    for name, module in model.named_modules():
+        if "motion_modules" in name and name.endswith("proj_out"):
             torch.nn.init.zeros_(module.weight)
             torch.nn.init.zeros_(module.bias)
-    return model
-
-
-class Stills(train.Portrait):
-    """The transformer on pictures, without its blocks over time. Three quarters of what it is to say come from pocket-joint's teacher, which
-    draws the same pictures from the same words: an answer without noise teaches more than a picture does."""
-
-    name, lr, muon, size, share = "video-stills", 1.5e-3, True, BUDGET, .75
-    frames = None  # which of a clip's frames the last batch has; None: it has pictures
-
-    def load_text(self, run: Path):
-        self.tok = tokenizer(run)
-        reader = train.AttributeReader(joint.build_t5(self.tok), clips.ATTRIBUTES, masked=True)
-        train._load_average(reader, run / "video-t5.pt")
-        self.text_encoder = reader.text_encoder.to(train.device()).eval().requires_grad_(False)
-
-    @torch.no_grad()
-    def encode(self, captions):
-        """(B, 24, 192) and what is added to attention scores, (B, 1, 24). The pipeline shows a prompt without its padding, and a negative prompt
-        with as much of it as makes it as long as the prompt; so some of it is shown here."""
-        self.captions = captions
-        ids = train.tokenize(self.tok, [caption.lower() for caption in captions])
-        words = ids.ne(self.tok.pad_token_id)
-        shown = torch.arange(models.TOKENS, device=ids.device) < words.sum(1, keepdim=True) + torch.randint(0, 8, (len(ids), 1)).to(ids.device)
-        return self.text_encoder(ids, attention_mask=words)[0].float(), torch.where(shown, 0., -1e4)[:, None]
-
-    def build(self):
-        return build_transformer()
-
-    def predict(self, model, x, s, text):
-        rows, channels, height, width = x.shape
-        count = height // SIDE
-        moving = self.frames is not None
-        if moving:  # the model numbers frames by what it was given
-            model.temp_pos_embed = self.numbers[:, self.frames]
-        out = model(x.reshape(rows, channels, count, SIDE, width), timestep=1000 * s.flatten(), encoder_hidden_states=text[0],
-                    encoder_attention_mask=text[1].repeat_interleave(count, 0), enable_temporal_attentions=moving, return_dict=False)[0]
-        return out.reshape(x.shape)
-
-    def teach(self, x, s):
-        if not hasattr(self, "teacher"):
-            self.teacher = Teacher()
-        return self.teacher(x, s, self.captions)
-
-    def target(self, x, s, velocity):
-        return self.share * self.teach(x, s) + (1 - self.share) * velocity
+    return model.requires_grad_(True)
 
 
 class Teacher:
@@ -124,7 +84,7 @@ class Teacher:
     def __init__(self):
         from diffusers import FluxPipeline
 
-        pipe = FluxPipeline.from_pretrained(SHARED, variant="teacher", dtype=torch.float32).to(train.device())
+        pipe = FluxPipeline.from_pretrained(JOINT, variant="teacher", dtype=torch.float32).to(train.device())
         self.model, self.source = pipe.transformer.requires_grad_(False), object.__new__(joint.Joint)
         self.source.tok, self.source.text_encoder = pipe.tokenizer, pipe.text_encoder
         self.source.tok_2, self.source.text_encoder_2 = pipe.tokenizer_2, pipe.text_encoder_2
@@ -135,22 +95,29 @@ class Teacher:
         return self.source.predict(self.model, x, s, self.source.encode(captions)).float()
 
 
-class Video(Stills):
-    """The transformer on parts of clips and whole ones. In turn with these come pictures as clips in which nothing moves: there are more of
-    them, and pocket-joint's teacher knows the answer to one, which teaches to keep a face in time."""
+class Video(train.Portrait):
+    """The UNet on parts of clips and whole ones. In turn with these come pictures as clips in which nothing moves: there are more of them, and
+    pocket-joint's teacher, which draws the same pictures from the same words, knows the answer to one. That keeps the words, and teaches to
+    keep a face in time."""
 
-    name, lr = "video", 1e-3
+    name, lr, muon, size = "video", 4e-4, ("motion_modules", 1.5e-3), BUDGET
+    share = .75  # of the teacher's answer, which is free of noise, in what is learned of a picture
     TURNS = ((4, False), (4, True), (8, False), (8, True), (4, True), (clips.FRAMES, False), (4, True), (clips.FRAMES, True))  # frames, moving
 
     def __init__(self, run: Path):
         super().__init__(run)
         self.moving = np.load(run / "video-latents.npy", mmap_mode="r")
         self.clips = clips.load(run / "clips")[:len(self.moving)]
-        self.numbers = build_transformer().temp_pos_embed.to(train.device())
 
-    def start(self, model, run: Path):
-        """Motion is learned by a model that draws already."""
-        train._load_average(model, run / "video-stills.pt")
+    def load_text(self, run: Path):
+        self.tok, self.text_encoder = load_text(run)
+
+    def encode(self, captions):
+        self.captions = captions
+        return super().encode(captions)
+
+    def build(self):
+        return build_unet()
 
     def batch(self, step: int, size: int, seed: int):
         """`size` frames, of each clip a few."""
@@ -162,27 +129,70 @@ class Video(Stills):
         latents, *others = super().batch(step, size // count, seed)
         return latents.repeat(1, 1, count, 1), *others
 
+    def level(self, share):
+        """F frames of nearly one picture are F looks at it: what is half hidden in one of them is seen in all. So levels are moved towards the
+        noise by sqrt(F), as for larger pictures (arXiv 2403.03206, eq. 23); the scheduler's flow_shift does the same."""
+        return shifted(share, len(self.frames) ** .5)
+
+    def predict(self, model, x, s, text):
+        rows, channels, height, width = x.shape
+        count = height // SIDE
+        with numbered(model, self.frames):
+            out = model(x.reshape(rows, channels, count, SIDE, width), 1000 * s.flatten(), text[0].repeat_interleave(count, 0),
+                        return_dict=False)[0]
+        return out.reshape(x.shape)
+
+    def teach(self, x, s):
+        if not hasattr(self, "teacher"):
+            self.teacher = Teacher()
+        return self.teacher(x, s, self.captions)
+
     def target(self, x, s, velocity):
         """Frames of one picture are looks at it through noise of their own. Their mean is as one look through less, which is for the teacher
         of pictures: (1 - s) x + s n / sqrt(F) stands at the level t with t / (1 - t) = s / (1 - s) / sqrt(F)."""
         if self.moves:
             return velocity
         count = len(self.frames)
-        ratio = s / (1 - s) / count ** .5
-        level = ratio / (1 + ratio)
+        level = shifted(s, count ** -.5)
         mean = x.unflatten(2, (count, SIDE)).mean(2) * (1 - level) / (1 - s)
         picture = (mean - level * self.teach(mean, level)).repeat(1, 1, count, 1)
         return self.share * (x - picture) / s + (1 - self.share) * velocity
 
 
+class Whole(Video):
+    """What the student learns from: whole clips."""
+
+    TURNS = ((clips.FRAMES, True), (clips.FRAMES, False))
+
+
+def shifted(s, shift: float):
+    """The level t with t / (1 - t) = shift * s / (1 - s)."""
+    return shift * s / (1 + (shift - 1) * s)
+
+
+class numbered:
+    """Inside, the model takes what it is given for the frames of these numbers."""
+
+    def __init__(self, model, frames):
+        self.places = [module for name, module in model.named_modules() if name.endswith("pos_embed")]
+        self.frames = torch.as_tensor(np.asarray(frames))
+
+    def __enter__(self):
+        self.kept = [place.pe for place in self.places]
+        for place in self.places:
+            place.pe = place.pe[:, self.frames]
+
+    def __exit__(self, *_):
+        for place, pe in zip(self.places, self.kept, strict=True):
+            place.pe = pe
+
+
 def assemble(run: Path, denoiser: str = "video-student"):
     """The pipeline of a training run, float32."""
-    from diffusers import LattePipeline
+    from diffusers import AnimateDiffPipeline
 
-    source = object.__new__(Stills)
+    source = object.__new__(Video)
     source.load_text(run)
-    # "learned" keeps the pipeline from throwing half of the model's channels away, as it does for models that predict no variance
-    scheduler = models.build_scheduler(variance_type="learned")
-    return LattePipeline(
-        scheduler=scheduler, vae=train.load_vae(run), text_encoder=source.text_encoder, tokenizer=source.tok,
-        transformer=train.load_denoiser(run, source, denoiser))
+    return AnimateDiffPipeline(
+        scheduler=models.build_scheduler(shift=clips.FRAMES ** .5), vae=train.load_vae(run), text_encoder=source.text_encoder,
+        tokenizer=source.tok, unet=train.load_denoiser(run, source, denoiser), motion_adapter=None)
