@@ -81,13 +81,13 @@ def test_the_whole_recipe_runs_and_its_exports_load_with_diffusers(tmp_path):
     video.train_text(tmp_path, 1, size=8)
     video.encode_clips(tmp_path, 16)
     for kind, names in ((train.Portrait, ("student", "control")), (joint.Joint, ("joint-student", "joint-control")),
-                        (video.Video, ()), (video.Whole, ("video-student",))):
+                        (video.Video, ()), (video.FewSteps, ("video-student",))):
         source = kind(tmp_path)
         source.size = 4
-        if kind is not video.Whole:
+        if kind is not video.FewSteps:
             train.train_teacher(tmp_path, 2, source)  # of a video the first step sees a picture, the second parts of a clip
         for name, guidance in zip(names, (3.0, 1.0), strict=False):
-            train.distill(tmp_path, 1, source, guidance=guidance, name=name, size=16 if kind is video.Whole else 4)
+            train.distill(tmp_path, 1, source, guidance=guidance, name=name, size=16 if kind is video.FewSteps else 4)
     export(tmp_path, tmp_path / "assets")
     for name, variant, denoiser in (("pocket-portrait", None, "student"), ("pocket-joint", None, "joint-student"),
                                     ("pocket-joint", "teacher", "joint"), ("pocket-video", None, "video-student")):
@@ -139,6 +139,39 @@ def test_looks_at_one_picture_through_noise_teach_what_their_posterior_mean_says
     mean = x.unflatten(2, (frames, 16)).mean(2)
     posterior = (frames * (1 - s) / s ** 2 * mean) / (1 + frames * (1 - s) ** 2 / s ** 2)
     torch.testing.assert_close(source.target(x, s, noise - picture), (x - posterior.repeat(1, 1, frames, 1)) / s, rtol=0, atol=1e-5)
+
+
+def test_the_video_model_begins_as_the_portrait_on_every_frame_and_numbers_its_frames():
+    from diffusers import UNet2DConditionModel
+
+    from nag.pocket import video
+
+    torch.manual_seed(0)
+    source, model = object.__new__(video.Video), video.build_unet().eval()
+    source.frames = [1, 4, 9]
+    portrait = UNet2DConditionModel.from_pretrained(train.SHIPPED / "unet", dtype=torch.float32)
+    x, s, text = torch.randn(2, 12, 3 * 16, 16), torch.tensor([.3, .8]).view(2, 1, 1, 1), (torch.randn(2, 24, 192),)
+    with torch.no_grad():
+        first = source.predict(model, x, s, text)
+        for frame, rows in zip(x.split(16, 2), first.split(16, 2), strict=True):
+            torch.testing.assert_close(rows, portrait(frame, 1000 * s.flatten(), *text).sample, rtol=0, atol=1e-4)
+        for name, parameter in model.named_parameters():
+            if "motion_modules" in name and "proj_out" in name:
+                torch.nn.init.normal_(parameter, std=.1)
+        moved = source.predict(model, x, s, text)
+        source.frames = [2, 5, 10]
+        assert (source.predict(model, x, s, text) - moved).abs().max() > 1e-3  # other numbers, other answers
+        source.frames = [1, 4, 9]
+        assert torch.equal(source.predict(model, x, s, text), moved)
+    assert all(place.pe.shape[1] == 16 for place in video.numbered(model, [0]).places)
+
+
+def test_the_video_students_levels_are_its_schedulers():
+    from nag.pocket import models, video
+
+    source, scheduler = object.__new__(video.FewSteps), models.build_scheduler(shift=4.0)
+    scheduler.set_timesteps(4)
+    assert [round(float(source.level(1 - k / 4)), 2) for k in range(5)] == [round(float(s), 2) for s in scheduler.sigmas]
 
 
 def test_the_joint_models_latents_are_packed_as_its_pipeline_packs_them():

@@ -62,7 +62,7 @@ def stage(name: str, run: Path, steps: int, compile: bool = False) -> None:
         case "video":
             train.train_teacher(run, steps, video.Video(run), compile=compile)
         case "video-distill":
-            train.distill(run, steps, video.Whole(run), name="video-student", compile=compile)
+            train.distill(run, steps, video.FewSteps(run), name="video-student", compile=compile)
 
 
 def main() -> None:

@@ -159,10 +159,14 @@ class Video(train.Portrait):
         return self.share * (x - picture) / s + (1 - self.share) * velocity
 
 
-class Whole(Video):
-    """What the student learns from: whole clips."""
+class FewSteps(Video):
+    """What the student learns from: the same at the levels of its schedule, whose flow_shift is that of whole clips. Parts of clips are more
+    people in a batch, and guidance is about them."""
 
-    TURNS = ((clips.FRAMES, True), (clips.FRAMES, False))
+    TURNS = ((4, False), (clips.FRAMES, True), (4, True), (clips.FRAMES, True))
+
+    def level(self, share):
+        return shifted(share, clips.FRAMES ** .5)
 
 
 def shifted(s, shift: float):
