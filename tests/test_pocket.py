@@ -2,6 +2,7 @@
 
 import random
 
+import numpy as np
 import pytest
 import torch
 
@@ -174,6 +175,14 @@ def test_the_video_students_levels_are_its_schedulers():
     assert [round(float(source.level(1 - k / 4)), 2) for k in range(5)] == [round(float(s), 2) for s in scheduler.sigmas]
 
 
+def test_frames_that_are_the_same_are_found_and_put_back():
+    from nag.pocket import clips
+
+    frames = np.random.default_rng(0).integers(0, 9, (5, 2, 2, 3), np.uint8)[[3, 0, 3, 4, 0]]
+    different, places = clips.distinct(frames)
+    assert len(different) == 3 and places == [0, 1, 0, 2, 1] and np.array_equal(different[places], frames)
+
+
 def test_the_joint_models_latents_are_packed_as_its_pipeline_packs_them():
     from diffusers import FluxPipeline
 
@@ -203,7 +212,7 @@ def test_all_shipped_models_together_are_small():
     assert sum(f.stat().st_size for folder in ASSETS.glob("pocket-*") for f in folder.rglob("*") if f.is_file()) < 120e6
 
 
-@pytest.mark.parametrize("name", ["pocket-portrait", "pocket-joint"])
+@pytest.mark.parametrize("name", ["pocket-portrait", "pocket-joint", "pocket-video"])
 def test_a_shipped_model_has_a_card_and_no_code(name):
     from nag.pocket.export import ASSETS
 
@@ -235,6 +244,36 @@ def test_the_joint_model_obeys_and_nag_takes_away_what_it_was_told_to():
         with nag.guide(pipe, "glasses", scale=8.0, tau=2.5, alpha=.75) as guidance:
             assert glasses() <= 3
         assert guidance.guided_steps == 4
+
+
+def test_the_video_model_obeys_moves_and_nag_takes_away_what_it_was_told_to():
+    """On a few short clips; the README counts whole ones."""
+    from diffusers import DiffusionPipeline
+
+    import nag
+    from nag.meter import Meter
+    from nag.pocket.export import ASSETS
+
+    pipe = DiffusionPipeline.from_pretrained(ASSETS / "pocket-video", dtype=torch.float32, local_files_only=True)
+    pipe.set_progress_bar_config(disable=True)
+    meter = Meter.load(ASSETS / "pocket-portrait" / "classifier")
+
+    def clips(words, count=4):
+        return pipe([words] * count, num_inference_steps=4, guidance_scale=1.0, height=128, width=128, num_frames=8,
+                    generator=[torch.Generator().manual_seed(i) for i in range(count)]).frames
+
+    def glasses():
+        return sum(shown["eyewear"]["glasses"] > .5 for frames in clips("portrait of a professor") for shown in meter.read(frames[::4]))
+
+    def moved(words):
+        return np.mean([np.abs(np.diff(np.stack(frames).astype(float), axis=0)).mean() for frames in clips(words)])
+
+    with torch.inference_mode():
+        assert glasses() >= 6
+        with nag.guide(pipe, "glasses", scale=5.0, tau=2.0, alpha=.85) as guidance:
+            assert glasses() <= 2
+        assert guidance.guided_steps == 4
+        assert moved("portrait of a professor, nodding") > 1.3 * moved("portrait of a professor, blinking")
 
 
 def test_the_teacher_is_the_same_pipeline_with_another_transformer():

@@ -98,10 +98,12 @@ class Yardstick:
         with torch.inference_mode():
             for start in range(0, len(drawn), together):
                 renders = np.stack([np.asarray(render(each, self.size)) for each in drawn[start:start + together]])
-                pixels = (torch.from_numpy(renders).float() / 127.5 - 1).to(one).movedim(-1, -3)  # (n, [frames,] 3, size, size)
-                decoded = vae.decode(vae.encode(pixels.flatten(0, -4)).latents).sample.reshape(pixels.shape)
-                decoded = ((decoded.float().cpu().clamp(-1, 1) + 1) * 127.5).round().byte().movedim(-3, -1).numpy()
-                pictures += [[Image.fromarray(frame) for frame in (frames if self.of_video else [frames])] for frames in decoded]
+                different, places = clips.distinct(renders.reshape(-1, *renders.shape[-3:]))  # in many clips most of the frames are the same
+                pixels = (torch.from_numpy(different).float() / 127.5 - 1).to(one).movedim(-1, -3)
+                decoded = vae.decode(vae.encode(pixels).latents).sample
+                decoded = ((decoded.float().cpu().clamp(-1, 1) + 1) * 127.5).round().byte().movedim(-3, -1).numpy()[places]
+                decoded = decoded.reshape(len(renders), -1, *renders.shape[-3:])
+                pictures += [[Image.fromarray(frame) for frame in frames] for frames in decoded]
         return pictures
 
     def measure(self, pictures, columns: dict[str, list[Path]], plain: dict[str, str], metrics) -> dict[str, dict]:

@@ -100,6 +100,14 @@ def render(clip: Clip, size: int = data.SIZE):
     return np.stack([raster(drawing) for drawing in drawings(clip)])
 
 
+def distinct(frames):
+    """uint8 (N, height, width, 3) -> the frames that differ, (M, height, width, 3), and for each of the N its place among them."""
+    first, places = {}, []
+    for i, frame in enumerate(frames):
+        places.append(first.setdefault(frame.tobytes(), (len(first), i))[0])
+    return frames[[i for _, i in first.values()]], places
+
+
 def references(role: str, without: tuple[str, str], count: int, seed: int = 7) -> list[Clip]:
     """As `data.references`: clips of one role with one attribute forced off."""
     rng = random.Random(f"{role}/{without}/{seed}")

@@ -32,9 +32,8 @@ def encode_clips(run: Path, count: int):
     source = np.load(run / "clips" / "clips.npy", mmap_mode="r")[:count]
     out = np.empty((len(source), models.LATENT_CHANNELS, clips.FRAMES, SIDE, SIDE), np.float16)
     for i, frames in enumerate(tqdm(source, desc="video-encode", mininterval=20)):
-        different = {}
-        places = [different.setdefault(frame.tobytes(), len(different)) for frame in frames]
-        pixels = train.to_tensor(frames[[places.index(place) for place in range(len(different))]])
+        different, places = clips.distinct(frames)
+        pixels = train.to_tensor(different)
         with train.autocast():
             latents = vae.encode(pixels.contiguous(memory_format=torch.channels_last)).latents.float().cpu().numpy()
         out[i] = latents[places].transpose(1, 0, 2, 3)
