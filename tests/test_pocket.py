@@ -258,18 +258,18 @@ def test_the_video_model_obeys_moves_and_nag_takes_away_what_it_was_told_to():
     pipe.set_progress_bar_config(disable=True)
     meter = Meter.load(ASSETS / "pocket-portrait" / "classifier")
 
-    def clips(words, count=4):
+    def clips(words, count):
         return pipe([words] * count, num_inference_steps=4, guidance_scale=1.0, height=128, width=128, num_frames=8,
                     generator=[torch.Generator().manual_seed(i) for i in range(count)]).frames
 
     def glasses():
-        return sum(shown["eyewear"]["glasses"] > .5 for frames in clips("portrait of a professor") for shown in meter.read(frames[::4]))
+        return sum(shown["eyewear"]["glasses"] > .5 for frames in clips("portrait of a professor", 3) for shown in meter.read(frames[::4]))
 
     def moved(words):
-        return np.mean([np.abs(np.diff(np.stack(frames).astype(float), axis=0)).mean() for frames in clips(words)])
+        return np.mean([np.abs(np.diff(np.stack(frames).astype(float), axis=0)).mean() for frames in clips(words, 4)])
 
     with torch.inference_mode():
-        assert glasses() >= 6
+        assert glasses() >= 4
         with nag.guide(pipe, "glasses", scale=5.0, tau=2.0, alpha=.85) as guidance:
             assert glasses() <= 2
         assert guidance.guided_steps == 4
