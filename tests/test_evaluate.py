@@ -364,8 +364,8 @@ def test_the_frames_of_a_video_are_kept_and_read_together(tmp_path):
     assert np.array_equal(np.stack(back), (frames * 255).round().astype(np.uint8))
     assert made["frames"] == 3 and made["seconds"] == 2 and made["blacked_out"]
     meter = pocket.meter.Meter.load(ROOT / PORTRAIT.meter)
-    _, features = pocket._look(meter, [back, back[:1]])
-    alone = pocket._look(meter, [[frame] for frame in back])[1]
+    _, features = pocket.look(meter, [back, back[:1]])
+    alone = pocket.look(meter, [[frame] for frame in back])[1]
     torch.testing.assert_close(features, torch.stack([alone.mean(0), alone[0]]), rtol=1e-4, atol=1e-4)
 
 

@@ -65,11 +65,11 @@ def test_a_stage_that_was_interrupted_ends_where_an_uninterrupted_one_does(tmp_p
     assert torch.equal(whole.weight, again.weight) and torch.equal(whole.bias, again.bias)
 
 
-def test_the_whole_recipe_runs_and_its_exports_load_with_diffusers(tmp_path):
+def test_the_whole_recipe_runs_and_its_exports_load_with_diffusers(tmp_path, monkeypatch):
     pytest.importorskip("resvg_py", reason="rendering needs dicebear-core dicebear-styles resvg-py")
     from diffusers import DiffusionPipeline
 
-    from nag.pocket import clips, joint, video
+    from nag.pocket import clips, joint, second, video
     from nag.pocket.export import export, pipeline
 
     data.build(tmp_path / "data", 256, processes=1)
@@ -89,8 +89,11 @@ def test_the_whole_recipe_runs_and_its_exports_load_with_diffusers(tmp_path):
             train.train_teacher(tmp_path, 2, source)  # of a video the first step sees a picture, the second parts of a clip
         for name, guidance in zip(names, (3.0, 1.0), strict=False):
             train.distill(tmp_path, 1, source, guidance=guidance, name=name, size=16 if kind is video.FewSteps else 4)
+    for rows, of in ((1, "HELD"), (2, "LED"), (1, "MIXED")):
+        monkeypatch.setattr(second, of, rows)
+    second.train_second(tmp_path, 1, count=4, pairs=2)
     export(tmp_path, tmp_path / "assets")
-    for name, variant, denoiser in (("pocket-portrait", None, "student"), ("pocket-joint", None, "joint-student"),
+    for name, variant, denoiser in (("pocket-portrait", None, "second"), ("pocket-joint", None, "joint-student"),
                                     ("pocket-joint", "teacher", "joint"), ("pocket-video", None, "video-student")):
         folder = tmp_path / "assets" / name
         pipe = DiffusionPipeline.from_pretrained(folder, dtype=torch.float32, variant=variant)
@@ -105,6 +108,54 @@ def test_the_whole_recipe_runs_and_its_exports_load_with_diffusers(tmp_path):
         assert (out - trained).abs().max() < .05 * trained.abs().max()  # half precision on disk, and nothing else
         sizes = [f.stat().st_size for f in folder.rglob("*.safetensors")]
         assert sum(sizes) < 52e6 and max(sizes) < 12.5e6
+
+
+def test_what_fidelity_measures():
+    pytest.importorskip("resvg_py", reason="rendering needs dicebear-core dicebear-styles resvg-py")
+    from PIL import Image, ImageFilter
+
+    from nag import pipelines, presets
+    from nag.pocket import fidelity
+
+    people, captions, stated = fidelity.asked(40)
+    for person, text, names in zip(people, captions, stated, strict=True):
+        assert all(data.phrases(person)[name] in text for name in names) and 1 <= len(names) <= 3
+    exact = [data.render(person) for person in people]
+    assert fidelity.lines([one.filter(ImageFilter.GaussianBlur(1)) for one in exact]) < .6 * fidelity.lines(exact)
+    between = [Image.blend(*two, .5) for two in zip(exact[::2], exact[1::2], strict=True)]
+    assert fidelity.off_palette(between) > 2 * fidelity.off_palette(exact)
+    preset = presets.load_all()["pocket-portrait"]
+    pipe = pipelines.load(preset).pipe
+    pipe.set_progress_bar_config(disable=True)
+    found = fidelity.measure(pipe, preset, 40, [1])[1]
+    assert found["stated"] > .85 and found["interval"][0] < found["all"] < found["interval"][1] and .8 < found["lines"] < 1.2
+    assert 0 < found["off_renders"] < found["off"] < .3
+
+
+def test_a_drawing_is_found_again_by_its_labels_and_by_trying():
+    pytest.importorskip("resvg_py", reason="rendering needs dicebear-core dicebear-styles resvg-py")
+    from nag.pocket import second
+
+    rng = random.Random(5)
+    for _ in range(3):
+        person = data.sample_person(rng)
+        picture = np.asarray(data.render(person))
+        noisy = np.clip(picture + np.random.default_rng(0).normal(0, 20, picture.shape), 0, 255).astype(np.uint8)
+        drawn, error = second.nearest((noisy, person.labels))
+        assert np.array_equal(drawn, picture) and error > 0
+
+
+def test_mixtures_have_an_answer():
+    """The drawing that is to be seen in one has the larger share of what differs, and only some places are mixed."""
+    from nag.pocket import second
+
+    rng, difference = random.Random(0), torch.rand(1, 16, 16)
+    masks = [second.mask(difference, rng) for _ in range(200)]
+    shares = [float((mask * difference).sum() / difference.sum()) for mask in masks]
+    assert max(shares) <= .43 and .1 < sum(share == 0 for share in shares) / 200 < .4
+    assert sum(float(mask.std()) > .05 for mask in masks) > 40
+    people, pictures = second.pair(3)
+    assert people[0].role == people[1].role and people[0] != people[1] and pictures.shape == (2, 128, 128, 3)
 
 
 def test_muon_is_pytorchs_in_float32():

@@ -74,7 +74,7 @@ class Yardstick:
         rng = random.Random(99)
         sample = clips.sample_clip if self.of_video else data.sample_person
         known = [sample(rng) for _ in range(self.known)]
-        labels, features = _look(self.meter, self._renders(known))
+        labels, features = look(self.meter, self._renders(known))
         truth = torch.tensor([data.encode_labels(one.person if self.of_video else one) for one in known])
         found = {"accuracy": (labels == truth).float().mean(0), "mean": features.mean(0)}
         found["basis"] = torch.linalg.svd(features - found["mean"], full_matrices=False).Vh[:COMPONENTS].mT.contiguous()
@@ -83,28 +83,13 @@ class Yardstick:
             roles = roles[not self.tuning]
             without = [one for role in roles
                        for one in (clips if self.of_video else data).references(role, (attribute, value), self.count // len(roles))]
-            found[case] = (_look(self.meter, self._renders(without))[1] - found["mean"]) @ found["basis"]
+            found[case] = (look(self.meter, self._renders(without))[1] - found["mean"]) @ found["basis"]
         save_file({name: tensor.contiguous() for name, tensor in found.items()}, path)
         return found
 
     def _renders(self, drawn):
-        """Renders of people, or of clips, as the VAE gives them back -> a list of frames (PIL images) for each."""
-        import numpy as np
-        import torch
-        from PIL import Image
-
-        vae, render, together = self.painter.loaded.pipe.vae, (clips if self.of_video else data).render, 4 if self.of_video else 32
-        one, pictures = next(vae.parameters()), []
-        with torch.inference_mode():
-            for start in range(0, len(drawn), together):
-                renders = np.stack([np.asarray(render(each, self.size)) for each in drawn[start:start + together]])
-                different, places = clips.distinct(renders.reshape(-1, *renders.shape[-3:]))  # in many clips most of the frames are the same
-                pixels = (torch.from_numpy(different).float() / 127.5 - 1).to(one).movedim(-1, -3)
-                decoded = vae.decode(vae.encode(pixels).latents).sample
-                decoded = ((decoded.float().cpu().clamp(-1, 1) + 1) * 127.5).round().byte().movedim(-3, -1).numpy()[places]
-                decoded = decoded.reshape(len(renders), -1, *renders.shape[-3:])
-                pictures += [[Image.fromarray(frame) for frame in frames] for frames in decoded]
-        return pictures
+        render, together = (clips if self.of_video else data).render, 4 if self.of_video else 32
+        return renders(self.painter.loaded.pipe.vae, drawn, render, self.size, together)
 
     def measure(self, pictures, columns: dict[str, list[Path]], plain: dict[str, str], metrics) -> dict[str, dict]:
         """{column: its numbers}. `columns` has every column's files, in the order of `pictures`; `plain` the un-guided column of each."""
@@ -160,7 +145,26 @@ class Yardstick:
         return dict(zip(self.names, (round(share, 4) for share in self.references["accuracy"].tolist()), strict=True))
 
 
-def _look(reader, pictures):
+def renders(vae, drawn, render=data.render, size: int = data.SIZE, together: int = 32):
+    """Renders of people, or of clips, as the VAE gives them back -> a list of frames (PIL images) for each."""
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    one, pictures = next(vae.parameters()), []
+    with torch.inference_mode():
+        for start in range(0, len(drawn), together):
+            exact = np.stack([np.asarray(render(each, size)) for each in drawn[start:start + together]])
+            different, places = clips.distinct(exact.reshape(-1, *exact.shape[-3:]))  # in many clips most of the frames are the same
+            pixels = (torch.from_numpy(different).float() / 127.5 - 1).to(one).movedim(-1, -3)
+            decoded = vae.decode(vae.encode(pixels).latents).sample
+            decoded = ((decoded.float().cpu().clamp(-1, 1) + 1) * 127.5).round().byte().movedim(-3, -1).numpy()[places]
+            decoded = decoded.reshape(len(exact), -1, *exact.shape[-3:])
+            pictures += [[Image.fromarray(frame) for frame in frames] for frames in decoded]
+    return pictures
+
+
+def look(reader, pictures):
     """Lists of frames -> labels (n, attributes), features (n, 256): of a video, the mean over its frames."""
     import torch
 
@@ -184,7 +188,7 @@ def _files(reader, paths: list[Path]):
     labels, features, ends = [], [], []
     for start in range(0, len(paths), 64):
         pictures = [draw.read(path)[0] for path in paths[start:start + 64]]
-        found = _look(reader, pictures)
+        found = look(reader, pictures)
         labels.append(found[0])
         features.append(found[1])
         ends += [float(np.mean([np.isin(np.asarray(frame), (0, 255)).mean() for frame in frames])) for frames in pictures]

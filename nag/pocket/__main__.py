@@ -1,7 +1,7 @@
 """`python -m nag.pocket STAGE`: every stage resumes where it stopped and is skipped when it is done.
 
     data                      render the pictures (40,000; needs dicebear-core dicebear-styles resvg-py)
-    vae text classifier encode unet distill control                      pocket-portrait: one training stage each, in this order
+    vae text classifier encode unet distill control second               pocket-portrait: one training stage each, in this order
     t5 joint joint-distill joint-control                                 pocket-joint, which needs data and encode too
     clips video-encode video-text video video-distill
                 pocket-video, which needs data and encode too
@@ -9,6 +9,7 @@
     export      the finished models as diffusers pipelines in assets/
     results     the pictures that the page shows at load, drawn by the exported pipeline (--preset)
     evaluate    `python -m nag evaluate`, also for the models of a training run
+    fidelity    does a model draw what its words say?
 
 A run that has no VAE, text encoder or classifier of its own takes those of assets/pocket-portrait.
 """
@@ -19,14 +20,14 @@ from pathlib import Path
 
 RECIPE = {  # stage -> steps; what the shipped weights were trained with
     "data": 40_000, "vae": 4_500, "text": 500, "classifier": 800, "encode": 0, "unet": 3_800,
-    "distill": 650, "control": 250,
+    "distill": 650, "control": 250, "second": 300,
     "t5": 500, "joint": 1_200, "joint-distill": 500, "joint-control": 250,
     "clips": 4_000, "video-encode": 4_000, "video-text": 250, "video": 900, "video-distill": 180,
 }
 
 
 def stage(name: str, run: Path, steps: int, compile: bool = False) -> None:
-    from . import clips, data, joint, train, video
+    from . import clips, data, joint, second, train, video
 
     match name:
         case "data":
@@ -45,6 +46,8 @@ def stage(name: str, run: Path, steps: int, compile: bool = False) -> None:
             train.distill(run, steps, train.Portrait(run), compile=compile)
         case "control":
             train.distill(run, steps, train.Portrait(run), guidance=1.0, name="control", compile=compile)
+        case "second":
+            second.train_second(run, steps)
         case "t5":
             joint.train_t5(run, steps)
         case "joint":
@@ -67,16 +70,16 @@ def stage(name: str, run: Path, steps: int, compile: bool = False) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m nag.pocket", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("stage", choices=[*RECIPE, "all", "export", "results", "evaluate"])
+    parser.add_argument("stage", choices=[*RECIPE, "all", "export", "results", "evaluate", "fidelity"])
     parser.add_argument("--run", type=Path, default=Path("runs"), help="folder of data and checkpoints (git-ignored)")
     parser.add_argument("--steps", type=int, help="training steps, or pictures for `data`, instead of the recipe's")
     parser.add_argument("--preset", default="pocket-portrait", help="of `results`")
     parser.add_argument("--compile", action="store_true", help="torch.compile the denoisers: a fifth faster, after two minutes")
     parser.add_argument("--threads", type=int, help="torch threads")
-    if sys.argv[1:2] == ["evaluate"]:  # has options of its own
-        from .evaluate import main as evaluate
+    if sys.argv[1:2] in (["evaluate"], ["fidelity"]):  # have options of their own
+        from . import evaluate, fidelity
 
-        return sys.exit(evaluate(sys.argv[2:]))
+        return sys.exit({"evaluate": evaluate, "fidelity": fidelity}[sys.argv[1]].main(sys.argv[2:]))
     arguments = parser.parse_args()
     if arguments.threads:
         import torch

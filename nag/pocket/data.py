@@ -125,7 +125,7 @@ def _caption(person: Person, rng: random.Random) -> str:
     head = rng.choice((f"portrait of {role}", role, f"a drawing of {role}"))
     if kind < .40:
         return head
-    words = _words(person)
+    words = list(phrases(person).values())
     if kind < .80:
         stated = rng.sample(words, rng.randint(1, min(4, len(words))))
         joiner = rng.choice((" with ", ", "))
@@ -139,13 +139,13 @@ def with_article(role: str) -> str:
     return f"{'an' if role[0] in 'aeiouA' else 'a'} {role}"  # A: "an AI researcher"
 
 
-def _words(person: Person) -> list[str]:
-    """What the picture shows, each as a phrase; what is absent is not named."""
+def phrases(person: Person) -> dict[str, str]:
+    """What the picture shows, {attribute: a phrase}; what is absent is not named."""
     labels = person.labels
-    words = [labels[name] for name in ("eyewear", "facial hair", "mask") if labels[name] != "none"]
-    head = labels["head"]
-    words += ["a bald head" if head == "bald" else head, f"{labels['expression']} face"]
-    return words + [f"{labels['shirt']} shirt", f"{labels['background']} background"]
+    said = {name: labels[name] for name in ("eyewear", "facial hair", "mask") if labels[name] != "none"}
+    said["head"] = "a bald head" if labels["head"] == "bald" else labels["head"]
+    return said | {"expression": f"{labels['expression']} face", "shirt": f"{labels['shirt']} shirt",
+                   "background": f"{labels['background']} background"}
 
 
 _STYLE = None

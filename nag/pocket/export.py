@@ -19,7 +19,7 @@ def assemble(tokenizer, text_encoder, unet, vae):
 
 
 def pipeline(run: Path, denoiser: str = "student"):
-    """The pipeline of a training run, float32: `denoiser` is a checkpoint, such as "student", "control" (nothing baked in), "unet" (the
+    """The pipeline of a training run, float32: `denoiser` is a checkpoint, such as "second", "student", "control" (nothing baked in), "unet" (the
     teacher), "joint-student", "joint" or "video-student"."""
     from . import joint, train, video
 
@@ -41,8 +41,9 @@ def export(run: Path, assets: Path = ASSETS) -> None:
 
     from . import train
 
-    if (run / "student.pt").exists():
-        save(pipeline(run), assets / "pocket-portrait")
+    finished = [name for name in ("second", "student") if (run / f"{name}.pt").exists()]
+    if finished:
+        save(pipeline(run, finished[0]), assets / "pocket-portrait")
         save_classifier(train.load_classifier(run), assets / "pocket-portrait" / "classifier", save_file)
     if (run / "joint-student.pt").exists():
         save(pipeline(run, "joint-student"), assets / "pocket-joint")

@@ -361,6 +361,12 @@ def load_denoiser(run: Path, source: Portrait, name: str):
     return model.to(device()).eval()
 
 
+def shipped_unet():
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel.from_pretrained(SHIPPED / "unet", dtype=torch.float32).to(memory_format=torch.channels_last).to(device())
+
+
 def distill(run: Path, steps: int, source: Portrait, guidance: float = TEACHER_GUIDANCE, name: str = "student", size: int = 32,
             compile: bool = False):
     """The student takes in one step what the teacher takes in TEACHER_SUBSTEPS guided ones.

@@ -64,9 +64,9 @@ def load_text(run: Path):
 
 def build_unet():
     """pocket-portrait's UNet as it ships, with motion modules that change nothing yet."""
-    from diffusers import MotionAdapter, UNet2DConditionModel, UNetMotionModel
+    from diffusers import MotionAdapter, UNetMotionModel
 
-    unet = UNet2DConditionModel.from_pretrained(train.SHIPPED / "unet", dtype=torch.float32)
+    unet = train.shipped_unet()
     adapter = MotionAdapter(block_out_channels=unet.config.block_out_channels, motion_layers_per_block=1, motion_num_attention_heads=HEADS,
                             motion_max_seq_length=clips.FRAMES)
     model = UNetMotionModel.from_unet2d(unet, adapter)
