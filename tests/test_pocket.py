@@ -72,15 +72,15 @@ def test_the_whole_recipe_runs_and_its_exports_load_with_diffusers(tmp_path, mon
     from nag.pocket import clips, joint, second, video
     from nag.pocket.export import export, pipeline
 
-    data.build(tmp_path / "data", 256, processes=1)
-    clips.build(tmp_path / "clips", 16, processes=1)
+    data.build(tmp_path / "data", 32, processes=1)
+    clips.build(tmp_path / "clips", 8, processes=1)
     train.train_vae(tmp_path, 1, size=2)
     train.train_text(tmp_path, 1, size=8)
     train.train_classifier(tmp_path, 1, size=16)
     train.encode_pictures(tmp_path)
     joint.train_t5(tmp_path, 1, size=8)
     video.train_text(tmp_path, 1, size=8)
-    video.encode_clips(tmp_path, 16)
+    video.encode_clips(tmp_path, 8)
     for kind, names in ((train.Portrait, ("student", "control")), (joint.Joint, ("joint-student", "joint-control")),
                         (video.Video, ()), (video.FewSteps, ("video-student",))):
         source = kind(tmp_path)
@@ -103,7 +103,7 @@ def test_the_whole_recipe_runs_and_its_exports_load_with_diffusers(tmp_path, mon
             options = {"num_inference_steps": 2, "height": 128, "width": 128, "output_type": "latent", "guidance_scale": 1.0, **more}
             return pipe("a cowboy", generator=torch.Generator().manual_seed(0), **options)[0]
 
-        more = {"pocket-joint": {"max_sequence_length": 24}, "pocket-video": {"num_frames": 16}}.get(name, {})
+        more = {"pocket-joint": {"max_sequence_length": 24}, "pocket-video": {"num_frames": 4}}.get(name, {})
         out, trained = draw(pipe, **more), draw(pipeline(tmp_path, denoiser), **more)
         assert (out - trained).abs().max() < .05 * trained.abs().max()  # half precision on disk, and nothing else
         sizes = [f.stat().st_size for f in folder.rglob("*.safetensors")]

@@ -86,8 +86,12 @@ def results(preset: str = "pocket-portrait") -> None:
     from nag import bench, compare, presets
 
     engine = compare.Engine()
-    for _ in range(2):  # the second run is timed warm, as a user's are
+    runs = []
+    for _ in range(6):  # pictures are the same in all, times are not
         *_, (run, _, _) = engine.run(*presets.resolve({"preset": preset, "fresh": True}))
+        runs.append(run)
+    # the first one is cold; of the others, the one in which guidance cost what it mostly costs
+    run = sorted(runs[1:], key=lambda run: run.columns[-1].steady / run.columns[0].steady)[2]
     folder = bench.ASSETS / "results" / preset
     folder.mkdir(parents=True, exist_ok=True)
     for column in run.columns:
