@@ -20,7 +20,7 @@ from pathlib import Path
 
 RECIPE = {  # stage -> steps; what the shipped weights were trained with
     "data": 40_000, "vae": 4_500, "text": 500, "classifier": 800, "encode": 0, "unet": 3_800,
-    "distill": 650, "control": 250, "second": 300,
+    "distill": 650, "control": 250, "second": 800,
     "t5": 500, "joint": 1_200, "joint-distill": 500, "joint-control": 250,
     "clips": 4_000, "video-encode": 4_000, "video-text": 250, "video": 900, "video-distill": 180,
 }
