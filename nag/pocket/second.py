@@ -103,8 +103,9 @@ def redraw(run: Path, latents, processes: int | None = None, size: int = 64):
     with Pool(processes) as pool:
         found = list(tqdm(pool.imap(nearest, jobs, chunksize=16), total=len(jobs), desc="redraw", mininterval=20))
     drawn = torch.cat([encoded(vae, [one for one, _ in found[start:start + size]]) for start in range(0, len(found), size)])
-    torch.save((drawn, torch.tensor([error for _, error in found])), path)
-    return drawn, torch.tensor([error for _, error in found])
+    errors = torch.tensor([error for _, error in found])
+    torch.save((drawn, errors), path)
+    return drawn, errors
 
 
 def encoded(vae, pictures):
