@@ -174,6 +174,13 @@ class GuidedAttention:
         def attend(q, which, keys):
             return lse.attend(q, *keys[which], scale) if which in keys else None
 
+        texts = [piece for piece in pieces if piece[2] != IMAGE]
+        if layout.whole and texts:  # the image is attended by both texts in one call: kernels are slower with few queries
+            images = attend(take(query, 2, [piece[:2] for piece in texts]), IMAGE, keys)
+            images = zip(*(part.split([length for _, length, _ in texts], 2) for part in images), strict=True)
+            for (start, length, of), image in zip(texts, images, strict=True):
+                out.narrow(2, start, length).copy_(lse.merge(image, attend(query.narrow(2, start, length), of, keys)))
+            pieces = [piece for piece in pieces if piece[2] == IMAGE]
         for start, length, of in pieces:
             for at, count in portions(start, length, query):
                 q, place = query.narrow(2, at, count), out.narrow(2, at, count)
