@@ -2,27 +2,35 @@
 
     python tests/benchmarks/cost.py [--shapes flux wan ...] [--dtype float32 bfloat16] [--rounds 5] [--compiled]
     python tests/benchmarks/cost.py --full [--shapes flux ...]           on a GPU: the models' own size, bfloat16
-    python tests/benchmarks/cost.py --full --dry                         the same models without memory or numbers: do they build and run?
+    python tests/benchmarks/cost.py --full --dry                         the same models on tensors without numbers: operations and memory, counted
 
 Without --full: as many image and text tokens as the model has, less width and depth, on the processor, one thread. `wan` has fewer tokens than
 Wan; `wan-81`, which takes minutes a round and is measured when asked for, has as many.
 The ways of a step are run in turn (none, CFG, NAG with the batch doubled, NAG packed in two passes, NAG as it is), and each is divided
 by the step without guidance of the same round: medians of ratios, with their range. Prints a Markdown table. Peak memory is given for a
-step without guidance on a text twice as long, too: what the second text's tokens take in the model itself. --compiled adds NAG with its
-formula under torch.compile and the model as it is.
+step without guidance on a text twice as long, too: what the second text's tokens take in the model itself. "Counted" is what NAG would cost if
+only the arithmetic of matrix products, convolutions and attention took time. --compiled adds NAG with its formula under torch.compile and
+the model as it is; --ways leaves some out, for more rounds in the same time.
 """
 
 import argparse
 import contextlib
 import gc
+import math
 import statistics
 import sys
 import time
+import weakref
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -186,6 +194,9 @@ def compiled():
 
 FUSED = torch.compile(attention_processor.blend)
 
+# of the kernels of attention, the counter does not know that of a processor
+KNOWN = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda query, key, value, *_, **__: sdpa_flop_count(query, key, value)}
+
 
 class Bench:
     """A denoiser of one shape, and a step of it in every way."""
@@ -251,6 +262,11 @@ class Bench:
         if self.device == "cuda":
             torch.cuda.synchronize()
 
+    def operations(self, way: str) -> int:
+        with self.ready(way) as step, FlopCounterMode(display=False, custom_mapping=KNOWN) as counter:
+            step()
+        return counter.get_total_flops()
+
     def peak(self, way: str) -> int:
         """Bytes of tensors at the most, weights included."""
         gc.collect()
@@ -268,8 +284,8 @@ class Bench:
         return most + sum(p.nbytes for p in self.denoiser.parameters())
 
 
-def measure(bench: Bench, rounds: int) -> tuple[dict, dict]:
-    """-> {way: ratios of seconds to the step without guidance}, {way: ratio of peak memory}"""
+def measure(bench: Bench, rounds: int) -> tuple[dict, dict, float]:
+    """-> {way: ratios of seconds to the step without guidance}, {way: ratio of peak memory}, ratio of NAG's counted operations"""
     ratios = {way: [] for way in WAYS}
     with torch.inference_mode():
         for turn in range(rounds + 1):
@@ -277,15 +293,55 @@ def measure(bench: Bench, rounds: int) -> tuple[dict, dict]:
             for way in WAYS if turn else ():  # the first turn warms up
                 ratios[way].append(spent[way] / spent["none"])
         peaks = {way: bench.peak(way) for way in [*WAYS, LONGER]}
-    return ratios, {way: peak / peaks["none"] for way, peak in peaks.items()}
+        counted = bench.operations("NAG") / bench.operations("none")
+    return ratios, {way: peak / peaks["none"] for way, peak in peaks.items()}, counted
+
+
+class Alive(TorchDispatchMode):
+    """Bytes of the tensors that were made under it and are alive: `most` at a time. Weights are not counted, nor views of them."""
+
+    def __init__(self, denoiser):
+        super().__init__()
+        self.sizes, self.now, self.most = {p.untyped_storage()._cdata: 0 for p in denoiser.parameters()}, 0, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            storage = tensor.untyped_storage() if isinstance(tensor, torch.Tensor) else None
+            if storage is not None and storage._cdata not in self.sizes:
+                self.sizes[storage._cdata] = storage.nbytes()
+                self.now += storage.nbytes()
+                self.most = max(self.most, self.now)
+                weakref.finalize(storage, self.freed, storage._cdata)
+        return out
+
+    def freed(self, storage) -> None:
+        self.now -= self.sizes.pop(storage)
 
 
 def dry(shape: str) -> None:
-    """The full-size model on the meta device: one step without guidance."""
-    bench = Bench(shape, torch.bfloat16, "meta", True)
-    with torch.inference_mode():
-        bench.step(PROMPT)
-    print(f"{shape}: {sum(p.numel() for p in bench.denoiser.parameters()) / 1e9:.2f} billion parameters, builds and runs")
+    """The full-size model with fake tensors: prints its parameters, and operations and peak memory of its steps."""
+    operations, peaks = {}, {}
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        # numbers cannot be compared: the rows that have the prompt's shape are the prompt's, as here they are
+        stack.enter_context(mock.patch.object(torch, "equal", lambda a, b: a.shape == b.shape))
+        stack.enter_context(mock.patch.object(attention_processor, "PORTION", sys.maxsize))  # as on a GPU
+        bench = Bench(shape, torch.bfloat16, "cpu", True)
+        bench.denoiser.requires_grad_(False)
+        weights = sum(p.nbytes for p in bench.denoiser.parameters())
+        for way in ("none", "CFG", "NAG", LONGER):
+            try:
+                operations[way] = bench.operations(way)
+                with bench.ready(way) as step, Alive(bench.denoiser) as alive:
+                    step()
+                peaks[way] = weights + alive.most
+            except DataDependentOutputException:  # a text cut by its mask
+                operations[way] = peaks[way] = math.nan
+    cells = [f"{sum(p.numel() for p in bench.denoiser.parameters()) / 1e9:.2f}", f"{operations['none'] / 1e12:.1f}",
+             *(f"{operations[way] / operations['none']:.3f}" for way in ("CFG", "NAG")), f"{peaks['none'] / 1e9:.2f}",
+             " / ".join(f"{peaks[way] / peaks['none']:.3f}" for way in ("CFG", "NAG", LONGER))]
+    print(f"| {shape} | {' | '.join(cells).replace('nan', '-')} |", flush=True)
 
 
 def main() -> None:
@@ -293,23 +349,25 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", default=[name for name in SHAPES if name != "wan-81"], choices=list(SHAPES))
     parser.add_argument("--dtype", nargs="+", choices=["float32", "bfloat16"])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--ways", nargs="+", default=WAYS[1:], choices=WAYS[1:], help="beside the step without guidance")
     parser.add_argument("--compiled", action="store_true", help="one more way: the formula under torch.compile")
     parser.add_argument("--full", action="store_true", help="the models' own size, on CUDA")
-    parser.add_argument("--dry", action="store_true", help="with --full: on the meta device, no GPU needed")
+    parser.add_argument("--dry", action="store_true", help="with --full: on fake tensors, no GPU needed")
     options = parser.parse_args()
     if options.full and options.dry:
+        print(f"| shape | billion parameters | tera-operations of a step | CFG | NAG | its peak memory, GB | CFG / NAG / {LONGER} |\n|{'---|' * 7}")
         return [dry(shape) for shape in options.shapes] and None
     device = "cuda" if options.full else "cpu"
     if options.full and not torch.cuda.is_available():
         parser.error("--full needs a CUDA device; --full --dry runs without one.")
     torch.set_num_threads(1)
-    if options.compiled:
-        WAYS.append(COMPILED)
-    print(f"| shape | dtype | {' | '.join(WAYS[1:])} | peak memory: the same, {LONGER} |\n|---|---|{'---|' * len(WAYS)}")
+    WAYS[1:] = options.ways + [COMPILED] * options.compiled
+    print(f"| shape | dtype | {' | '.join(WAYS[1:])} | NAG, counted | peak memory: the same, {LONGER} |\n|---|---|---|{'---|' * len(WAYS)}")
     for name in options.shapes:
         for dtype in options.dtype or (["bfloat16"] if options.full else ["float32", "bfloat16"]):
-            ratios, peaks = measure(Bench(name, getattr(torch, dtype), device, options.full), options.rounds)
+            ratios, peaks, counted = measure(Bench(name, getattr(torch, dtype), device, options.full), options.rounds)
             cells = [f"{statistics.median(r):.2f} ({min(r):.2f}-{max(r):.2f})" for way, r in ratios.items() if way != "none"]
+            cells.append(f"{counted:.2f}")
             cells.append(" / ".join(f"{peaks[way]:.3f}" for way in [*WAYS[1:], LONGER]))
             print(f"| {name} | {dtype} | {' | '.join(cells)} |", flush=True)
 
