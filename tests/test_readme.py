@@ -1,11 +1,13 @@
 """The README is a path: what it shows must exist and run."""
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 from nag import presets
+from nag.__main__ import families_table, main
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -20,7 +22,6 @@ def test_every_file_is_in_the_tree_and_every_picture_exists():
 
 
 def test_the_table_of_families_is_the_codes():
-    from nag.__main__ import families_table
     assert f"<!-- families -->\n{families_table()}\n<!-- /families -->" in README, "python -m nag families --write README.md"
 
 
@@ -34,32 +35,30 @@ def test_every_preset_is_in_the_table_with_its_settings():
 
 def test_the_command_line_runs_as_written(tmp_path):
     command = re.search(r"^python (-m nag compare .*) --out out$", README, re.M).group(1)
-    import shlex
-
     done = subprocess.run([sys.executable, *shlex.split(command), "--out", str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert {p.name for p in tmp_path.iterdir()} == {"none.png", "cfg.png", "nag.png", "strip.png", "run.json"}
-    refused = subprocess.run([sys.executable, "-m", "nag", "compare", "--set", "nag_tau=99", "--out", str(tmp_path)], cwd=ROOT,
-                             capture_output=True, text=True)
-    assert refused.returncode == 2 and "nag_tau must be between" in refused.stderr
 
 
-def test_models_and_check_run_as_written():
-    def run(*arguments):
-        return subprocess.run([sys.executable, "-m", "nag", *arguments], cwd=ROOT, capture_output=True, text=True)
+def test_a_refused_comparison_says_why(tmp_path, capsys):
+    assert main(["compare", "--set", "nag_tau=99", "--out", str(tmp_path)]) == 2
+    assert "nag_tau must be between" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
+
+def test_models_and_check_run_as_written(capsys):
     assert "\npython -m nag models\n" in README
-    listed = run("models")
-    assert listed.returncode == 0, listed.stderr
+    assert main(["models"]) == 0
+    listed = capsys.readouterr().out.splitlines()
     for name, preset in presets.load_all().items():
-        line = next(line for line in listed.stdout.splitlines() if line.startswith(f"{name} "))
+        line = next(line for line in listed if line.startswith(f"{name} "))
         assert preset.licence in line and ("runs here" in line or "needs a GPU" in line) and ("gated" in line) == preset.gated
-    checked = run("check", "--preset", "pocket-portrait")
-    assert checked.returncode == 0 and "4 cross-attention layers" in checked.stdout, checked.stderr
+    assert main(["check", "--preset", "pocket-portrait"]) == 0
+    checked = capsys.readouterr().out
+    assert "4 cross-attention layers" in checked, checked
     for key, guided in (("none", 0), ("cfg", 0), ("nag", 2)):
-        assert re.search(rf"^{key} +done .*for 2 steps, guided {guided}", checked.stdout, re.M), checked.stdout
-    absent = run("check", "--preset", "sd15")
-    assert absent.returncode == 2 and "hub cannot be reached" in absent.stderr
+        assert re.search(rf"^{key} +done .*for 2 steps, guided {guided}", checked, re.M), checked
+    assert main(["check", "--preset", "sd15"]) == 2
+    assert "hub cannot be reached" in capsys.readouterr().err
 
 
 def test_the_python_example_runs_as_written(monkeypatch):

@@ -1,8 +1,6 @@
 """Videos and start pictures: from a real tiny pipeline in a folder to three players in step."""
 
 import io
-import subprocess
-import sys
 import urllib.request
 from pathlib import Path
 
@@ -15,8 +13,8 @@ from tiny import folder_of
 from video_page import preset
 
 from nag import compare, presets, uploads, video, web
+from nag.__main__ import main
 
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def moving(count=9, width=48, height=32):
@@ -159,10 +157,7 @@ def test_a_preset_that_begins_with_a_picture():
     assert compare.mean_difference(shots[0][0], shots[0][2]) > .05, "NAG changed nothing"
 
 
-def test_the_command_line_writes_videos(tmp_path):
-    code = (f"import sys; sys.path[:0] = ['tests']; from video_page import preset; from nag import __main__ as m, presets; "
-            f"one = preset({folder_of('wan')!r}); presets.load_all = lambda: {{'tiny-video': one}}; "
-            f"sys.exit(m.main(['compare', '--preset', 'tiny-video', '--set', 'num_frames=5', '--out', {str(tmp_path)!r}]))")
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+def test_the_command_line_writes_videos(tmp_path, monkeypatch):
+    monkeypatch.setattr(presets, "load_all", lambda: {"tiny-video": preset(folder_of("wan"))})
+    assert main(["compare", "--preset", "tiny-video", "--set", "num_frames=5", "--out", str(tmp_path)]) == 0
     assert {p.name for p in tmp_path.iterdir()} == {f"{k}.{e}" for k in ("none", "cfg", "nag") for e in ("png", "mp4")} | {"strip.png", "run.json"}
