@@ -2,7 +2,6 @@
 
 import io
 import urllib.request
-from pathlib import Path
 
 import imageio_ffmpeg
 import numpy as np
@@ -14,7 +13,6 @@ from video_page import preset
 
 from nag import compare, presets, uploads, video, web
 from nag.__main__ import main
-
 
 
 def moving(count=9, width=48, height=32):

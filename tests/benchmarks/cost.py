@@ -6,8 +6,8 @@
 
 Without --full: as many image and text tokens as the model has, less width and depth, on the processor, one thread. `wan` has fewer tokens than
 Wan; `wan-81`, which takes minutes a round and is measured when asked for, has as many.
-The ways of a step are run in turn (none, CFG, NAG with the batch doubled, NAG packed in two passes, NAG as it is), and each is divided
-by the step without guidance of the same round: medians of ratios, with their range. Prints a Markdown table. Peak memory is given for a
+The ways of a step are run in turn (CFG, NAG with the batch doubled, NAG packed in two passes, NAG as it is), each right after a step without
+guidance, by which it is divided: a machine's speed changes within a round. Medians of ratios, with their range. Prints a Markdown table. Peak memory is given for a
 step without guidance on a text twice as long, too: what the second text's tokens take in the model itself. "Counted" is what NAG would cost if
 only the arithmetic of matrix products, convolutions and attention took time. --compiled adds NAG with its formula under torch.compile and
 the model as it is; --ways leaves some out, for more rounds in the same time.
@@ -50,7 +50,7 @@ def flux(full: bool):
 
     config = {"num_layers": 19, "num_single_layers": 38, "num_attention_heads": 24, "joint_attention_dim": 4096, "pooled_projection_dim": 768,
               "axes_dims_rope": (16, 56, 56), "attention_head_dim": 128, "guidance_embeds": True} if full else {
-              "num_layers": 2, "num_single_layers": 4, "num_attention_heads": 8, "joint_attention_dim": 128, "pooled_projection_dim": 64,
+              "num_layers": 1, "num_single_layers": 2, "num_attention_heads": 8, "joint_attention_dim": 128, "pooled_projection_dim": 64,
               "axes_dims_rope": (8, 28, 28), "attention_head_dim": 64, "guidance_embeds": True}
     return Case(lambda: FluxTransformer2DModel(patch_size=1, in_channels=64, **config), (4096, 64), lambda x, t: {
         "hidden_states": x, "timestep": steps_of(x, t) / 1000, "return_dict": False, "img_ids": ramp(1, 64, 64),
@@ -62,7 +62,7 @@ def sd35(full: bool):
     """4096 image tokens, 333 text tokens; full: SD3.5-Large."""
     from diffusers import SD3Transformer2DModel
 
-    layers, heads, text, pooled = (38, 38, 4096, 2048) if full else (6, 8, 128, 64)
+    layers, heads, text, pooled = (38, 38, 4096, 2048) if full else (2, 8, 128, 64)
     return Case(lambda: SD3Transformer2DModel(
         sample_size=128, patch_size=2, in_channels=16, num_layers=layers, attention_head_dim=64, num_attention_heads=heads,
         joint_attention_dim=text, caption_projection_dim=64 * heads, pooled_projection_dim=pooled, out_channels=16, pos_embed_max_size=192,
@@ -95,7 +95,7 @@ def sana(full: bool):
 
     config = {"num_attention_heads": 70, "num_layers": 20, "num_cross_attention_heads": 20, "cross_attention_head_dim": 112,
               "cross_attention_dim": 2240, "caption_channels": 2304} if full else {
-              "num_attention_heads": 16, "num_layers": 4, "num_cross_attention_heads": 8, "cross_attention_head_dim": 64,
+              "num_attention_heads": 16, "num_layers": 2, "num_cross_attention_heads": 8, "cross_attention_head_dim": 64,
               "cross_attention_dim": 512, "caption_channels": 128}
     return Case(lambda: SanaTransformer2DModel(in_channels=32, out_channels=32, attention_head_dim=32, sample_size=32, patch_size=1, **config),
                 (32, 32, 32), lambda x, t: {"hidden_states": x, "timestep": steps_of(x, t), "return_dict": False},
@@ -103,7 +103,7 @@ def sana(full: bool):
                                   "encoder_attention_mask": torch.ones(len(words), 300)})
 
 
-def wan(full: bool, frames: int = 5, heads: int = 8, layers: int = 2):
+def wan(full: bool, frames: int = 5, heads: int = 8, layers: int = 1):
     """5 latent frames of 60 x 104 (7,800 tokens), 512 text tokens; full: Wan2.1 1.3B, 21 latent frames (480p, 81 frames)."""
     from diffusers import WanTransformer3DModel
 
@@ -119,14 +119,14 @@ def wan(full: bool, frames: int = 5, heads: int = 8, layers: int = 2):
 
 def wan_81(full: bool):
     """As many tokens as the model has of 81 frames (32,760), at a sixth of its width, in one block."""
-    return wan(full, 21, 4, 1)
+    return wan(full, 21, 4)
 
 
 def ltx(full: bool):
     """13 latent frames of 16 x 22 (704 x 512, 97 frames), 128 text tokens; full: LTX-Video 2B."""
     from diffusers import LTXVideoTransformer3DModel
 
-    heads, layers, text = (32, 28, 4096) if full else (8, 3, 128)
+    heads, layers, text = (32, 28, 4096) if full else (8, 1, 128)
     return Case(lambda: LTXVideoTransformer3DModel(
         in_channels=128, out_channels=128, num_attention_heads=heads, attention_head_dim=64, cross_attention_dim=64 * heads, num_layers=layers,
         caption_channels=text), (13 * 16 * 22, 128), lambda x, t: {
@@ -140,7 +140,7 @@ def hunyuan(full: bool):
 
     config = {"num_attention_heads": 24, "attention_head_dim": 128, "num_layers": 20, "num_single_layers": 40, "text_embed_dim": 4096,
               "pooled_projection_dim": 768, "rope_axes_dim": (16, 56, 56)} if full else {
-              "num_attention_heads": 8, "attention_head_dim": 64, "num_layers": 2, "num_single_layers": 4, "text_embed_dim": 128,
+              "num_attention_heads": 8, "attention_head_dim": 64, "num_layers": 1, "num_single_layers": 2, "text_embed_dim": 128,
               "pooled_projection_dim": 64, "rope_axes_dim": (8, 28, 28)}
     return Case(lambda: HunyuanVideoTransformer3DModel(in_channels=16, out_channels=16, patch_size=2, patch_size_t=1, guidance_embeds=True,
                                                        num_refiner_layers=2, **config),
@@ -286,12 +286,14 @@ class Bench:
 
 def measure(bench: Bench, rounds: int) -> tuple[dict, dict, float]:
     """-> {way: ratios of seconds to the step without guidance}, {way: ratio of peak memory}, ratio of NAG's counted operations"""
-    ratios = {way: [] for way in WAYS}
+    ratios = {way: [] for way in WAYS[1:]}
     with torch.inference_mode():
         for turn in range(rounds + 1):
-            spent = {way: bench.seconds(way) for way in WAYS}
-            for way in WAYS if turn else ():  # the first turn warms up
-                ratios[way].append(spent[way] / spent["none"])
+            for way in WAYS[1:]:
+                none = bench.seconds("none")
+                ratio = bench.seconds(way) / none
+                if turn:  # the first turn warms up
+                    ratios[way].append(ratio)
         peaks = {way: bench.peak(way) for way in [*WAYS, LONGER]}
         counted = bench.operations("NAG") / bench.operations("none")
     return ratios, {way: peak / peaks["none"] for way, peak in peaks.items()}, counted
@@ -366,7 +368,7 @@ def main() -> None:
     for name in options.shapes:
         for dtype in options.dtype or (["bfloat16"] if options.full else ["float32", "bfloat16"]):
             ratios, peaks, counted = measure(Bench(name, getattr(torch, dtype), device, options.full), options.rounds)
-            cells = [f"{statistics.median(r):.2f} ({min(r):.2f}-{max(r):.2f})" for way, r in ratios.items() if way != "none"]
+            cells = [f"{statistics.median(r):.2f} ({min(r):.2f}-{max(r):.2f})" for r in ratios.values()]
             cells.append(f"{counted:.2f}")
             cells.append(" / ".join(f"{peaks[way]:.3f}" for way in [*WAYS[1:], LONGER]))
             print(f"| {name} | {dtype} | {' | '.join(cells)} |", flush=True)
