@@ -6,11 +6,11 @@
 
 Without --full: as many image and text tokens as the model has, less width and depth, on the processor, one thread. `wan` has fewer tokens than
 Wan; `wan-81`, which takes minutes a round and is measured when asked for, has as many.
-The ways of a step are run in turn (CFG, NAG with the batch doubled, NAG packed in two passes, NAG as it is), each right after a step without
-guidance, by which it is divided: a machine's speed changes within a round. Medians of ratios, with their range. Prints a Markdown table. Peak memory is given for a
-step without guidance on a text twice as long, too: what the second text's tokens take in the model itself. "Counted" is what NAG would cost if
-only the arithmetic of matrix products, convolutions and attention took time. --compiled adds NAG with its formula under torch.compile and
-the model as it is; --ways leaves some out, for more rounds in the same time.
+The ways of a step are run in turn (CFG, NAG with the batch doubled, NAG packed in two passes, NAG as it is), each right after a step
+without guidance, by which it is divided: a machine's speed changes within a round. Medians of ratios, with their range. Prints a Markdown
+table. Peak memory is given for a step without guidance on a text twice as long, too: what the second text's tokens take in the model
+itself. "Counted" is what NAG would cost if only the arithmetic of matrix products, convolutions and attention took time. --compiled adds
+NAG with its formula under torch.compile and the model as it is; --ways leaves some out, for more rounds in the same time.
 """
 
 import argparse
