@@ -208,7 +208,7 @@ class Bench:
             before = torch.get_default_dtype()
             torch.set_default_dtype(dtype)  # 12 billion weights in float32 would not fit first
             try:
-                self.denoiser = case.build().eval()
+                self.denoiser = case.build().eval().requires_grad_(False)
             finally:
                 torch.set_default_dtype(before)
         if not full:
@@ -330,7 +330,6 @@ def dry(shape: str) -> None:
         stack.enter_context(mock.patch.object(torch, "equal", lambda a, b: a.shape == b.shape))
         stack.enter_context(mock.patch.object(attention_processor, "PORTION", sys.maxsize))  # as on a GPU
         bench = Bench(shape, torch.bfloat16, "cpu", True)
-        bench.denoiser.requires_grad_(False)
         weights = sum(p.nbytes for p in bench.denoiser.parameters())
         for way in ("none", "CFG", "NAG", LONGER):
             try:
