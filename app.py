@@ -54,6 +54,7 @@ CSS = """
 @media (min-width: 900px) { #left { max-width: 340px; } }
 @media (max-width: 899px) { #page { flex-direction: column; } #left, #right { display: contents; } #page > * { width: 100%; }
   #words, #go { order: 1; } #right { order: 2; } #bench { order: 2; } #look { order: 2; } #sliders { order: 3; } #help { order: 4; } }
+.prose a { padding: 0 !important; }  /* Gradio makes buttons of links */
 footer { margin-top: 18px !important; }
 """
 
