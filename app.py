@@ -3,7 +3,6 @@
 import argparse
 import atexit
 import html
-import importlib
 import json
 import logging
 import os
@@ -26,7 +25,7 @@ except ImportError:
 import gradio as gr
 from gradio.data_classes import FileData
 
-from nag import bench, compare, presets, uploads, web
+from nag import bench, compare, pipelines, presets, uploads, web
 
 PRESETS = dict(presets.load_all())
 log = logging.getLogger("nag")
@@ -422,7 +421,7 @@ def launch(demo: gr.Blocks, host: str, port: int, **options):
         server_name=host, server_port=port, css=CSS, theme=THEME, show_error=False,
         allowed_paths=[], app_kwargs={"middleware": [Middleware(web.Gate, hosts=hosts)]}, run_history=False, enable_monitoring=False,
         footer_links=["api"], share=False, prevent_thread_lock=True, **options)
-    importlib.import_module("nag.guidance")  # torch and diffusers, while the page is looked at: the first Compare finds them there
+    pipelines.import_libraries()  # while the page is looked at: the first Compare finds them there
     demo.block_thread()
 
 

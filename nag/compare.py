@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from . import video
-from .pipelines import Loaded, Shelf, explain, free_memory, versions
+from .pipelines import Loaded, Shelf, explain, free_memory, import_libraries, versions
 from .presets import Preset, Refused, Request
 from .reuse import Kept
 
@@ -214,6 +214,7 @@ class Engine:
 
     def _sample(self, run: Run, stop: threading.Event, tell) -> None:
         """Everything that needs the lock: load, warm up, the columns, the verdict."""
+        import_libraries()
         if not run.request.fresh:
             self._recall(run)
         missing = [column for column in run.columns if not column.reused]

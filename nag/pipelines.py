@@ -2,6 +2,8 @@
 
 import functools
 import gc
+import importlib
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from .presets import FOLDER, Preset, Refused, needed
 from .reuse import Words
 
 PROJECT = FOLDER.parent
+_importing = threading.Lock()
 
 
 @dataclass
@@ -96,6 +99,13 @@ def runs_here(preset: Preset) -> str:
     except Refused:
         return "needs a GPU"
     return "runs here on the processor, slowly"
+
+
+def import_libraries() -> None:
+    """Imports torch and diffusers, which takes seconds, in one thread at a time: of two that import diffusers at once, one finds a module half
+    made (`ImportError: partially initialized module`), for its modules import one another."""
+    with _importing:
+        importlib.import_module("nag.guidance")
 
 
 def _from_pretrained(preset: Preset, source: str, revision: str | None, dtype, local: bool):

@@ -111,6 +111,13 @@ def test_the_page_does_not_wait_for_torch():
     assert done.returncode == 1 and done.stderr.strip() == "", done.stderr  # sys.exit("") says nothing, and 1
 
 
+def test_who_asks_while_the_server_still_imports_is_answered(tmp_path_factory):
+    """Two threads that import diffusers at once find it half made; the server did not survive that."""
+    with serving(tmp_path_factory, "app.py", "--port") as url:
+        for seed in (1, 2):
+            assert call(url, {"seed": seed, "guidance": ["nag"], "num_inference_steps": 1})[0] == "complete"
+
+
 def test_results_are_shown_before_anything_was_run(page):
     page.wait_for_function(f"{DONE} == 3")
     assert page.eval_on_selector_all("#bench .cell img", "all => all.every(i => i.complete && i.naturalWidth == 128)")
