@@ -184,9 +184,8 @@ class GuidedAttention:
         for start, length, of in pieces:
             for at, count in portions(start, length, query):
                 q, place = query.narrow(2, at, count), out.narrow(2, at, count)
-                if of in NEGATIVE:
-                    if not layout.whole:  # unconditional rows carry a negative text too, and nobody reads it
-                        place.zero_()
+                if of in NEGATIVE:  # unconditional rows carry a negative text too, and nobody reads it
+                    place.zero_()
                     place[rows] = lse.merge(attend(q[rows], IMAGE, few), attend(q[rows], NEGATIVE, few)).to(query.dtype)
                     continue
                 image = attend(q, IMAGE, keys)
