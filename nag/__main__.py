@@ -1,19 +1,23 @@
-"""NAG without a page: `python -m nag compare`, `evaluate`, `models`, `check`, `families`."""
+"""NAG without a page: `python -m nag compare`, `evaluate`, `fidelity`, `models`, `check`, `families`."""
 
 import argparse
 import json
 import sys
 from pathlib import Path
 
-from . import presets, uploads
+from . import presets
+from .errors import Refused
 from .evaluate import command as evaluation
+from .evaluate import fidelity
+from .media import uploads
+from .request import DEFAULT
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m nag", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     compare = commands.add_parser("compare", help="draw one seed without guidance, with CFG and with NAG")
-    compare.add_argument("--preset", default=presets.DEFAULT, help="a file of presets/, without .json")
+    compare.add_argument("--preset", default=DEFAULT, help="a file of presets/, without .json")
     compare.add_argument("--prompt")
     compare.add_argument("--negative-prompt")
     compare.add_argument("--seed", type=int)
@@ -24,15 +28,17 @@ def main(arguments: list[str] | None = None) -> int:
     compare.add_argument("--out", type=Path, required=True, help="folder for the pictures or videos and run.json")
     evaluate = commands.add_parser("evaluate", help="count what guidance does to many pictures: rates, distances, plots")
     evaluation.add_arguments(evaluate)
+    fidelity_parser = commands.add_parser("fidelity", help="does a pocket model draw what its words say?")
+    fidelity.add_arguments(fidelity_parser)
     commands.add_parser("models", help="list the presets: size, licence, and what this machine can run")
     check = commands.add_parser("check", help="load a preset's model and draw two steps with every kind of guidance")
-    check.add_argument("--preset", default=presets.DEFAULT)
+    check.add_argument("--preset", default=DEFAULT)
     families = commands.add_parser("families", help="the table of denoiser classes, as it stands in the README")
     families.add_argument("--write", type=Path, help="a Markdown file to put it into, between its two families marks")
     options = parser.parse_args(arguments)
     try:
-        return {"compare": _compare, "evaluate": evaluation.run, "models": _models, "check": _check, "families": _families}[options.command](options)
-    except presets.Refused as error:
+        return {"compare": _compare, "evaluate": evaluation.run, "fidelity": fidelity.run, "models": _models, "check": _check, "families": _families}[options.command](options)
+    except Refused as error:
         print(error, file=sys.stderr)
         return 2
 
@@ -42,7 +48,7 @@ def _settings(options) -> dict:
     for pair in options.pairs:
         key, equals, value = pair.partition("=")
         if not equals:
-            raise presets.Refused(f"--set wants KEY=VALUE, got {pair!r}.")
+            raise Refused(f"--set wants KEY=VALUE, got {pair!r}.")
         try:
             raw[key] = json.loads(value)
         except ValueError:
@@ -60,12 +66,12 @@ def _compare(options) -> int:
     preset, request = presets.resolve(_settings(options), known)
     from tqdm import tqdm
 
-    from .compare import Engine
+    from .engine.engine import Engine
 
     try:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise presets.Refused(f"--out {options.out} cannot be made: {error.strerror}.") from None
+        raise Refused(f"--out {options.out} cannot be made: {error.strerror}.") from None
     run, bar = None, tqdm(total=request.num_inference_steps * len(request.guidance), desc="loading", unit="step")
     start = uploads.load(options.image, preset.title) if preset.image else None
     for run, column, _ in Engine(previews=False).run(preset, request, image=start):
@@ -79,7 +85,7 @@ def _compare(options) -> int:
         if column.video:
             (options.out / f"{column.key.replace('+', '-')}.mp4").write_bytes(column.video)
     if pictures:
-        from .strip import strip
+        from .page.strip import strip
 
         strip(run).save(options.out / "strip.png")
     (options.out / "run.json").write_text(json.dumps(run.json(), indent=2) + "\n")
@@ -92,7 +98,7 @@ def _compare(options) -> int:
 
 
 def _models(options) -> int:
-    from .pipelines import runs_here
+    from .engine.memory import runs_here
 
     for name, preset in presets.load_all().items():
         size = f"{preset.size_gb:5.1f} GB" if preset.size_gb else "ships   "
@@ -103,7 +109,7 @@ def _models(options) -> int:
 
 def _check(options) -> int:
     """Two steps of every column at the preset's smallest size, so that a machine with the weights can say whether all fits together."""
-    from .compare import Engine
+    from .engine.engine import Engine
     from .families import supports
 
     preset, _ = presets.resolve({"preset": options.preset})

@@ -7,7 +7,8 @@ from tiny import PROMPT, animatediff, prepared
 from video_page import preset
 
 import nag
-from nag import compare, presets
+from nag import presets
+from nag.engine.engine import Engine
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,7 @@ def test_the_page_compares_it(pipe, tmp_path):
     pipe.save_pretrained(tmp_path)
     chosen = preset(str(tmp_path), arguments={}, frames=1, num_frames=5, width=32, height=32, num_inference_steps=2)
     _, request = presets.resolve({"preset": "tiny-video", "fresh": True}, {"tiny-video": chosen})
-    *_, (run, _, _) = compare.Engine().run(chosen, request)
+    *_, (run, _, _) = Engine().run(chosen, request)
     assert [(column.key, column.state, len(column.frames)) for column in run.columns] == [(key, "done", 5) for key in ("none", "cfg", "nag")]
     pictures = [column.frames[2].tobytes() for column in run.columns]
     assert len({*pictures}) == 3

@@ -10,8 +10,12 @@ from test_compare import ALL, ask, engine, finish, preset
 from tiny import PIPELINES, folder_of, pipeline
 from video_page import preset as video_preset
 
-from nag import __main__, bench, compare, guidance, presets
-from nag.strip import strip
+from nag import __main__, guidance, presets
+from nag.engine import engine as drawing
+from nag.engine import previews
+from nag.engine.engine import Engine
+from nag.page import cells
+from nag.page.strip import strip
 
 
 def apart(a, b) -> int:
@@ -22,12 +26,12 @@ def apart(a, b) -> int:
 @pytest.fixture
 def calls(monkeypatch):
     """The columns of every pipeline call."""
-    seen, call = [], compare._call
+    seen, call = [], drawing._call
 
     def counted(loaded, run, keys, on_step):
         seen.append(keys)
         return call(loaded, run, keys, on_step)
-    monkeypatch.setattr(compare, "_call", counted)
+    monkeypatch.setattr(drawing, "_call", counted)
     return seen
 
 
@@ -49,7 +53,7 @@ def test_columns_drawn_together_are_those_drawn_alone(name, calls):
 
 @pytest.mark.parametrize("name", ["pocket-portrait", "pocket-joint"])
 def test_the_models_that_ship_draw_the_same_together(name):
-    desk = compare.Engine(previews=False)
+    desk = Engine(previews=False)
     runs = []
     for batched in (False, True):
         *_, (run, _, _) = desk.run(*presets.resolve({"preset": name, "batched": batched, "fresh": True, "guidance": ALL}))
@@ -61,7 +65,7 @@ def test_the_models_that_ship_draw_the_same_together(name):
 
 def test_a_column_drawn_together_has_no_time_of_its_own():
     run = finish(engine(), "sd", guidance=ALL[:3] + ["vsf"], num_inference_steps=4, nag_end=.5, batched=True)
-    said, cells = run.json()["columns"], {c.key: bench.cell(run, c) for c in run.columns}
+    said, cells = run.json()["columns"], {c.key: cells.cell(run, c) for c in run.columns}
     for key in ("none", "nag"):
         assert said[key]["seconds"] is said[key]["relative_time"] is None
         assert said[key]["together"] == {"columns": ("none", "nag"), "seconds": round(run.columns[0].seconds, 4)} and run.columns[0].seconds > 0
@@ -84,8 +88,8 @@ def test_the_command_line_draws_them_together(tmp_path, capsys):
 
 
 def test_progress_and_previews_come_for_every_column_of_a_call(monkeypatch):
-    monkeypatch.setattr(compare, "PREVIEW_EVERY", 0)
-    monkeypatch.setattr(compare, "PREVIEW_SHARE", 1e9)
+    monkeypatch.setattr(previews, "PREVIEW_EVERY", 0)
+    monkeypatch.setattr(previews, "PREVIEW_SHARE", 1e9)
     asked = ask("flux", num_inference_steps=6, guidance=["none", "nag"], batched=True)
     events = [(c.key, c.step, p) for _, c, p in engine().run(*asked) if c]
     shown = {key: [p for k, _, p in events if k == key and p is not None] for key in ("none", "nag")}
@@ -106,7 +110,7 @@ def test_stop_ends_all_columns_of_a_call():
 
 
 def test_videos_are_drawn_together(calls):
-    chosen, desk = video_preset(folder_of("wan")), compare.Engine(previews=False)
+    chosen, desk = video_preset(folder_of("wan")), Engine(previews=False)
     runs = []
     for batched in (False, True):
         settings = {"preset": "tiny-video", "num_frames": 5, "guidance": ["none", "nag"], "batched": batched, "fresh": True}
@@ -131,7 +135,7 @@ def test_what_was_drawn_together_is_not_what_was_drawn_alone():
     run = finish(desk, "sd", nag_scale=7, batched=True)
     none, _, new = run.columns
     assert none.reused and not none.together and not new.reused and not new.together, "an old column drawn alone, and a new one left alone by it"
-    assert bench.cell(run, new)["cost"].startswith("≈")
+    assert cells.cell(run, new)["cost"].startswith("≈")
 
 
 # Where it is not possible
@@ -157,7 +161,7 @@ def test_columns_that_begin_with_a_picture_say_so(calls):
     chosen = video_preset(folder_of("kontext"), image=True, multiple=16, num_frames=1, height=96, ranges={"num_inference_steps": [1, 8]},
                           arguments={"max_sequence_length": 24, "max_area": 96 * 96, "_auto_resize": False})
     request = presets.resolve({"preset": "tiny-video", "guidance": ["none", "nag"], "batched": True}, {"tiny-video": chosen})[1]
-    *_, (run, _, _) = compare.Engine(previews=False).run(chosen, request, image=Image.new("RGB", (96, 96), "red"))
+    *_, (run, _, _) = Engine(previews=False).run(chosen, request, image=Image.new("RGB", (96, 96), "red"))
     assert set(calls) == {("none",), ("nag",)} and [c.state for c in run.columns] == ["done"] * 2
     assert run.hint.endswith("Columns that begin with a picture are drawn one after another.")
 

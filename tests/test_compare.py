@@ -8,9 +8,13 @@ import pytest
 import torch
 from tiny import pipeline
 
-from nag import bench, compare, guidance, presets
-from nag.compare import Engine
-from nag.pipelines import Loaded, Shelf
+from nag import guidance, presets
+from nag.engine import previews as drawn
+from nag.engine.clock import _Watch
+from nag.engine.engine import Engine
+from nag.engine.loading import Loaded, Shelf
+from nag.errors import Refused
+from nag.page import cells
 
 ALL = ["none", "cfg", "nag", "cfg+nag"]
 
@@ -61,7 +65,7 @@ def test_the_run_says_what_was_done():
 
 def test_an_early_end_says_what_it_saves():
     """Two of three steps guided at 3 s, one un-guided at 1 s: 2 of 9 seconds are saved. One kind of steps alone says nothing."""
-    watch = compare._Watch(None, "cpu", None)
+    watch = _Watch(None, "cpu", None)
     watch.times, watch.guided = [2.0, 4.0, 1.0], 2
     assert watch.saved == pytest.approx(2 / 9)
     watch.guided = 3
@@ -72,15 +76,15 @@ def test_an_early_end_says_what_it_saves():
     said = run.json()["columns"]
     assert [key for key in said if "saved_by_early_end" in said[key]] == ["nag", "cfg+nag"]
     run.columns[2].saved = .1234
-    assert bench.cell(run, run.columns[2])["remark"] == "NAG active in 2 of 4 steps, saves 12 %"
-    assert "active" not in bench.cell(run, run.columns[0])["remark"]
+    assert cells.cell(run, run.columns[2])["remark"] == "NAG active in 2 of 4 steps, saves 12 %"
+    assert "active" not in cells.cell(run, run.columns[0])["remark"]
     whole = finish(engine(), "sd")
-    assert "saved_by_early_end" not in whole.json()["columns"]["nag"] and "saves" not in bench.cell(whole, whole.columns[2])["remark"]
+    assert "saved_by_early_end" not in whole.json()["columns"]["nag"] and "saves" not in cells.cell(whole, whole.columns[2])["remark"]
 
 
 def test_previews_come_before_the_picture_and_are_small(monkeypatch):
-    monkeypatch.setattr(compare, "PREVIEW_EVERY", 0)
-    monkeypatch.setattr(compare, "PREVIEW_SHARE", 1e9)
+    monkeypatch.setattr(drawn, "PREVIEW_EVERY", 0)
+    monkeypatch.setattr(drawn, "PREVIEW_SHARE", 1e9)
     desk = engine()
     events = [(c.key, c.state, p) for _, c, p in desk.run(*ask("flux", num_inference_steps=6)) if c]
     previews = [p for _, _, p in events if p is not None]
@@ -96,10 +100,10 @@ def test_previews_take_a_small_share_of_a_column(monkeypatch):
     def slow(*_):
         now[0] += 1
         return "picture"
-    monkeypatch.setattr(compare._Previews, "_decode", slow)
+    monkeypatch.setattr(drawn._Previews, "_decode", slow)
 
     def column(seconds, **settings):
-        previews, begun, shown = compare._Previews(loaded, ask("sd", **settings)[1]), now[0], []
+        previews, begun, shown = drawn._Previews(loaded, ask("sd", **settings)[1]), now[0], []
         previews.wait()
         while now[0] < begun + seconds:
             now[0] += .1
@@ -209,11 +213,11 @@ def test_a_picture_of_nan_is_a_failure_not_a_black_square():
 def test_a_model_that_does_not_load_is_a_sentence_and_the_next_run_works():
     def refuse(chosen):
         if chosen.name == "sd3":
-            raise presets.Refused("Accept the licence first.")
+            raise Refused("Accept the licence first.")
         return Loaded(chosen, pipeline(chosen.name), "cpu", "float32", torch.float32)
 
     bench = Engine(Shelf(loader=refuse))
-    with pytest.raises(presets.Refused, match="licence"):
+    with pytest.raises(Refused, match="licence"):
         finish(bench, "sd3")
     assert free(bench) and finish(bench, "sd").columns[0].state == "done"
 
@@ -234,8 +238,8 @@ def test_the_hint_says_nothing_enough_or_too_much():
 
 
 def test_the_meter_finds_what_a_negative_prompt_names():
-    from nag.meter import Meter
-    from nag.pipelines import PROJECT
+    from nag.engine.loading import PROJECT
+    from nag.media.meter import Meter
 
     meter = Meter.load(PROJECT / "assets" / "pocket-portrait" / "classifier")
     assert meter.named_in("Glasses.") == [("eyewear", "glasses")]
@@ -247,8 +251,8 @@ def test_the_meter_finds_what_a_negative_prompt_names():
 def test_the_meter_reads_a_video_by_the_mean_of_its_frames():
     from PIL import Image
 
-    from nag.meter import Meter
-    from nag.pipelines import PROJECT
+    from nag.engine.loading import PROJECT
+    from nag.media.meter import Meter
 
     folder = PROJECT / "assets" / "results" / "pocket-portrait"
     hat, bare = (Image.open(folder / f"{key}.png").convert("RGB") for key in ("none", "nag"))
@@ -261,7 +265,7 @@ def test_a_copy_of_the_scheduler_is_not_watched():
     """LTX-2 copies its scheduler for the sound: the copy must step itself, and not the video's."""
     from diffusers import FlowMatchEulerDiscreteScheduler
 
-    from nag.adapters import Wrapped, placed
+    from nag.patch import Wrapped, placed
 
     scheduler, seen = FlowMatchEulerDiscreteScheduler(), []
     scheduler.set_timesteps(4)

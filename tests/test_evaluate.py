@@ -15,8 +15,8 @@ from PIL import Image
 
 from nag import presets
 from nag.__main__ import main
+from nag.errors import Refused
 from nag.evaluate import command, draw, plan, pocket, report, statistics
-from nag.presets import Refused
 
 ROOT = Path(__file__).resolve().parent.parent
 PORTRAIT = presets.load_all()["pocket-portrait"]
@@ -84,7 +84,7 @@ def test_what_cannot_work_is_refused_before_a_model_is_loaded(arguments, sentenc
     monkeypatch.chdir(tmp_path)
     (tmp_path / "words.txt").write_text("a cat\n")
     monkeypatch.setattr(draw.Painter, "loaded", property(lambda _: pytest.fail("loaded a model")))
-    monkeypatch.setattr(draw.pipelines, "load", lambda _: pytest.fail("loaded a model"))
+    monkeypatch.setattr(draw.loading, "load", lambda _: pytest.fail("loaded a model"))
     assert main(["evaluate", *arguments, "--out", str(tmp_path / "out")]) == 2
     import re
 
@@ -235,8 +235,8 @@ def test_an_evaluation_is_written_measured_from_its_files_and_never_drawn_twice(
     assert {"attribute_rate_by_scale.png", "frechet_by_attribute_rate.png", "keep_by_attribute_rate.png", "by_steps.png"} <= plots
 
     capsys.readouterr()
-    monkeypatch.setattr(draw.pipelines, "load", lambda _: pytest.fail("loaded a model to draw nothing"))
-    monkeypatch.setattr(draw.Painter, "__init__", lambda self, preset, folder: real_init(self, preset, folder, draw.pipelines.load))
+    monkeypatch.setattr(draw.loading, "load", lambda _: pytest.fail("loaded a model to draw nothing"))
+    monkeypatch.setattr(draw.Painter, "__init__", lambda self, preset, folder: real_init(self, preset, folder, draw.loading.load))
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     again = evaluate(tmp_path / "b", *ASKED)
     assert "need matplotlib: pip install" in capsys.readouterr().out
@@ -292,7 +292,7 @@ def test_each_case_has_its_own_references(tmp_path):
 def test_a_picture_is_the_pipelines_own(tmp_path):
     """In a batch with others, through our files: what the pipeline draws alone."""
     import nag
-    from nag.pipelines import load
+    from nag.engine.loading import load
 
     loaded = load(PORTRAIT)
     painter = draw.Painter(PORTRAIT, tmp_path, lambda _: loaded)
@@ -434,19 +434,17 @@ def test_numbers_are_written_short():
     assert report.rounded({"a": 0.123456789, "b": [1234567.89, 3], "c": "x"}) == {"a": .12346, "b": [1234600.0, 3], "c": "x"}
 
 
-def test_the_models_of_a_training_run_are_evaluated_too(tmp_path, monkeypatch, capsys):
-    from nag import __main__
-    from nag.pocket import evaluate as short
+def test_the_models_of_a_training_run_are_evaluated_too(tmp_path, monkeypatch):
     from nag.pocket import export
 
-    asked = []
-    monkeypatch.setattr(__main__, "main", lambda arguments: asked.append(arguments) or 0)
-    monkeypatch.setattr(export, "pipeline", lambda run, unet: argparse.Namespace(save_pretrained=lambda folder: folder.mkdir(parents=True)))
-    assert short.main(["--count", "3", "--out", "out"]) == 0
-    assert short.main(["--denoiser", "control", "--run", str(tmp_path), "--out", "out"]) == 0
+    made, asked = [], []
+    saved = argparse.Namespace(save_pretrained=lambda folder: folder.mkdir(parents=True))
+    monkeypatch.setattr(export, "pipeline", lambda run, name: made.append((run, name)) or saved)
+    monkeypatch.setattr(command, "_plan", lambda options: asked.append(options.model) or (_ for _ in ()).throw(Refused("enough")))
+    assert main(["evaluate", "--out", "out"]) == 2
+    assert main(["evaluate", "--denoiser", "control", "--run", str(tmp_path), "--out", "out"]) == 2
     folder = tmp_path / "pipelines" / "control"
-    assert folder.is_dir()
-    assert asked == [["evaluate", "--count", "3", "--out", "out"], ["evaluate", "--out", "out", "--model", str(folder)]]
+    assert made == [(tmp_path, "control")] and folder.is_dir() and asked == [None, str(folder)]
     assert plan.preset_of("pocket-portrait", str(folder), False).meter == PORTRAIT.meter
 
 

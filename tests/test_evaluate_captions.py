@@ -12,8 +12,8 @@ from PIL import Image
 from test_evaluate import options
 from tiny import clip_tokenizer, folder_of
 
+from nag.errors import Refused
 from nag.evaluate import captions, command, draw, plan
-from nag.presets import Refused
 
 
 @pytest.fixture(scope="module")

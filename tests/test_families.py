@@ -15,7 +15,7 @@ from test_guidance import STRONG, close, differ, state
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import nag
-from nag import families, lse
+from nag import families, kernels
 
 NAMES = list(CASES)
 PROMPT, NEGATIVE = "a portrait of a pirate", "with big glasses"  # of different length modulo the text's, so that masks differ
@@ -299,8 +299,8 @@ JOINT = [name for name in NAMES if any(kind == "joint" for kind, _ in bare(name)
 @pytest.mark.parametrize("cfg", [None, "before"])
 @pytest.mark.parametrize("name", JOINT)
 def test_image_keys_attended_once_equal_two_passes(name, cfg, monkeypatch):
-    merges, merge = [], lse.merge
-    monkeypatch.setattr(lse, "merge", lambda *parts: merges.append(1) or merge(*parts))
+    merges, merge = [], kernels.merge
+    monkeypatch.setattr(kernels, "merge", lambda *parts: merges.append(1) or merge(*parts))
     with nag.guide(bare(name), NEGATIVE, **STRONG, exact=True):
         twice = bare(name)(PROMPT, cfg)
     assert not merges

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 import nag
 from nag import families
-from nag.adapters import replaced
+from nag.patch import replaced
 
 FAMILIES = list(PIPELINES)
 STYLES = [(name, style) for name, tiny in PIPELINES.items() for style in range(len(tiny.cfg))]  # of CFG

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from denoisers import bare
 
 import nag
-from nag import lse
+from nag import kernels
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -19,9 +19,9 @@ def test_two_parts_merged_are_one_attention(dtype, mask):
     expected = F.scaled_dot_product_attention(q, k, v, keep)
     q, k, v = (x.to(dtype) for x in (q, k, v))
     given = {None: None, "bool": keep, "float": torch.zeros(keep.shape).masked_fill(~keep, float("-inf")).to(dtype)}[mask]
-    assert lse.able(q, k, v, given)
-    parts = [lse.attend(q, k[:, :, part], v[:, :, part], None if given is None else given[..., part]) for part in (slice(0, 20), slice(20, 70))]
-    error = (lse.merge(*parts) - expected).abs().max()
+    assert kernels.able(q, k, v, given)
+    parts = [kernels.attend(q, k[:, :, part], v[:, :, part], None if given is None else given[..., part]) for part in (slice(0, 20), slice(20, 70))]
+    error = (kernels.merge(*parts) - expected).abs().max()
     whole = (F.scaled_dot_product_attention(q, k, v, given) - expected).abs().max()
     assert error <= 1.5 * whole + 1e-6
     if dtype == torch.float32:
@@ -30,16 +30,16 @@ def test_two_parts_merged_are_one_attention(dtype, mask):
 
 def test_several_query_heads_may_share_a_key_head():
     q, k, v = torch.randn(2, 6, 50, 64), torch.randn(2, 2, 70, 64), torch.randn(2, 2, 70, 64)
-    assert lse.able(q, k, v, None)
-    merged = lse.merge(*[lse.attend(q, k[:, :, part], v[:, :, part]) for part in (slice(0, 20), slice(20, 70))])
+    assert kernels.able(q, k, v, None)
+    merged = kernels.merge(*[kernels.attend(q, k[:, :, part], v[:, :, part]) for part in (slice(0, 20), slice(20, 70))])
     assert (merged - F.scaled_dot_product_attention(q, k, v, enable_gqa=True)).abs().max() < 1e-5
 
 
 def test_where_no_kernel_can_there_are_two_passes():
     q, k = torch.randn(1, 4, 5, 8), torch.randn(1, 3, 5, 8)
-    assert not lse.able(q, k, k, None)  # query heads that cannot be shared out
-    assert not lse.able(q, q, q, torch.zeros(1, 1, 5, 5))  # a mask that differs from query to query
-    assert not lse.able(*[x.to("meta") for x in (q, q, q)], None)
+    assert not kernels.able(q, k, k, None)  # query heads that cannot be shared out
+    assert not kernels.able(q, q, q, torch.zeros(1, 1, 5, 5))  # a mask that differs from query to query
+    assert not kernels.able(*[x.to("meta") for x in (q, q, q)], None)
 
 
 def test_a_kernel_is_used_only_where_it_was_seen_to_be_right(monkeypatch):
@@ -48,33 +48,33 @@ def test_a_kernel_is_used_only_where_it_was_seen_to_be_right(monkeypatch):
         raise RuntimeError("No available kernel.")
 
     def wrong_base(*arguments):  # a log-sum-exp to the base of 2
-        out, sums = lse._cpu(*arguments)
+        out, sums = kernels._cpu(*arguments)
         return out, sums / 0.6931
 
     def no_masks(query, key, value, mask, scale):
         if mask is not None:
             raise ValueError("Takes no mask.")
-        return lse._cpu(query, key, value, mask, scale)
+        return kernels._cpu(query, key, value, mask, scale)
 
     def decided(*kernels):
-        monkeypatch.setattr(lse, "chosen", {})
-        monkeypatch.setitem(lse.KERNELS, "cpu", kernels)
-        lse.prepare("cpu")
-        return lse.chosen
+        monkeypatch.setattr(kernels, "chosen", {})
+        monkeypatch.setitem(kernels.KERNELS, "cpu", kernels)
+        kernels.prepare("cpu")
+        return kernels.chosen
 
-    assert set(decided(lse._cpu).values()) == {lse._cpu}
+    assert set(decided(kernels._cpu).values()) == {kernels._cpu}
     assert set(decided(broken, wrong_base).values()) == {None}
     x = torch.randn(1, 4, 5, 8)
-    assert not lse.able(x, x, x, None)
-    assert decided(broken, no_masks, lse._cpu) == {
-        ("cpu", dtype, masked): lse._cpu if masked else no_masks for dtype in lse.DTYPES for masked in (False, True)}
+    assert not kernels.able(x, x, x, None)
+    assert decided(broken, no_masks, kernels._cpu) == {
+        ("cpu", dtype, masked): kernels._cpu if masked else no_masks for dtype in kernels.DTYPES for masked in (False, True)}
 
 
 def test_the_kernels_of_a_gpu_return_what_is_expected_of_their_shapes():
     """Their schema alone: a GPU decides the rest when it is met."""
     q, k = (torch.empty(2, 4, n, 64, dtype=torch.bfloat16, device="meta") for n in (50, 70))
     mask = torch.empty(2, 1, 1, 70, dtype=torch.bfloat16, device="meta")
-    for kernel, given in ((lse._flash, None), (lse._efficient, None), (lse._efficient, mask)):
+    for kernel, given in ((kernels._flash, None), (kernels._efficient, None), (kernels._efficient, mask)):
         out, sums = kernel(q, k, k, given, None)
         assert out.shape == (2, 4, 50, 64) and sums.shape == (2, 4, 50) and sums.dtype == torch.float32
 

@@ -106,7 +106,7 @@ def put(page, setting, value):
 
 
 def test_the_page_does_not_wait_for_torch():
-    code = "import sys, app; app.build(app.compare.Engine()); sys.exit(', '.join({'torch', 'diffusers', 'transformers'} & sys.modules.keys()))"
+    code = "import sys, app; app.build(app.Engine()); sys.exit(', '.join({'torch', 'diffusers', 'transformers'} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr.strip() == "", done.stderr  # sys.exit("") says nothing, and 1
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 from tiny import pipeline
 
-from nag import pipelines, presets
-from nag.presets import Refused
+from nag import presets
+from nag.engine import loading
+from nag.errors import Refused
 
 
 def a_preset(**more):
@@ -18,7 +19,7 @@ def a_preset(**more):
 
 @pytest.mark.parametrize("name", ["sd", "sdxl", "pixart", "sd3", "flux"])
 def test_a_folder_loads_as_what_it_is_and_compares(name, tmp_path):
-    from nag.compare import Engine
+    from nag.engine.engine import Engine
 
     pipeline(name).save_pretrained(tmp_path / name)
     arguments = {"clean_caption": False, "use_resolution_binning": False} if name == "pixart" else {}
@@ -32,27 +33,27 @@ def test_a_folder_loads_as_what_it_is_and_compares(name, tmp_path):
 
 def test_a_preset_may_change_the_scheduler(tmp_path):
     pipeline("sd").save_pretrained(tmp_path)
-    loaded = pipelines.load(a_preset(model=str(tmp_path), scheduler={"class": "EulerDiscreteScheduler", "timestep_spacing": "trailing"}))
+    loaded = loading.load(a_preset(model=str(tmp_path), scheduler={"class": "EulerDiscreteScheduler", "timestep_spacing": "trailing"}))
     assert type(loaded.pipe.scheduler).__name__ == "EulerDiscreteScheduler"
     assert loaded.pipe.scheduler.config.timestep_spacing == "trailing"
 
 
 @pytest.mark.parametrize("name", [n for n, p in presets.load_all().items() if not p.local])
 def test_without_the_hub_a_preset_says_what_to_do(name, monkeypatch):
-    monkeypatch.setattr(pipelines, "_enough_memory", lambda *_: None)
+    monkeypatch.setattr(loading, "_enough_memory", lambda *_: None)
     unless_a_package_is_missing = r"|Kolors.* needs one more package .*: pip install sentencepiece protobuf\."
     with pytest.raises(Refused, match=r"hub cannot be reached.*pocket preset" + unless_a_package_is_missing):
-        pipelines.load(presets.load_all()[name])
+        loading.load(presets.load_all()[name])
 
 
 def test_a_machine_too_small_is_told_before_the_download():
     with pytest.raises(Refused, match="needs a GPU, or about 24000 GB"):
-        pipelines._enough_memory(a_preset(size_gb=10_000), "cpu", False)
+        loading._enough_memory(a_preset(size_gb=10_000), "cpu", False)
 
 
 def test_a_folder_that_is_no_pipeline_is_a_sentence(tmp_path):
     with pytest.raises(Refused, match="does not load as a diffusers pipeline"):
-        pipelines.load(a_preset(model=str(tmp_path)))
+        loading.load(a_preset(model=str(tmp_path)))
 
 
 def test_known_errors_have_sentences():
@@ -68,11 +69,11 @@ def test_known_errors_have_sentences():
         (ImportError("requires the SentencePiece library"), "pip install sentencepiece protobuf"),
         (RuntimeError("something else"), "failed to load (RuntimeError)"),
     ):
-        assert sentence in pipelines.explain(error, a_preset())
+        assert sentence in loading.explain(error, a_preset())
 
 
 def test_only_one_large_model_stays_on_the_shelf():
-    shelf = pipelines.Shelf(loader=lambda preset: object.__new__(pipelines.Loaded))
+    shelf = loading.Shelf(loader=lambda preset: object.__new__(loading.Loaded))
     big = a_preset(settings=a_preset().settings | {"preset": "big"})
     other = a_preset(settings=a_preset().settings | {"preset": "other"})
     for preset in (big, other):
@@ -85,4 +86,4 @@ def test_only_one_large_model_stays_on_the_shelf():
     (10, 6, 16, ""), (10, 6, 13, "model offload"), (10, 6, 9, "sequential offload"), (34, 24, 80, ""), (34, 24, 32, "model offload"),
 ])
 def test_weights_stay_where_they_fit(total, largest, free, where):
-    assert pipelines.placement(total, largest, free) == where
+    assert loading.placement(total, largest, free) == where

@@ -114,7 +114,8 @@ def test_what_fidelity_measures():
     pytest.importorskip("resvg_py", reason="rendering needs dicebear-core dicebear-styles resvg-py")
     from PIL import Image, ImageFilter
 
-    from nag import pipelines, presets
+    from nag import presets
+    from nag.engine import loading
     from nag.pocket import fidelity
 
     people, captions, stated = fidelity.asked(40)
@@ -125,7 +126,7 @@ def test_what_fidelity_measures():
     between = [Image.blend(*two, .5) for two in zip(exact[::2], exact[1::2], strict=True)]
     assert fidelity.off_palette(between) > 2 * fidelity.off_palette(exact)
     preset = presets.load_all()["pocket-portrait"]
-    pipe = pipelines.load(preset).pipe
+    pipe = loading.load(preset).pipe
     pipe.set_progress_bar_config(disable=True)
     found = fidelity.measure(pipe, preset, 40, [1])[1]
     assert found["stated"] > .85 and found["interval"][0] < found["all"] < found["interval"][1] and .8 < found["lines"] < 1.2
@@ -278,7 +279,7 @@ def test_the_joint_model_obeys_and_nag_takes_away_what_it_was_told_to():
     from diffusers import DiffusionPipeline
 
     import nag
-    from nag.meter import Meter
+    from nag.media.meter import Meter
     from nag.pocket.export import ASSETS
 
     pipe = DiffusionPipeline.from_pretrained(ASSETS / "pocket-joint", dtype=torch.float32, local_files_only=True)
@@ -302,7 +303,7 @@ def test_the_video_model_obeys_moves_and_nag_takes_away_what_it_was_told_to():
     from diffusers import DiffusionPipeline
 
     import nag
-    from nag.meter import Meter
+    from nag.media.meter import Meter
     from nag.pocket.export import ASSETS
 
     pipe = DiffusionPipeline.from_pretrained(ASSETS / "pocket-video", dtype=torch.float32, local_files_only=True)
@@ -328,9 +329,10 @@ def test_the_video_model_obeys_moves_and_nag_takes_away_what_it_was_told_to():
 
 
 def test_the_teacher_is_the_same_pipeline_with_another_transformer():
-    from nag import pipelines, presets
+    from nag import presets
+    from nag.engine import loading
 
-    student, teacher = (pipelines.load(presets.load_all()[name]).pipe for name in ("pocket-joint", "pocket-joint-teacher"))
+    student, teacher = (loading.load(presets.load_all()[name]).pipe for name in ("pocket-joint", "pocket-joint-teacher"))
     for name in ("vae", "text_encoder", "text_encoder_2", "transformer"):
         mine, other = (getattr(pipe, name).state_dict() for pipe in (student, teacher))
         assert mine.keys() == other.keys()

@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from nag import presets
+from nag.errors import Refused
 from nag.formula import normalized_attention_guidance
-from nag.presets import Refused, resolve
+from nag.presets import resolve
+from nag.request import DEFAULT
 
 HOSTILE = [
     ({"num_inference_steps": 10**9}, "num_inference_steps must be between"),
@@ -99,7 +101,7 @@ def test_every_preset_is_valid_and_says_why(name):
     assert preset.local or preset.revision is None or re.fullmatch("[0-9a-f]{40}", preset.revision)
     assert preset.licence and preset.largest_gb <= preset.size_gb and (preset.local or preset.largest_gb > 0)
     assert len(preset.prompts) >= 3 and preset.prompts[0].prompt == request.prompt
-    assert next(iter(presets.load_all())) == presets.DEFAULT and request.guidance[0] == "none"
+    assert next(iter(presets.load_all())) == DEFAULT and request.guidance[0] == "none"
 
 
 def test_a_broken_preset_file_is_named():

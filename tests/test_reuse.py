@@ -10,9 +10,11 @@ from tiny import NEGATIVE, PIPELINES, draw, folder_of, pipeline
 from video_page import preset as video_preset
 
 import nag
-from nag import bench, compare, guidance, presets
-from nag.adapters import replaced
-from nag.reuse import Kept, Words
+from nag import guidance, presets
+from nag.engine.engine import Engine
+from nag.engine.reuse import Kept, Words
+from nag.page import cells
+from nag.patch import replaced
 
 
 @contextlib.contextmanager
@@ -149,7 +151,7 @@ def test_a_column_is_drawn_again_only_when_something_that_it_uses_has_changed(ch
     assert shown(after) == shown(finish(engine(), "sd", **{"guidance": ALL, **change}))
     said = after.json()["columns"]
     assert [key for key in said if said[key]["reused"]] == kept
-    cells = {c.key: bench.cell(after, c) for c in after.columns}
+    cells = {c.key: cells.cell(after, c) for c in after.columns}
     assert [key for key in cells if cells[key]["remark"].endswith("kept from an earlier run")] == kept
     assert [key for key in cells if cells[key]["cost"].startswith("≈")] == ([key for key in ALL if key not in kept] if kept else [])
     assert [c.seconds for c in after.columns if c.reused] == [c.seconds for c in before.columns if c.key in kept]
@@ -162,8 +164,8 @@ def test_a_setting_that_is_switched_off_changes_nothing():
     said = run.json()["columns"]["nag"]
     assert reused(run) == ["none", "cfg", "nag"] and not {"nag_tau", "nag_alpha"} & said.keys()
     assert said["nag_normalisation"] is said["nag_refinement"] is False
-    assert bench.cell(run, run.columns[2])["remark"] == "no normalisation, no refinement, kept from an earlier run"
-    assert bench.cell(run, run.columns[1])["remark"] == "kept from an earlier run"
+    assert cells.cell(run, run.columns[2])["remark"] == "no normalisation, no refinement, kept from an earlier run"
+    assert cells.cell(run, run.columns[1])["remark"] == "kept from an earlier run"
 
 
 def test_columns_kept_are_shown_before_anything_is_drawn_and_without_the_model():
@@ -204,7 +206,7 @@ def test_another_model_or_other_words_of_a_preset_keep_nothing():
 
 
 def test_what_the_meter_reads_follows_the_negative_prompt():
-    desk = compare.Engine(previews=False)
+    desk = Engine(previews=False)
     for words, kept in (("hat", []), ("glasses", ["none"]), ("hat", ["none", "nag"])):
         chosen, request = presets.resolve({"negative_prompt": words, "num_inference_steps": 1, "guidance": ["none", "nag"]})
         *_, (run, _, _) = desk.run(chosen, request)
@@ -212,7 +214,7 @@ def test_what_the_meter_reads_follows_the_negative_prompt():
 
 
 def test_videos_are_kept_with_their_frames():
-    chosen, desk = video_preset(folder_of("wan")), compare.Engine(previews=False)
+    chosen, desk = video_preset(folder_of("wan")), Engine(previews=False)
     request = presets.resolve({"preset": "tiny-video", "num_frames": 5, "guidance": ["none", "nag"]}, {"tiny-video": chosen})[1]
     *_, (first, _, _) = desk.run(chosen, request)
     *_, (second, _, _) = desk.run(chosen, request)

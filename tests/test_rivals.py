@@ -11,7 +11,10 @@ from torch.testing import assert_close
 
 import nag
 from nag import NAGSettings
-from nag.attention_processor import GuidedAttention, Layout
+from nag.attention_processor import GuidedAttention
+from nag.engine.engine import Engine
+from nag.errors import Refused
+from nag.segments import Layout
 
 PLUS, MINUS, IMAGE = 5, 3, 12
 
@@ -100,17 +103,18 @@ def test_without_the_bound_it_is_extrapolation_and_blend():
 
 
 def test_they_are_columns_of_a_comparison_with_scales_of_their_own():
-    from nag import bench, compare, presets
+    from nag import presets
+    from nag.page import cells
 
     preset, request = presets.resolve({"guidance": ["none", "nag", "nasa", "vsf"], "nasa_scale": .4, "nag_end": .5})
-    *_, (run, _, _) = compare.Engine(previews=False).run(preset, request)
+    *_, (run, _, _) = Engine(previews=False).run(preset, request)
     columns = {column.key: column for column in run.columns}
     assert [column.state for column in run.columns] == ["done"] * 4
     assert len({column.image.tobytes() for column in run.columns}) == 4
     assert columns["nasa"].guided_steps == columns["vsf"].guided_steps == 2
     said = run.json()["columns"]
     assert said["nasa"]["nasa_scale"] == .4 and said["vsf"]["vsf_scale"] == 1 and "nag_scale" not in said["vsf"]
-    assert bench.label(run, "nasa") == "NASA 0.4 (research)"
-    assert bench.cell(run, columns["vsf"])["remark"].startswith("VSF active in 2 of 4 steps")
-    with pytest.raises(presets.Refused, match="vsf_scale must be between 0 and 10"):
+    assert cells.label(run, "nasa") == "NASA 0.4 (research)"
+    assert cells.cell(run, columns["vsf"])["remark"].startswith("VSF active in 2 of 4 steps")
+    with pytest.raises(Refused, match="vsf_scale must be between 0 and 10"):
         presets.resolve({"vsf_scale": 11})

@@ -11,8 +11,14 @@ from test_page import DONE, browser, opened_page, put, serving  # noqa: F401
 from tiny import folder_of
 from video_page import preset
 
-from nag import compare, presets, uploads, video, web
+from nag import presets
 from nag.__main__ import main
+from nag.engine import previews
+from nag.engine.engine import Engine
+from nag.engine.verdict import mean_difference
+from nag.errors import Refused
+from nag.media import uploads, video
+from nag.page import gate
 
 
 def moving(count=9, width=48, height=32):
@@ -50,20 +56,20 @@ def test_frames_of_whatever_a_pipeline_returns():
 
 
 def test_a_comparison_of_videos(monkeypatch):
-    monkeypatch.setattr(compare, "PREVIEW_EVERY", 0)
-    monkeypatch.setattr(compare, "PREVIEW_SHARE", 1e9)
+    monkeypatch.setattr(previews, "PREVIEW_EVERY", 0)
+    monkeypatch.setattr(previews, "PREVIEW_SHARE", 1e9)
     chosen = preset(folder_of("wan"))
     _, request = presets.resolve({"preset": "tiny-video", "num_frames": 9}, {"tiny-video": chosen})
-    events = [(c.key, c.state, bool(c.image), bool(c.video), p.size if p else None) for _, c, p in compare.Engine().run(chosen, request) if c]
+    events = [(c.key, c.state, bool(c.image), bool(c.video), p.size if p else None) for _, c, p in Engine().run(chosen, request) if c]
     for key in request.guidance:
         mine = [e for e in events if e[0] == key]
         assert any(e[4] == (96, 64) for e in mine), "no preview of a frame"
         assert (key, "done", True, False, None) in mine and mine[-1] == (key, "done", True, True, None), "poster first, video behind it"
-    *_, (run, _, _) = compare.Engine(previews=False).run(chosen, request)
+    *_, (run, _, _) = Engine(previews=False).run(chosen, request)
     columns = {c.key: c for c in run.columns}
     assert all(len(c.frames) == 9 and c.frames[0].size == (96, 64) for c in columns.values())
     assert len({c.latents_sha256 for c in columns.values()}) == 1 and columns["nag"].guided_steps == 3
-    moved = {key: compare.mean_difference(columns["none"].frames, columns[key].frames) for key in ("cfg", "nag")}
+    moved = {key: mean_difference(columns["none"].frames, columns[key].frames) for key in ("cfg", "nag")}
     assert moved["cfg"] > .1 and moved["nag"] > .1 and "NAG changed" in run.hint
 
 
@@ -128,14 +134,14 @@ def test_start_pictures_are_looked_at_before_they_are_decoded(tmp_path):
                            (png(5000, 4000), "million pixels"), (b"\xff" * (uploads.BYTES + 1), "at most 12 MB"),
                            (png(20, 20, "GIF"), "PNG, JPEG or WebP")):
         path.write_bytes(data)
-        with pytest.raises(presets.Refused, match=sentence):
+        with pytest.raises(Refused, match=sentence):
             uploads.load(path, "Kontext")
-    with pytest.raises(presets.Refused, match="Kontext begins with a picture"):
+    with pytest.raises(Refused, match="Kontext begins with a picture"):
         uploads.load(None, "Kontext")
     for kind in ("PNG", "JPEG", "WEBP"):
         path.write_bytes(png(30, 20, kind))
         assert uploads.load(path, "Kontext").size == (30, 20)
-    assert web.UPLOAD_LIMIT > uploads.BYTES
+    assert gate.UPLOAD_LIMIT > uploads.BYTES
 
 
 def test_a_preset_that_begins_with_a_picture():
@@ -143,16 +149,16 @@ def test_a_preset_that_begins_with_a_picture():
     chosen = preset(folder_of("kontext"), image=True, multiple=16, num_frames=1, height=96,
                     arguments={"max_sequence_length": 24, "max_area": 96 * 96, "_auto_resize": False}, ranges={"num_inference_steps": [1, 8]})
     _, request = presets.resolve({"preset": "tiny-video"}, {"tiny-video": chosen})
-    with pytest.raises(presets.Refused, match="begins with a picture"):
-        list(compare.Engine().run(chosen, request))
+    with pytest.raises(Refused, match="begins with a picture"):
+        list(Engine().run(chosen, request))
     shots = []
     for colour in ("red", "blue"):
-        *_, (run, _, _) = compare.Engine(previews=False).run(chosen, request, image=Image.new("RGB", (300, 200), colour))
+        *_, (run, _, _) = Engine(previews=False).run(chosen, request, image=Image.new("RGB", (300, 200), colour))
         assert [c.state for c in run.columns] == ["done"] * 3, [c.reason for c in run.columns]
         assert run.start.size == (96, 96)
         shots.append([c.image for c in run.columns])
-    assert compare.mean_difference(shots[0][0], shots[1][0]) > .05, "the picture did not reach the model"
-    assert compare.mean_difference(shots[0][0], shots[0][2]) > .05, "NAG changed nothing"
+    assert mean_difference(shots[0][0], shots[1][0]) > .05, "the picture did not reach the model"
+    assert mean_difference(shots[0][0], shots[0][2]) > .05, "NAG changed nothing"
 
 
 def test_the_command_line_writes_videos(tmp_path, monkeypatch):

@@ -7,7 +7,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import app
-from nag import compare, presets
+from nag import presets
+from nag.engine.engine import Engine
 
 
 def preset(folder: str, **more) -> presets.Preset:
@@ -22,4 +23,4 @@ def preset(folder: str, **more) -> presets.Preset:
 
 if __name__ == "__main__":
     app.PRESETS["tiny-video"] = preset(sys.argv[1])
-    app.launch(app.build(compare.Engine(), "tiny-video"), "127.0.0.1", int(sys.argv[2]))
+    app.launch(app.build(Engine(), "tiny-video"), "127.0.0.1", int(sys.argv[2]))

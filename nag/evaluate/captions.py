@@ -11,8 +11,9 @@ Reference pictures are cut and scaled to the size of those drawn. CLIP and PickS
 
 from pathlib import Path
 
-from nag.pipelines import explain
-from nag.presets import Preset, Refused
+from nag.engine.loading import explain
+from nag.errors import Refused
+from nag.presets import Preset
 
 from . import draw
 from .statistics import Frechet, of_mean

@@ -15,8 +15,10 @@ import sys
 import time
 from pathlib import Path
 
-from nag import pipelines, presets
-from nag.presets import Refused
+from nag.engine import loading
+from nag.errors import Refused
+from nag.pocket import DENOISERS
+from nag.request import DEFAULT
 
 from . import captions, draw, plan, pocket, report
 
@@ -26,7 +28,7 @@ POCKET, HUB, VIDEO = ("attribute", "keep", "frechet", "clipped"), ("clip", "fid"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description = f"{__doc__}\n{pocket.__doc__}\n{captions.__doc__}"
-    parser.add_argument("--preset", default=presets.DEFAULT, help="a file of presets/, without .json")
+    parser.add_argument("--preset", default=DEFAULT, help="a file of presets/, without .json")
     parser.add_argument("--count", type=int, default=64, help="pictures in every column, shared out among the cases or captions")
     parser.add_argument("--guidance", nargs="+", metavar="KIND", help=f"columns, out of {', '.join(plan.USES)}; default none,cfg,nag")
     parser.add_argument("--steps", nargs="+", default=[], metavar="N", help="numbers of steps; default the preset's")
@@ -43,12 +45,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--inception", type=Path, metavar="FILE", help="Inception weights for fid and pfid; default: fetched once")
     parser.add_argument("--batch", type=int, help="pictures drawn together; default 32 for models that ship with this project, else 4")
     parser.add_argument("--model", help="a local folder or a repository on the hub, in place of the preset's own model")
+    parser.add_argument("--denoiser", choices=DENOISERS, help="of a training run of the pocket models, instead of the shipped one")
+    parser.add_argument("--run", type=Path, default=Path("runs"), help="that training run's folder")
     parser.add_argument("--out", type=Path, required=True, help="folder for results.json, table.md, sheet.png, plots and the pictures")
 
 
 def run(options) -> int:
     """Raises `Refused`."""
     alone = int(os.environ.get("WORLD_SIZE", 1)) == 1
+    if options.denoiser:
+        from nag.pocket.export import pipeline
+
+        folder = options.run / "pipelines" / options.denoiser
+        pipeline(options.run, options.denoiser).save_pretrained(folder)
+        options.model = str(folder)
     try:
         preset, columns, pictures, metrics, batch, cases = _plan(options)
     except Refused:
@@ -190,7 +200,7 @@ def _measure(options, painter, columns, pictures, metrics, cases, paths) -> dict
         "metrics": metrics, "cases": cases, "tuning": options.tuning, "captions": options.prompts and options.prompts.name,
         "negative": options.negative, "device": painter.identity["device"], "columns": {column.key: column.settings for column in columns},
     }
-    return report.rounded({"columns": numbers, "settings": settings, "versions": pipelines.versions(), **found})
+    return report.rounded({"columns": numbers, "settings": settings, "versions": loading.versions(), **found})
 
 
 def _median(values: list[float]) -> float:

@@ -14,21 +14,28 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from nag import compare, families, pipelines
+from nag import families
+from nag.engine import loading
+from nag.engine.call import _arguments
+from nag.engine.run import Run
+from nag.engine.verdict import mean_difference
+from nag.errors import Refused
 from nag.guidance import guide
-from nag.presets import Preset, Refused
+from nag.presets import Preset
 
 from .plan import Column, Picture
 
 NAMED = ("model", "revision", "variant", "pipeline", "dtype", "scheduler", "lora", "arguments", "cfg_offset")
-# A change in these files may change what is drawn.
-CODE = ("formula", "settings", "guidance", "attention_processor", "lse", "families", "adapters")
+# A change in these files of nag/ may change what is drawn.
+CODE = (
+    "formula.py", "rivals.py", "settings.py", "segments.py", "attention_processor.py", "twins.py", "kernels.py", "patch.py", "guidance/*.py",
+    "families/**/*.py", "engine/call.py", "engine/loading.py", "engine/memory.py", "evaluate/draw.py")
 
 
 class Painter:
     """Draws for one preset into one folder. The model is loaded when the first picture is missing."""
 
-    def __init__(self, preset: Preset, folder: Path, loader=pipelines.load):
+    def __init__(self, preset: Preset, folder: Path, loader=loading.load):
         self.preset, self.folder, self.loader = preset, folder / "pictures", loader
         self.folder.mkdir(parents=True, exist_ok=True)
 
@@ -41,14 +48,14 @@ class Painter:
         """Model, machine and code: the same for every picture."""
         import torch
 
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"  # as `pipelines.load` chooses
-        model = pipelines.PROJECT / self.preset.model
-        here = Path(pipelines.__file__).parent
-        versions = pipelines.versions()
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"  # as `loading.load` chooses
+        model = loading.PROJECT / self.preset.model
+        code = sorted(path for pattern in CODE for path in (loading.PROJECT / "nag").glob(pattern))
+        versions = loading.versions()
         return {
             **{name: getattr(self.preset, name) for name in NAMED}, "model": self.preset.model_name,
             "weights": contents(model) if model.is_dir() else "", "device": device,
-            "code": hashlib.sha256(b"".join((here / f"{name}.py").read_bytes() for name in CODE)).hexdigest()[:12],
+            "code": hashlib.sha256(b"".join(path.read_bytes() for path in code)).hexdigest()[:12],
             **{name: versions[name] for name in ("torch", "diffusers", "transformers")},
         }
 
@@ -86,7 +93,7 @@ class Painter:
 
         pipe, request = self.loaded.pipe, column.request
         negatives = [picture.negative for picture in pictures]
-        arguments = compare._arguments(pipe, compare.Run("evaluate", self.preset, request, []), column.guidance)
+        arguments = _arguments(pipe, Run("evaluate", self.preset, request, []), column.guidance)
         arguments |= {
             "prompt": [picture.prompt for picture in pictures], "output_type": "np",
             "generator": [torch.Generator("cpu").manual_seed(picture.seed) for picture in pictures],
@@ -141,7 +148,7 @@ def read(path: Path):
 
 def motion(paths: list[Path]) -> float:
     """How much a video's frame differs from the one before it: mean of all values and videos, 0 to 255."""
-    return sum(compare.mean_difference(frames[:-1], frames[1:]) for frames, _ in map(read, paths)) / len(paths)
+    return sum(mean_difference(frames[:-1], frames[1:]) for frames, _ in map(read, paths)) / len(paths)
 
 
 def contents(folder: Path) -> str:

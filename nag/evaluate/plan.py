@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nag import presets
-from nag.presets import Preset, Refused, Request
+from nag.errors import Refused
+from nag.presets import Preset
+from nag.request import PROMPT_LENGTH, Request
 
 # guidance -> the settings that change it. NASA and VSF are rival methods, here for research.
 USES = {
@@ -138,8 +140,8 @@ def captions_in(path: Path) -> list[str]:
     found = [" ".join(caption.split()) for caption in found if isinstance(caption, str) and caption.strip()]
     if not found:
         raise Refused(f"--prompts {path} has no captions.")
-    if long := [caption for caption in found if len(caption) > presets.PROMPT_LENGTH]:
-        raise Refused(f"--prompts {path}: a caption has {len(long[0])} characters, more than {presets.PROMPT_LENGTH}.")
+    if long := [caption for caption in found if len(caption) > PROMPT_LENGTH]:
+        raise Refused(f"--prompts {path}: a caption has {len(long[0])} characters, more than {PROMPT_LENGTH}.")
     return found
 
 

@@ -16,9 +16,10 @@ import json
 import random
 from pathlib import Path
 
-from nag import meter, pipelines
+from nag.engine import loading
+from nag.errors import Refused
+from nag.media import meter
 from nag.pocket import clips, data
-from nag.presets import Refused
 
 from . import draw
 from .statistics import Frechet, around, wilson
@@ -54,7 +55,7 @@ class Yardstick:
 
     def __init__(self, painter: draw.Painter, folder: Path, cases: list[str], tuning: bool, size: int):
         self.painter, self.folder, self.cases, self.tuning, self.size = painter, folder, cases, tuning, size
-        self.meter = meter.Meter.load(pipelines.PROJECT / painter.preset.meter)
+        self.meter = meter.Meter.load(loading.PROJECT / painter.preset.meter)
         self.names = list(self.meter.attributes)
         self.of_video = bool(painter.preset.fps)
         self.count, self.known = (CLIP_REFERENCES, KNOWN_CLIPS) if self.of_video else (REFERENCES, KNOWN)
@@ -66,7 +67,7 @@ class Yardstick:
         from safetensors.torch import load_file, save_file
 
         drawn = [Path(module.__file__).read_text() for module in ((data, clips) if self.of_video else (data,))]
-        parts = [draw.contents(pipelines.PROJECT / self.painter.preset.meter), self.painter.identity["weights"], self.painter.preset.model_name,
+        parts = [draw.contents(loading.PROJECT / self.painter.preset.meter), self.painter.identity["weights"], self.painter.preset.model_name,
                  self.cases, self.tuning, self.size, self.count, self.known, COMPONENTS, CASES, *drawn]
         path = self.folder / f"references-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]}.safetensors"
         if path.exists():

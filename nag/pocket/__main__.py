@@ -8,14 +8,11 @@
     all         the whole recipe
     export      the finished models as diffusers pipelines in assets/
     results     the pictures that the page shows at load, drawn by the exported pipeline (--preset)
-    evaluate    `python -m nag evaluate`, also for the models of a training run
-    fidelity    does a model draw what its words say?
 
 A run that has no VAE, text encoder or classifier of its own takes those of assets/pocket-portrait.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 RECIPE = {  # stage -> steps; what the shipped weights were trained with
@@ -70,16 +67,12 @@ def stage(name: str, run: Path, steps: int, compile: bool = False) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m nag.pocket", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("stage", choices=[*RECIPE, "all", "export", "results", "evaluate", "fidelity"])
+    parser.add_argument("stage", choices=[*RECIPE, "all", "export", "results"])
     parser.add_argument("--run", type=Path, default=Path("runs"), help="folder of data and checkpoints (git-ignored)")
     parser.add_argument("--steps", type=int, help="training steps, or pictures for `data`, instead of the recipe's")
     parser.add_argument("--preset", default="pocket-portrait", help="of `results`")
     parser.add_argument("--compile", action="store_true", help="torch.compile the denoisers: a fifth faster, after two minutes")
     parser.add_argument("--threads", type=int, help="torch threads")
-    if sys.argv[1:2] in (["evaluate"], ["fidelity"]):  # have options of their own
-        from . import evaluate, fidelity
-
-        return sys.exit({"evaluate": evaluate, "fidelity": fidelity}[sys.argv[1]].main(sys.argv[2:]))
     arguments = parser.parse_args()
     if arguments.threads:
         import torch

@@ -52,6 +52,7 @@ BASE_RATE = {  # for people whose role implies nothing; rare things are shown mo
     "eyewear": (.60, .18, .14, .08), "facial hair": (.68, .18, .14), "mask": (.91, .09),
     "head": (.12, .10, .07, .07, .09, .12, .07, .09, .07, .07, .13),
 }
+COUNTS = [len(values) for values in ATTRIBUTES.values()]
 ROLE_RATE = .96
 ROLES = {
     "AI researcher": ("eyewear", "glasses"), "professor": ("eyewear", "glasses"), "scientist": ("eyewear", "glasses"),

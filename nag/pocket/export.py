@@ -83,21 +83,23 @@ def save_classifier(classifier, folder: Path, save_file) -> None:
 
 def results(preset: str = "pocket-portrait") -> None:
     """What the page shows before anything was run, drawn by the shipped weights: assets/results/<preset>."""
-    from nag import bench, compare, presets
+    from nag import presets
+    from nag.engine.engine import Engine
+    from nag.page import cells
 
-    engine = compare.Engine()
+    engine = Engine()
     runs = []
     for _ in range(6):  # pictures are the same in all, times are not
         *_, (run, _, _) = engine.run(*presets.resolve({"preset": preset, "fresh": True}))
         runs.append(run)
     # the first one is cold; of the others, the one in which guidance cost what it mostly costs
     run = sorted(runs[1:], key=lambda run: run.columns[-1].steady / run.columns[0].steady)[2]
-    folder = bench.ASSETS / "results" / preset
+    folder = cells.ASSETS / "results" / preset
     folder.mkdir(parents=True, exist_ok=True)
     for column in run.columns:
         column.image.save(folder / f"{column.key}.png", optimize=True)
         if column.video:
             (folder / f"{column.key}.mp4").write_bytes(column.video)
-    shown = bench.value(run, {}, {})
+    shown = cells.value(run, {}, {})
     (folder / "bench.json").write_text(json.dumps(shown, indent=1, ensure_ascii=False) + "\n")
     print(shown["hint"])

@@ -7,10 +7,9 @@ import json
 import random
 from pathlib import Path
 
-import torch
 from torch import nn
 
-from . import data
+from ..pocket import data
 
 TOKENS = 24
 LATENT_CHANNELS = 12
@@ -97,27 +96,3 @@ def build_scheduler(shift: float = 1.0):
         solver_order=1, prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift, algorithm_type="dpmsolver++",
         steps_offset=1,  # unused with flow sigmas; StableDiffusionPipeline warns at any other value
     )
-
-
-class Classifier(nn.Module):
-    """Says what a portrait shows: one softmax per attribute of `data.ATTRIBUTES`.
-
-    `features` (B, 256) are what the Frechet distance is measured in. Pictures in [-1, 1], (B, 3, 128, 128).
-    """
-
-    def __init__(self):
-        super().__init__()
-        layers, width = [], 3
-        for out in (32, 64, 96, 128, 256):
-            layers += [nn.Conv2d(width, out, 3, stride=2, padding=1), nn.GroupNorm(8, out), nn.SiLU()]
-            width = out
-        self.trunk = nn.Sequential(*layers)  # (B, 256, 4, 4)
-        self.project = nn.Linear(256 * 16, 256)
-        self.heads = nn.ModuleList(nn.Linear(256, len(values)) for values in data.ATTRIBUTES.values())
-
-    def features(self, pictures):
-        return torch.relu(self.project(self.trunk(pictures).flatten(1)))
-
-    def forward(self, pictures):
-        features = self.features(pictures)
-        return [head(features) for head in self.heads]

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from nag.media.classifier import Classifier
+
 from . import data, models
 from .muon import Muon
 
@@ -244,7 +246,7 @@ def load_text(run: Path):
 
 def train_classifier(run: Path, steps: int, size: int = 64):
     """On pictures as they come, a few of them as the VAE gives them back, slightly noisy: it will judge generated ones."""
-    model, source = models.Classifier(), pictures(run)
+    model, source = Classifier(data.COUNTS), pictures(run)
     labels = torch.tensor([data.encode_labels(p) for p in data.load_people(run / "data")])
     vae = load_vae(run)
 
@@ -266,10 +268,10 @@ def train_classifier(run: Path, steps: int, size: int = 64):
 
 def load_classifier(run: Path):
     if not (run / "classifier.pt").exists():
-        from nag.meter import Meter
+        from nag.media.meter import Meter
 
         return Meter.load(SHIPPED / "classifier").model.to(device())
-    model = models.Classifier()
+    model = Classifier(data.COUNTS)
     _load_average(model, run / "classifier.pt")
     return model.to(device()).eval()
 

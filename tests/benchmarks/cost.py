@@ -38,7 +38,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from denoisers import Bare, Case, embeds, loud, noise, ramp, steps_of
 
 import nag
-from nag import attention_processor
+from nag import attention_processor, segments
 
 PROMPT, NEGATIVE = "a portrait of a pirate", "big glasses"
 SETTINGS = nag.NAGSettings()
@@ -328,7 +328,7 @@ def dry(shape: str) -> None:
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         # numbers cannot be compared: the rows that have the prompt's shape are the prompt's, as here they are
         stack.enter_context(mock.patch.object(torch, "equal", lambda a, b: a.shape == b.shape))
-        stack.enter_context(mock.patch.object(attention_processor, "PORTION", sys.maxsize))  # as on a GPU
+        stack.enter_context(mock.patch.object(segments, "PORTION", sys.maxsize))  # as on a GPU
         bench = Bench(shape, torch.bfloat16, "cpu", True)
         weights = sum(p.nbytes for p in bench.denoiser.parameters())
         for way in ("none", "CFG", "NAG", LONGER):

@@ -26,8 +26,13 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from nag import bench, compare, guide, presets
-from nag.adapters import replaced
+from nag import guide, presets
+from nag.engine.call import _arguments
+from nag.engine.engine import Engine
+from nag.engine.run import Run
+from nag.page import cells
+from nag.patch import replaced
+from nag.request import DEFAULT
 
 
 def page(engine, preset, request) -> float:
@@ -35,7 +40,7 @@ def page(engine, preset, request) -> float:
     begun, coded = time.perf_counter(), set()
     for run, _, preview in engine.run(preset, request):
         if preview is not None:
-            bench.data_uri(preview)
+            cells.data_uri(preview)
         for column in run.columns:
             if column.state == "done" and column.key not in coded:
                 coded.add(column.key)
@@ -46,7 +51,7 @@ def page(engine, preset, request) -> float:
 
 def bare(loaded, preset, request, known: bool) -> float:
     """Seconds of the same columns as calls of the pipeline and nothing else."""
-    pipe, run, nag = loaded.pipe, compare.Run("bare", preset, request, []), request.nag
+    pipe, run, nag = loaded.pipe, Run("bare", preset, request, []), request.nag
     begun = time.perf_counter()
     for key in request.guidance:
         with contextlib.ExitStack() as stack:
@@ -55,7 +60,7 @@ def bare(loaded, preset, request, known: bool) -> float:
                 stack.enter_context(replaced(pipe, "encode_prompt", loaded.words.recall))
             if "nag" in key:
                 stack.enter_context(guide(pipe, request.negative_prompt, scale=nag.scale, tau=nag.tau, alpha=nag.alpha, end=nag.end))
-            pipe(**compare._arguments(pipe, run, key))
+            pipe(**_arguments(pipe, run, key))
     return time.perf_counter() - begun
 
 
@@ -100,13 +105,13 @@ def together(engine, raw: dict, rounds: int) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", nargs="+", default=[presets.DEFAULT])
+    parser.add_argument("--preset", nargs="+", default=[DEFAULT])
     parser.add_argument("--steps", nargs="+", type=int, default=[4, 20])
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--guidance", nargs="+", default=["none,cfg,nag"], help="columns; of several lists, one row each")
     parser.add_argument("--batched", action="store_true", help="columns drawn together, against columns drawn one after another")
     options = parser.parse_args()
-    engine = compare.Engine()
+    engine = Engine()
     titles = ["one after another", "together / one after another"] if options.batched else [
         "bare calls", "the page / bare calls", "the page / bare calls, words known"]
     print(f"| preset | columns | steps | {' | '.join(titles)} |\n{'|---' * (3 + len(titles))}|")

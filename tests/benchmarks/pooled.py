@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import nag
 from nag.evaluate.pocket import CASES
 from nag.evaluate.statistics import wilson
-from nag.meter import Meter
+from nag.media.meter import Meter
 from nag.pocket.data import with_article
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"

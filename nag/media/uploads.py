@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from .presets import Refused
+from ..errors import Refused
 
 BYTES = 12 * 1024 * 1024
 PIXELS = 4096 * 4096

@@ -2,8 +2,8 @@
 
 from PIL import Image, ImageDraw, ImageFont
 
-from .bench import cell
-from .compare import Run
+from ..engine.run import Run
+from .cells import cell
 
 MARGIN, INK, PAPER, PALE = 16, "#1e293b", "#ffffff", "#64748b"
 

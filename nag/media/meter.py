@@ -17,10 +17,10 @@ class Meter:
     def load(cls, folder: Path) -> "Meter":
         from safetensors.torch import load_file
 
-        from .pocket.models import Classifier
+        from .classifier import Classifier
 
         config = json.loads((folder / "config.json").read_text())
-        model = Classifier()
+        model = Classifier([len(values) for values in config["attributes"].values()])
         model.load_state_dict({name: tensor.float() for name, tensor in load_file(folder / "model.safetensors").items()})
         return cls(model.eval(), {name: tuple(values) for name, values in config["attributes"].items()}, config["size"])
 

@@ -1,6 +1,6 @@
 """What a page on the network must refuse before anybody looks at it: bodies too large, posts from foreign pages, rebound names."""
 
-from . import uploads
+from ..media import uploads
 
 BODY_LIMIT = 256 * 1024  # bytes; the longest prompt has 2,000 characters
 UPLOAD_LIMIT = uploads.BYTES + BODY_LIMIT  # of a picture, with what a form puts around it

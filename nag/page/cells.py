@@ -5,9 +5,9 @@ import io
 import json
 from pathlib import Path
 
-from .compare import LABELS, Column, Run
+from ..engine.run import LABELS, Column, Run
 
-ASSETS = Path(__file__).resolve().parent.parent / "assets"
+ASSETS = Path(__file__).resolve().parents[2] / "assets"
 PREVIEW_PIXELS = 256
 
 

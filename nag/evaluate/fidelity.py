@@ -1,7 +1,7 @@
-"""`python -m nag.pocket fidelity`: does a pocket model draw, without guidance, what its words say, and as it is drawn?
+"""`python -m nag fidelity`: does a pocket model draw, without guidance, what its words say, and as it is drawn?
 
-    python -m nag.pocket fidelity [--preset pocket-portrait] [--count 512] [--steps 1 2 4]
-    python -m nag.pocket fidelity --denoiser student                     of a training run, as in `evaluate`
+    python -m nag fidelity [--preset pocket-portrait] [--count 512] [--steps 1 2 4]
+    python -m nag fidelity --denoiser student                     of a training run, as in `evaluate`
 
 On people and seeds of their own, whose captions name a role and one to three attributes:
 
@@ -19,7 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from . import data
+from nag.errors import Refused
+from nag.pocket import DENOISERS, data
 
 SEED, BATCH = 70_000, 32
 OFF = 24  # of 765: how far a pixel may be from a colour
@@ -74,12 +75,14 @@ def measure(pipe, preset, count: int, steps: list[int]) -> dict[int, dict]:
     """{steps: the numbers above}"""
     import torch
 
-    from nag import meter, pipelines
-    from nag.evaluate import pocket
-    from nag.evaluate.statistics import Frechet, wilson
+    from nag.engine import loading
+    from nag.media import meter
+
+    from . import pocket
+    from .statistics import Frechet, wilson
 
     people, captions, stated = asked(count)
-    reader, names = meter.Meter.load(pipelines.PROJECT / preset.meter), list(data.ATTRIBUTES)
+    reader, names = meter.Meter.load(loading.PROJECT / preset.meter), list(data.ATTRIBUTES)
     truth = torch.tensor([data.encode_labels(person) for person in people])
     renders = pocket.renders(pipe.vae, people)
     features = pocket.look(reader, renders)[1]
@@ -99,27 +102,29 @@ def measure(pipe, preset, count: int, steps: list[int]) -> dict[int, dict]:
     return found
 
 
-def main(arguments: list[str]) -> int:
-    from nag import pipelines, presets
-
-    from .evaluate import DENOISERS
-
-    parser = argparse.ArgumentParser(prog="python -m nag.pocket fidelity", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description, parser.formatter_class = __doc__, argparse.RawTextHelpFormatter
     parser.add_argument("--preset", default="pocket-portrait", choices=("pocket-portrait", "pocket-joint", "pocket-joint-teacher"))
     parser.add_argument("--count", type=int, default=512)
     parser.add_argument("--steps", type=int, nargs="+", help="default: the preset's")
     parser.add_argument("--denoiser", choices=[name for name in DENOISERS if not name.startswith("video")], help="of a training run")
     parser.add_argument("--run", type=Path, default=Path("runs"))
-    options = parser.parse_args(arguments)
+
+
+def run(options) -> int:
+    """Raises `Refused`."""
+    from nag import presets
+    from nag.engine import loading
+
     if options.count < 33:
-        parser.error(f"--count must be 33 or more, for a distance in 32 dimensions; got {options.count}.")
+        raise Refused(f"--count must be 33 or more, for a distance in 32 dimensions; got {options.count}.")
     preset, _ = presets.resolve({"preset": options.preset}, dict(presets.load_all()))
     if options.denoiser:
-        from .export import pipeline
+        from nag.pocket.export import pipeline
 
         pipe = pipeline(options.run, options.denoiser)
     else:
-        pipe = pipelines.load(preset).pipe
+        pipe = loading.load(preset).pipe
     pipe.set_progress_bar_config(disable=True)
     print("| steps | stated | all (95 %) | frechet | lines | off |\n|---|---|---|---|---|---|")
     for steps, one in measure(pipe, preset, options.count, options.steps or [preset.settings["num_inference_steps"]]).items():

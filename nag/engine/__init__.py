@@ -1,0 +1,1 @@
+"""A request becomes columns: loading, drawing, timing, judging. Knows no page."""

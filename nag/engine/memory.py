@@ -1,0 +1,71 @@
+"""Where a model's weights stay, and whether there is room for them."""
+
+import gc
+from pathlib import Path
+
+from ..errors import Refused
+from ..presets import Preset, needed
+
+
+def placement(total_gb: float, largest_gb: float, free_gb: float) -> str:
+    """Where weights stay that need `total_gb`, `largest_gb` of it in one part, on a GPU with `free_gb`: "" (all on the GPU), "model offload"
+    (one part at a time), or "sequential offload" (one layer at a time: many times slower)."""
+    if needed(total_gb) <= free_gb:
+        return ""
+    return "model offload" if needed(largest_gb) <= free_gb else "sequential offload"
+
+
+def _place(pipe, device: str) -> str:
+    import torch
+
+    if device != "cuda":
+        pipe.to(device)
+        return ""
+    sizes = [sum(p.numel() * p.element_size() for p in part.parameters()) / 1e9
+             for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
+    where = placement(sum(sizes), max(sizes), torch.cuda.mem_get_info()[0] / 1e9)
+    {"": lambda: pipe.to(device), "model offload": pipe.enable_model_cpu_offload,
+     "sequential offload": pipe.enable_sequential_cpu_offload}[where]()
+    return where
+
+
+def runs_here(preset: Preset) -> str:
+    """What this machine can do with a preset, in a few words; nothing is loaded."""
+    import torch
+
+    if preset.shipped:
+        return "runs here: its weights are in assets/"
+    if torch.cuda.is_available():
+        free = torch.cuda.mem_get_info()[0] / 1e9
+        where = placement(preset.size_gb, preset.largest_gb or preset.size_gb, free)
+        return f"runs here{', with ' + where if where else ''} ({free:.0f} GB free on the GPU)"
+    try:
+        _enough_memory(preset, "cpu", preset.local)
+    except Refused:
+        return "needs a GPU"
+    return "runs here on the processor, slowly"
+
+
+def _enough_memory(preset: Preset, device: str, local: bool) -> None:
+    """Before a download of tens of gigabytes, not after it."""
+    if local or not preset.size_gb or device != "cpu":
+        return
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) / 1e6
+    except (OSError, StopIteration):
+        return
+    need = preset.size_gb * 2.4  # half-precision weights run in float32 on a processor
+    if need > free:
+        raise Refused(
+            f"{preset.title} needs a GPU, or about {need:.0f} GB of free memory on a processor; here are {free:.0f} GB and no GPU. "
+            "The pocket presets run everywhere."
+        )
+
+
+def free_memory() -> None:
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

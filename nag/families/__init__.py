@@ -1,0 +1,10 @@
+"""What NAG must be told of each denoiser class of diffusers."""
+
+from .lookup import denoiser_of, denoisers_of, encoders_of, find, row_of, supports, unwrapped
+from .refused import REFUSED
+from .schema import KINDS, Family, Packed
+from .table import FAMILIES
+
+__all__ = [
+    "FAMILIES", "KINDS", "REFUSED", "Family", "Packed", "denoiser_of", "denoisers_of", "encoders_of", "find", "row_of", "supports", "unwrapped",
+]

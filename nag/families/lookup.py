@@ -1,0 +1,63 @@
+"""A pipeline's denoisers, and the row that describes them."""
+
+from .refused import REFUSED
+from .schema import Family
+from .table import FAMILIES
+
+
+def denoisers_of(pipe) -> list:
+    """The UNet or transformers of a pipeline as they stand there (Wan 2.2 has two), or the module itself."""
+    for names in (("transformer", "transformer_2", "unet"), ("prior",)):
+        if found := [part for name in names if (part := getattr(pipe, name, None)) is not None]:
+            return found
+    return [pipe]
+
+
+def unwrapped(denoiser):
+    """The model inside `torch.compile`."""
+    return getattr(denoiser, "_orig_mod", denoiser)
+
+
+def denoiser_of(pipe):
+    """The first denoiser of a pipeline, unwrapped."""
+    return unwrapped(denoisers_of(pipe)[0])
+
+
+def row_of(cls) -> str | None:
+    """The name of the row that describes a denoiser class: its own, or that of a class it inherits from."""
+    return next((base.__name__ for base in cls.__mro__ if base.__name__ in FAMILIES or base.__name__ in REFUSED), None)
+
+
+def find(pipe) -> Family:
+    """The row of a pipeline's denoiser. Raises a ValueError that says why it is refused, or names what is supported."""
+    denoiser = denoiser_of(pipe)
+    row = row_of(type(denoiser))
+    if row in REFUSED:
+        raise ValueError(f"NAG cannot guide a {row}: {REFUSED[row]}")
+    if row is None:
+        raise ValueError(
+            f"NAG does not know how text enters a {type(denoiser).__name__}, and does not guess. Supported: {', '.join(sorted(FAMILIES))}."
+        )
+    return FAMILIES[row]
+
+
+def encoders_of(pipe) -> list[str]:
+    """The methods of a pipeline that turn words into text."""
+    named = [name for name in find(pipe).encoders if hasattr(pipe, name)]
+    return named or [name for name in ("_encode_prompt",) if hasattr(pipe, name)]
+
+
+def supports(pipe) -> tuple[bool, str]:
+    """Whether `nag.guide` works on this pipeline (or on pipelines with this denoiser), and in one sentence how, or why not."""
+    try:
+        family, denoiser = find(pipe), denoiser_of(pipe)
+        layers = family.layers(denoiser)
+    except ValueError as error:
+        return False, str(error)
+    if denoiser is not pipe and not encoders_of(pipe):
+        return False, f"NAG listens to a pipeline's {family.encoders[-1]}, and a {type(pipe).__name__} has none."
+    if not layers:
+        return False, f"This {type(denoiser).__name__} has no attention layer that sees text, so NAG has nothing to guide."
+    counts = {kind: sum(k.startswith(kind) for k, _ in layers.values()) for kind in ("cross", "joint", "text")}
+    found = " and ".join(f"{count} {kind}-attention" for kind, count in counts.items() if count)
+    return True, f"{type(denoiser).__name__}: {found} layers, negative text packed behind the positive."

@@ -1,0 +1,58 @@
+"""Where the texts stand in an attention's keys, where "text, image" is not enough."""
+
+
+
+
+
+def one_after_another(lengths, start: int) -> tuple[list, list]:
+    """Each positive before its negative, from `start` on."""
+    positives, negatives = [], []
+    for positive, negative in lengths:
+        positives.append((start, positive))
+        negatives.append((start + positive, negative))
+        start += positive + negative
+    return positives, negatives
+
+
+def hidream_spans(kind, lengths, count) -> tuple[list, list]:
+    """Behind the image T5's text, then Llama's last layer, then the Llama layer of the block."""
+    t5, llama = lengths
+    return one_after_another([t5, llama, llama], count - sum(t5) - 2 * sum(llama))
+
+
+def hunyuan_image_spans(kind, lengths, count) -> tuple[list, list]:
+    """Behind the image the text between quotation marks, if any, then the prompt."""
+    return one_after_another(lengths[::-1], count - sum(map(sum, lengths)))
+
+
+def second_text_first(kind: str, lengths, count: int) -> tuple[list, list]:
+    """(image, second text, first text), where the first is the one by which conditional rows are known."""
+    (first, first_negative), (second, second_negative) = lengths
+    start = count - first - first_negative - second - second_negative
+    middle = start + second + second_negative
+    return [(middle, first), (start, second)], [(middle + first, first_negative), (start + second, second_negative)]
+
+
+def own(kind: str, lengths, count: int) -> tuple[list, list]:
+    """Two texts, each in attentions of its own."""
+    positive, negative = lengths[kind == "cross_second"]
+    return [(0, positive)], [(positive, negative)]
+
+
+def behind(kind: str, lengths, count: int) -> tuple[list, list]:
+    """The text behind what goes with either text."""
+    positive, negative = lengths[0]
+    start = count - positive - negative
+    return [(0, start), (start, positive)], [(0, start), (start + positive, negative)]
+
+
+def around_the_image(kind, lengths, count):
+    """Spans: the positive text, the image, the negative text."""
+    positive, negative = lengths[0]
+    return [(0, positive)], [(count - negative, negative)]
+
+
+def gists_or_text(kind, lengths, count):
+    """Spans: keys are the text itself where it is injected, and else its gist tokens, which `gist_tokens` counts while it runs."""
+    positive, negative = lengths[0 if kind == "injected" else -1]
+    return [(0, positive)], [(positive, negative)]

@@ -1,0 +1,1 @@
+"""Pictures and videos that come in, go out, or are read by a classifier."""
