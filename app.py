@@ -13,9 +13,14 @@ from nag.request import DEFAULT
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--host", default=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"))
-    parser.add_argument("--port", type=int, default=int(os.environ.get("GRADIO_SERVER_PORT", "7860")))
+    parser.add_argument(
+        "--port", type=int, default=int(os.environ.get("GRADIO_SERVER_PORT", "7860"))
+    )
     parser.add_argument("--preset", default=DEFAULT, choices=list(PRESETS))
-    parser.add_argument("--model", help="a local folder or a repository on the hub, loaded in place of the preset's own model")
+    parser.add_argument(
+        "--model",
+        help="a local folder or a repository on the hub, loaded in place of the preset's own model",
+    )
     arguments = parser.parse_args()
     if arguments.model:
         PRESETS[arguments.preset] = PRESETS[arguments.preset].with_model(arguments.model)

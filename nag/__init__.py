@@ -4,7 +4,12 @@ import importlib
 
 __all__ = ["NAGSettings", "guide", "normalized_attention_guidance", "supports"]
 
-HOME = {"NAGSettings": "settings", "guide": "guidance", "normalized_attention_guidance": "formula", "supports": "families"}
+HOME = {
+    "NAGSettings": "settings",
+    "guide": "guidance",
+    "normalized_attention_guidance": "formula",
+    "supports": "families",
+}
 
 
 def __getattr__(name: str):

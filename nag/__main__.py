@@ -16,28 +16,64 @@ from .request import DEFAULT
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m nag", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    compare = commands.add_parser("compare", help="draw one seed without guidance, with CFG and with NAG")
+    compare = commands.add_parser(
+        "compare", help="draw one seed without guidance, with CFG and with NAG"
+    )
     compare.add_argument("--preset", default=DEFAULT, help="a file of presets/, without .json")
     compare.add_argument("--prompt")
     compare.add_argument("--negative-prompt")
     compare.add_argument("--seed", type=int)
-    compare.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="pairs",
-                         help="any other setting, e.g. --set nag_scale=6 --set 'guidance=[\"none\",\"nag\"]'")
-    compare.add_argument("--model", help="a local folder or a repository on the hub, in place of the preset's own model")
-    compare.add_argument("--image", type=Path, help="the picture that an editing or image-to-video preset begins with")
-    compare.add_argument("--out", type=Path, required=True, help="folder for the pictures or videos and run.json")
-    evaluate = commands.add_parser("evaluate", help="count what guidance does to many pictures: rates, distances, plots")
+    compare.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="pairs",
+        help='any other setting, e.g. --set nag_scale=6 --set \'guidance=["none","nag"]\'',
+    )
+    compare.add_argument(
+        "--model",
+        help="a local folder or a repository on the hub, in place of the preset's own model",
+    )
+    compare.add_argument(
+        "--image",
+        type=Path,
+        help="the picture that an editing or image-to-video preset begins with",
+    )
+    compare.add_argument(
+        "--out", type=Path, required=True, help="folder for the pictures or videos and run.json"
+    )
+    evaluate = commands.add_parser(
+        "evaluate", help="count what guidance does to many pictures: rates, distances, plots"
+    )
     evaluation.add_arguments(evaluate)
-    fidelity_parser = commands.add_parser("fidelity", help="does a pocket model draw what its words say?")
+    fidelity_parser = commands.add_parser(
+        "fidelity", help="does a pocket model draw what its words say?"
+    )
     fidelity.add_arguments(fidelity_parser)
-    commands.add_parser("models", help="list the presets: size, licence, and what this machine can run")
-    check = commands.add_parser("check", help="load a preset's model and draw two steps with every kind of guidance")
+    commands.add_parser(
+        "models", help="list the presets: size, licence, and what this machine can run"
+    )
+    check = commands.add_parser(
+        "check", help="load a preset's model and draw two steps with every kind of guidance"
+    )
     check.add_argument("--preset", default=DEFAULT)
-    families = commands.add_parser("families", help="the table of denoiser classes, as it stands in the README")
-    families.add_argument("--write", type=Path, help="a Markdown file to put it into, between its two families marks")
+    families = commands.add_parser(
+        "families", help="the table of denoiser classes, as it stands in the README"
+    )
+    families.add_argument(
+        "--write", type=Path, help="a Markdown file to put it into, between its two families marks"
+    )
     options = parser.parse_args(arguments)
     try:
-        return {"compare": _compare, "evaluate": evaluation.run, "fidelity": fidelity.run, "models": _models, "check": _check, "families": _families}[options.command](options)
+        return {
+            "compare": _compare,
+            "evaluate": evaluation.run,
+            "fidelity": fidelity.run,
+            "models": _models,
+            "check": _check,
+            "families": _families,
+        }[options.command](options)
     except Refused as error:
         print(error, file=sys.stderr)
         return 2
@@ -72,7 +108,12 @@ def _compare(options) -> int:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise Refused(f"--out {options.out} cannot be made: {error.strerror}.") from None
-    run, bar = None, tqdm(total=request.num_inference_steps * len(request.guidance), desc="loading", unit="step")
+    run, bar = (
+        None,
+        tqdm(
+            total=request.num_inference_steps * len(request.guidance), desc="loading", unit="step"
+        ),
+    )
     start = uploads.load(options.image, preset.title) if preset.image else None
     for run, column, _ in Engine(previews=False).run(preset, request, image=start):
         bar.update(sum(c.step for c in run.columns) - bar.n)
@@ -91,7 +132,13 @@ def _compare(options) -> int:
     (options.out / "run.json").write_text(json.dumps(run.json(), indent=2) + "\n")
     for column in run.columns:
         relative = run.relative(column)
-        speed = f"for {' and '.join(column.together)} together  " if column.together else f"{relative:.2f}x time  " if relative else ""
+        speed = (
+            f"for {' and '.join(column.together)} together  "
+            if column.together
+            else f"{relative:.2f}x time  "
+            if relative
+            else ""
+        )
         print(f"{column.key:8} {column.state:8} {column.seconds:7.2f} s  {speed}{column.reason}")
     print(run.hint)
     return 0 if len(pictures) == len(run.columns) else 1
@@ -103,7 +150,9 @@ def _models(options) -> int:
     for name, preset in presets.load_all().items():
         size = f"{preset.size_gb:5.1f} GB" if preset.size_gb else "ships   "
         what = "video" if preset.range("num_frames")[1] > 1 else "edit" if preset.image else "image"
-        print(f"{name:24} {what:6} {size}  {'gated' if preset.gated else '     '}  {runs_here(preset):34} {preset.licence}")
+        print(
+            f"{name:24} {what:6} {size}  {'gated' if preset.gated else '     '}  {runs_here(preset):34} {preset.licence}"
+        )
     return 0
 
 
@@ -114,7 +163,10 @@ def _check(options) -> int:
 
     preset, _ = presets.resolve({"preset": options.preset})
     engine = Engine(previews=False)
-    least = {"num_inference_steps": max(2, int(preset.range("num_inference_steps")[0])), "num_frames": int(preset.range("num_frames")[0])}
+    least = {
+        "num_inference_steps": max(2, int(preset.range("num_inference_steps")[0])),
+        "num_frames": int(preset.range("num_frames")[0]),
+    }
     preset, request = presets.resolve({"preset": options.preset, **least})
     image = None
     if preset.image:
@@ -126,7 +178,9 @@ def _check(options) -> int:
     loaded = engine.shelf.get(preset)
     print(f"{preset.title}: {run.device}, {run.dtype}. {supports(loaded.pipe)[1]}")
     for column in run.columns:
-        print(f"{column.key:8} {column.state:8} {column.seconds:7.2f} s for {column.step} steps, guided {column.guided_steps}  {column.reason}")
+        print(
+            f"{column.key:8} {column.state:8} {column.seconds:7.2f} s for {column.step} steps, guided {column.guided_steps}  {column.reason}"
+        )
     if run.device.startswith("cuda"):
         import torch
 
@@ -144,18 +198,39 @@ def families_table() -> str:
 
     users = {}
     for path in sorted((Path(diffusers.__file__).parent / "pipelines").rglob("*.py")):
-        for pipeline, body in re.findall(r"^class (\w+)Pipeline\(.*?def __init__\((.*?)\):\n", path.read_text(), re.S | re.M):
+        for pipeline, body in re.findall(
+            r"^class (\w+)Pipeline\(.*?def __init__\((.*?)\):\n", path.read_text(), re.S | re.M
+        ):
             hints = " ".join(re.findall(r"(?:unet|transformer|prior)\w*: ([^=\n]*)", body))
             for part in set(re.findall(r"\w+", hints)):
                 users.setdefault(part, []).append(pipeline)
-    lines = [f"{len(FAMILIES)} denoiser classes of diffusers have a row:", "", "| denoiser | in these pipelines | what is special |", "|---|---|---|"]
+    lines = [
+        f"{len(FAMILIES)} denoiser classes of diffusers have a row:",
+        "",
+        "| denoiser | in these pipelines | what is special |",
+        "|---|---|---|",
+    ]
     for name, family in sorted(FAMILIES.items()):
         pipelines = users.get(name, [])
         more = f" and {len(pipelines) - 5} more" if len(pipelines) > 5 else ""
-        special = family.adapter.__doc__.split(". ")[0].split(":")[0].rstrip(".") + "." if family.adapter else ""
-        lines.append(f"| `{name}` | {', '.join(pipelines[:5])}{more} | {' '.join(f'{special} {family.remark}'.split())} |")
-    lines += ["", f"{len(REFUSED)} are refused with a sentence:", "", "| refused | because |", "|---|---|"]
-    return "\n".join([*lines, *(f"| `{name}` | {reason} |" for name, reason in sorted(REFUSED.items()))])
+        special = (
+            family.adapter.__doc__.split(". ")[0].split(":")[0].rstrip(".") + "."
+            if family.adapter
+            else ""
+        )
+        lines.append(
+            f"| `{name}` | {', '.join(pipelines[:5])}{more} | {' '.join(f'{special} {family.remark}'.split())} |"
+        )
+    lines += [
+        "",
+        f"{len(REFUSED)} are refused with a sentence:",
+        "",
+        "| refused | because |",
+        "|---|---|",
+    ]
+    return "\n".join(
+        [*lines, *(f"| `{name}` | {reason} |" for name, reason in sorted(REFUSED.items()))]
+    )
 
 
 def _families(options) -> int:
@@ -164,7 +239,9 @@ def _families(options) -> int:
         return 0
     before, _, rest = options.write.read_text().partition("<!-- families -->")
     _, _, after = rest.partition("<!-- /families -->")
-    options.write.write_text(f"{before}<!-- families -->\n{families_table()}\n<!-- /families -->{after}")
+    options.write.write_text(
+        f"{before}<!-- families -->\n{families_table()}\n<!-- /families -->{after}"
+    )
     return 0
 
 

@@ -17,7 +17,20 @@ import torch
 
 from . import kernels
 from .rivals import blend
-from .segments import IMAGE, NEGATIVE, POSITIVE, attended, joined, mask_of, mask_rows, ordered, portions, rows_of, take, zeros
+from .segments import (
+    IMAGE,
+    NEGATIVE,
+    POSITIVE,
+    attended,
+    joined,
+    mask_of,
+    mask_rows,
+    ordered,
+    portions,
+    rows_of,
+    take,
+    zeros,
+)
 from .settings import NAGSettings
 
 
@@ -28,11 +41,30 @@ class GuidedAttention:
     attended too. hit: was reached. seen: was reached since the processor was called.
     """
 
-    def __init__(self, name: str, kind: str, family, settings: NAGSettings, call, pictures: bool = False):
-        self.name, self.kind, self.family, self.settings, self.call, self.pictures = name, kind, family, settings, call, pictures
+    def __init__(
+        self, name: str, kind: str, family, settings: NAGSettings, call, pictures: bool = False
+    ):
+        self.name, self.kind, self.family, self.settings, self.call, self.pictures = (
+            name,
+            kind,
+            family,
+            settings,
+            call,
+            pictures,
+        )
         self.hit = self.seen = False
 
-    def attend(self, op, query, key, value, mask, tokens: int, plain: bool = False, scale: float | None = None):
+    def attend(
+        self,
+        op,
+        query,
+        key,
+        value,
+        mask,
+        tokens: int,
+        plain: bool = False,
+        scale: float | None = None,
+    ):
         """`op(query, key, value, mask)` with guided image rows. `tokens` is the token dimension: 2 in (B, H, N, D), 1 in (B, N, H, D).
         plain: the op is PyTorch's own attention with this `scale` and no other option."""
         layout = self.call.layout
@@ -43,21 +75,32 @@ class GuidedAttention:
         if not self._is_text(positive, negative, count, queries, layout):
             return op(query, key, value, mask)
         self.hit = self.seen = True
-        if mask is not None and mask.ndim == 2 and tokens == 1:  # dispatch_attention_fn also takes (B, keys)
+        if (
+            mask is not None and mask.ndim == 2 and tokens == 1
+        ):  # dispatch_attention_fn also takes (B, keys)
             mask = mask[:, None, None, :]
         if self.kind == "text":
             return self._text(op, query, key, value, mask, tokens, positive, negative)
         if self.kind == "joint" and queries < count - layout.kept:  # queries of the image alone
             image = [piece[:2] for piece in ordered(positive, negative, count) if piece[2] in IMAGE]
-            return self._cross(op, query, key, value, mask, tokens, positive + image, negative + image, layout)
+            return self._cross(
+                op, query, key, value, mask, tokens, positive + image, negative + image, layout
+            )
         if self.kind.startswith("cross"):
             return self._cross(op, query, key, value, mask, tokens, positive, negative, layout)
         # queries stand where keys do, and both texts are wanted apart
-        alone = self.kind == "joint" and not layout.kept and not layout.mute and self.settings.method != "vsf"
+        alone = (
+            self.kind == "joint"
+            and not layout.kept
+            and not layout.mute
+            and self.settings.method != "vsf"
+        )
         if alone and plain and not self.call.exact:
             heads = [x if tokens == 2 else x.transpose(1, 2) for x in (query, key, value)]
             if kernels.able(*heads, mask):
-                out = self._joint_once(*heads, mask, ordered(positive, negative, count), layout, scale)
+                out = self._joint_once(
+                    *heads, mask, ordered(positive, negative, count), layout, scale
+                )
                 return out if tokens == 2 else out.transpose(1, 2)
         return self._joint(op, query, key, value, mask, tokens, positive, negative, layout)
 
@@ -75,49 +118,92 @@ class GuidedAttention:
 
     def _cross(self, op, query, key, value, mask, tokens, positive, negative, layout):
         rows = rows_of(layout, query)
-        z_positive = op(query, take(key, tokens, positive), take(value, tokens, positive), mask_of(mask, positive))  # (B, H, I, D)
+        z_positive = op(
+            query,
+            take(key, tokens, positive),
+            take(value, tokens, positive),
+            mask_of(mask, positive),
+        )  # (B, H, I, D)
         if layout.mute:
             return z_positive
         few = query[rows], key[rows], value[rows], mask_rows(mask, rows, len(query))
         if self.settings.method == "vsf":
             z_negative = self._flipped(op, *few, tokens, positive, negative)
         else:
-            z_negative = op(few[0], take(few[1], tokens, negative), take(few[2], tokens, negative), mask_of(few[3], negative))
+            z_negative = op(
+                few[0],
+                take(few[1], tokens, negative),
+                take(few[2], tokens, negative),
+                mask_of(few[3], negative),
+            )
         out = torch.empty_like(z_positive)
         for at, count in portions(0, z_positive.shape[tokens], z_positive):
-            part = self._blend(z_positive.narrow(tokens, at, count), z_negative.narrow(tokens, at, count), rows, tokens, layout)
+            part = self._blend(
+                z_positive.narrow(tokens, at, count),
+                z_negative.narrow(tokens, at, count),
+                rows,
+                tokens,
+                layout,
+            )
             out.narrow(tokens, at, count).copy_(part)
         return out
 
     def _flipped(self, op, query, key, value, mask, tokens, positive, negative, queries=None):
         """Value sign flip (arXiv 2508.10931): one softmax over both texts, the negative's values times -scale."""
         sides = [*positive, *negative]
-        values = torch.cat([take(value, tokens, positive), take(value, tokens, negative) * -self.settings.scale], tokens)
+        values = torch.cat(
+            [take(value, tokens, positive), take(value, tokens, negative) * -self.settings.scale],
+            tokens,
+        )
         return op(query, take(key, tokens, sides), values, mask_of(mask, sides, queries))
 
     def _flipped_image(self, op, query, key, value, mask, tokens, pieces, keys):
         """The same for the picture's queries in joint attention, which attend the picture too -> {place: tokens}"""
         places = {place: piece[:2] for place, piece in enumerate(pieces) if piece[2] in IMAGE}
-        sides = [[piece[:2] for piece in keys if piece[2] in which] for which in (POSITIVE + IMAGE, NEGATIVE)]
+        sides = [
+            [piece[:2] for piece in keys if piece[2] in which]
+            for which in (POSITIVE + IMAGE, NEGATIVE)
+        ]
         chosen = list(places.values())
-        out = self._flipped(op, take(query, tokens, chosen), key, value, mask, tokens, *sides, chosen)
+        out = self._flipped(
+            op, take(query, tokens, chosen), key, value, mask, tokens, *sides, chosen
+        )
         return dict(zip(places, out.split([length for _, length in chosen], tokens), strict=True))
 
     def _text(self, op, query, key, value, mask, tokens, positive, negative):
         """Each text attends itself alone."""
         pieces = ordered(positive, negative, query.shape[tokens])
-        return joined({**attended(op, pieces, POSITIVE, query, key, value, mask, tokens),
-                       **attended(op, pieces, NEGATIVE, query, key, value, mask, tokens)}, tokens)
+        return joined(
+            {
+                **attended(op, pieces, POSITIVE, query, key, value, mask, tokens),
+                **attended(op, pieces, NEGATIVE, query, key, value, mask, tokens),
+            },
+            tokens,
+        )
 
     def _joint(self, op, query, key, value, mask, tokens, positive, negative, layout):
         """text+ attends [text+, image], text- attends [text-, image], the image both; where text is "injected", each its text only.
         Two passes, which attend the image keys twice: the way where `_joint_once` is not possible."""
-        rows, pieces, keys = rows_of(layout, query), ordered(positive, negative, key.shape[tokens]), None
+        rows, pieces, keys = (
+            rows_of(layout, query),
+            ordered(positive, negative, key.shape[tokens]),
+            None,
+        )
         if self.kind == "injected" or layout.kept:  # queries have other places than keys
-            keys, pieces = pieces, ordered(*self.family.pieces("joint", layout.texts, query.shape[tokens]), query.shape[tokens])
+            keys, pieces = (
+                pieces,
+                ordered(
+                    *self.family.pieces("joint", layout.texts, query.shape[tokens]),
+                    query.shape[tokens],
+                ),
+            )
         parts = attended(op, pieces, POSITIVE + IMAGE, query, key, value, mask, tokens, keys)
         if layout.mute:  # what becomes of the negative is read by nobody
-            other = {place: zeros(parts, length, tokens) for place, (_, length, of) in enumerate(pieces) if of in NEGATIVE}
+            other = {
+                place: zeros(parts, length, tokens)
+                for place, (_, length, of) in enumerate(pieces)
+                if of in NEGATIVE
+            }
             return joined({**parts, **other}, tokens)
         few = query[rows], key[rows], value[rows], mask_rows(mask, rows, len(query))
         other = attended(op, pieces, NEGATIVE + IMAGE, *few, tokens, keys)
@@ -128,7 +214,9 @@ class GuidedAttention:
                 parts[place] = self._blend(parts[place], other[place], rows, tokens, layout)
             elif of in NEGATIVE and layout.whole:
                 parts[place] = other[place]
-            elif of in NEGATIVE:  # unconditional rows carry a negative text too, and nobody reads it
+            elif (
+                of in NEGATIVE
+            ):  # unconditional rows carry a negative text too, and nobody reads it
                 parts[place] = zeros(parts, length, tokens)
                 parts[place][rows] = other[place]
         return joined(parts, tokens)
@@ -141,34 +229,57 @@ class GuidedAttention:
             chosen = [piece[:2] for piece in pieces if piece[2] == which]
             if chosen:  # else a text of which its mask left nothing
                 keys[which] = take(key, 2, chosen), take(value, 2, chosen), mask_of(mask, chosen)
-        few = {which: (k[rows], v[rows], mask_rows(m, rows, len(key))) for which, (k, v, m) in keys.items()}
+        few = {
+            which: (k[rows], v[rows], mask_rows(m, rows, len(key)))
+            for which, (k, v, m) in keys.items()
+        }
 
         def attend(q, which, keys):
             return kernels.attend(q, *keys[which], scale) if which in keys else None
 
         texts = [piece for piece in pieces if piece[2] != IMAGE]
-        if layout.whole and texts:  # the image is attended by both texts in one call: kernels are slower with few queries
+        if (
+            layout.whole and texts
+        ):  # the image is attended by both texts in one call: kernels are slower with few queries
             images = attend(take(query, 2, [piece[:2] for piece in texts]), IMAGE, keys)
-            images = zip(*(part.split([length for _, length, _ in texts], 2) for part in images), strict=True)
+            images = zip(
+                *(part.split([length for _, length, _ in texts], 2) for part in images), strict=True
+            )
             for (start, length, of), image in zip(texts, images, strict=True):
-                out.narrow(2, start, length).copy_(kernels.merge(image, attend(query.narrow(2, start, length), of, keys)))
+                out.narrow(2, start, length).copy_(
+                    kernels.merge(image, attend(query.narrow(2, start, length), of, keys))
+                )
             pieces = [piece for piece in pieces if piece[2] == IMAGE]
         for start, length, of in pieces:
             for at, count in portions(start, length, query):
                 q, place = query.narrow(2, at, count), out.narrow(2, at, count)
-                if of in NEGATIVE:  # unconditional rows carry a negative text too, and nobody reads it
+                if (
+                    of in NEGATIVE
+                ):  # unconditional rows carry a negative text too, and nobody reads it
                     place.zero_()
-                    place[rows] = kernels.merge(attend(q[rows], IMAGE, few), attend(q[rows], NEGATIVE, few)).to(query.dtype)
+                    place[rows] = kernels.merge(
+                        attend(q[rows], IMAGE, few), attend(q[rows], NEGATIVE, few)
+                    ).to(query.dtype)
                     continue
                 image = attend(q, IMAGE, keys)
                 z = kernels.merge(image, attend(q, POSITIVE, keys))
                 if of in IMAGE:
-                    z = self._blend(z, kernels.merge([part[rows] for part in image], attend(q[rows], NEGATIVE, few)), rows, 2, layout)
+                    z = self._blend(
+                        z,
+                        kernels.merge(
+                            [part[rows] for part in image], attend(q[rows], NEGATIVE, few)
+                        ),
+                        rows,
+                        2,
+                        layout,
+                    )
                 place.copy_(z)
         return out
 
     def _blend(self, z_positive, z_negative, rows, tokens, layout):
-        features = (-3, -1) if tokens == 2 else (-2, -1)  # the paper's norm is over all heads together
+        features = (
+            (-3, -1) if tokens == 2 else (-2, -1)
+        )  # the paper's norm is over all heads together
         guided = blend(self.settings, z_positive[rows], z_negative, features)
         if layout.whole:
             return guided

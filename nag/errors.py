@@ -1,9 +1,6 @@
 """What goes wrong, in sentences for people."""
 
 
-
-
-
 class Refused(ValueError):
     """A request that cannot be run, with the sentence that says why."""
 

@@ -5,7 +5,9 @@ import torch
 EPS = 1e-6
 
 
-def normalized_attention_guidance(z_positive, z_negative, scale: float, tau: float, alpha: float, dim: int | tuple[int, ...] = -1):
+def normalized_attention_guidance(
+    z_positive, z_negative, scale: float, tau: float, alpha: float, dim: int | tuple[int, ...] = -1
+):
     """Attention output guided away from a negative prompt: extrapolate, bound the L1 norm, blend (arXiv 2505.21179, section 3.2).
 
     ```
@@ -25,12 +27,20 @@ def normalized_attention_guidance(z_positive, z_negative, scale: float, tau: flo
     3072 features overflows from a mean |z| of about 5, and the guidance vanishes without a word.
     """
     dtype, z_positive = z_positive.dtype, z_positive.float()
-    z_guided = torch.lerp(z_negative.float(), z_positive, scale)  # Z- + scale (Z+ - Z-) in one pass, and exact for Z- == Z+
+    z_guided = torch.lerp(
+        z_negative.float(), z_positive, scale
+    )  # Z- + scale (Z+ - Z-) in one pass, and exact for Z- == Z+
     ratio = l1_norm(z_guided, dim) / l1_norm(z_positive, dim).clamp_min(EPS)
-    z_guided = z_guided * (tau / ratio).clamp_max(1)  # min(R, tau) / R, without 0 / 0 on padding rows; at tau = infinity 1
+    z_guided = z_guided * (tau / ratio).clamp_max(
+        1
+    )  # min(R, tau) / R, without 0 / 0 on padding rows; at tau = infinity 1
     return torch.lerp(z_positive, z_guided, alpha).to(dtype)
 
 
 def l1_norm(z, dim):
     """The sum of |z| over `dim`, kept. On a processor `vector_norm` takes four times as long as these two passes."""
-    return z.abs().sum(dim, keepdim=True) if z.device.type == "cpu" else torch.linalg.vector_norm(z, 1, dim, keepdim=True)
+    return (
+        z.abs().sum(dim, keepdim=True)
+        if z.device.type == "cpu"
+        else torch.linalg.vector_norm(z, 1, dim, keepdim=True)
+    )

@@ -9,14 +9,18 @@ import torch.nn.functional as F
 
 
 def _cpu(query, key, value, mask, scale):
-    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, attn_mask=mask, scale=scale)
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        query, key, value, attn_mask=mask, scale=scale
+    )
 
 
 def _flash(query, key, value, mask, scale):
     """Half precision without a mask."""
     if mask is not None:
         raise ValueError("Flash attention takes no mask.")
-    return torch.ops.aten._scaled_dot_product_flash_attention(query, key, value, 0.0, False, False, scale=scale)[:2]
+    return torch.ops.aten._scaled_dot_product_flash_attention(
+        query, key, value, 0.0, False, False, scale=scale
+    )[:2]
 
 
 def _efficient(query, key, value, mask, scale):
@@ -26,8 +30,10 @@ def _efficient(query, key, value, mask, scale):
         wide = mask.new_zeros(*mask.shape[:-1], -(-keys // 16) * 16)
         wide[..., :keys] = mask
         mask = wide[..., :keys].expand(len(query), query.shape[1], query.shape[2], keys)
-    out, lse = torch.ops.aten._scaled_dot_product_efficient_attention(query, key, value, mask, True, 0.0, False, scale=scale)[:2]
-    return out, lse[..., :query.shape[2]]  # the kernel pads it
+    out, lse = torch.ops.aten._scaled_dot_product_efficient_attention(
+        query, key, value, mask, True, 0.0, False, scale=scale
+    )[:2]
+    return out, lse[..., : query.shape[2]]  # the kernel pads it
 
 
 KERNELS = {"cpu": (_cpu,), "cuda": (_flash, _efficient)}
@@ -48,20 +54,44 @@ def prepare(device) -> None:
         for masked in (False, True):
             key = device.type, dtype, masked
             if key not in chosen:
-                chosen[key] = next((kernel for kernel in KERNELS.get(device.type, ()) if _right(kernel, device, dtype, masked)), None)
+                chosen[key] = next(
+                    (
+                        kernel
+                        for kernel in KERNELS.get(device.type, ())
+                        if _right(kernel, device, dtype, masked)
+                    ),
+                    None,
+                )
 
 
 @torch.no_grad()
 def _right(kernel, device, dtype, masked: bool) -> bool:
     generator = torch.Generator().manual_seed(0)
-    query, key, value = (torch.randn(2, 3, n, 64, generator=generator).to(device, dtype) for n in (37, 53, 53))
+    query, key, value = (
+        torch.randn(2, 3, n, 64, generator=generator).to(device, dtype) for n in (37, 53, 53)
+    )
     mask = None
     if masked:
-        mask = torch.zeros(2, 1, 1, 53).masked_fill(torch.rand(2, 1, 1, 53, generator=generator) < .3, float("-inf")).to(device, dtype)
+        mask = (
+            torch.zeros(2, 1, 1, 53)
+            .masked_fill(torch.rand(2, 1, 1, 53, generator=generator) < 0.3, float("-inf"))
+            .to(device, dtype)
+        )
     try:
-        parts = [_run(kernel, query, key[:, :, part], value[:, :, part], None if mask is None else mask[..., part], None)
-                 for part in (slice(0, 21), slice(21, None))]
-        whole = F.scaled_dot_product_attention(query.float(), key.float(), value.float(), None if mask is None else mask.float())
+        parts = [
+            _run(
+                kernel,
+                query,
+                key[:, :, part],
+                value[:, :, part],
+                None if mask is None else mask[..., part],
+                None,
+            )
+            for part in (slice(0, 21), slice(21, None))
+        ]
+        whole = F.scaled_dot_product_attention(
+            query.float(), key.float(), value.float(), None if mask is None else mask.float()
+        )
         error = (merge(*parts) - whole).abs().max()
     except (RuntimeError, NotImplementedError, AttributeError, ValueError):
         return False
@@ -70,11 +100,20 @@ def _right(kernel, device, dtype, masked: bool) -> bool:
 
 def able(query, key, value, mask) -> bool:
     """Whether `attend` can: there is a kernel, a whole number of query heads for each key head, and a mask that is the same for all queries."""
-    if chosen.get((query.device.type, query.dtype, mask is not None)) is None or value.dtype != query.dtype:
+    if (
+        chosen.get((query.device.type, query.dtype, mask is not None)) is None
+        or value.dtype != query.dtype
+    ):
         return False
-    if query.device.type != "cpu" and (query.shape[-1] % 8 or query.shape[-1] > 256):  # PyTorch pads heads of other sizes for its kernels
+    if query.device.type != "cpu" and (
+        query.shape[-1] % 8 or query.shape[-1] > 256
+    ):  # PyTorch pads heads of other sizes for its kernels
         return False
-    return query.shape[1] % key.shape[1] == 0 and query.shape[-1] == value.shape[-1] and (mask is None or mask.shape[-2] == 1)
+    return (
+        query.shape[1] % key.shape[1] == 0
+        and query.shape[-1] == value.shape[-1]
+        and (mask is None or mask.shape[-2] == 1)
+    )
 
 
 def attend(query, key, value, mask=None, scale: float | None = None):
@@ -84,7 +123,9 @@ def attend(query, key, value, mask=None, scale: float | None = None):
     For arguments that `able` allows."""
     if key.shape[1] != query.shape[1]:  # neighbouring heads share a key head
         key, value = (x.repeat_interleave(query.shape[1] // key.shape[1], 1) for x in (key, value))
-    return _run(chosen[query.device.type, query.dtype, mask is not None], query, key, value, mask, scale)
+    return _run(
+        chosen[query.device.type, query.dtype, mask is not None], query, key, value, mask, scale
+    )
 
 
 def _run(kernel, query, key, value, mask, scale):
@@ -93,7 +134,9 @@ def _run(kernel, query, key, value, mask, scale):
     if mask.dtype == torch.bool:
         mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, float("-inf"))
     mask = mask.to(query.dtype)
-    empty = (mask == float("-inf")).all(-1)  # (B or 1, 1, 1); of nothing to attend a kernel says what it likes, and it weighs nothing
+    empty = (mask == float("-inf")).all(
+        -1
+    )  # (B or 1, 1, 1); of nothing to attend a kernel says what it likes, and it weighs nothing
     out, lse = kernel(query, key, value, mask, scale)
     return out.masked_fill(empty[..., None], 0), lse.masked_fill(empty, float("-inf"))
 

@@ -12,6 +12,7 @@ def replaced(owner, name: str, wrapper):
     @functools.wraps(original)
     def call(*args, **kwargs):
         return wrapper(original, *args, **kwargs)
+
     return placed(owner, name, call)
 
 
@@ -53,7 +54,9 @@ def called(owner, wrapper):
     """
     cls = type(owner)
     if "_nag_call" in vars(owner):
-        raise RuntimeError(f"This {cls.__name__} is guided already; leave one nag.guide before you enter the next.")
+        raise RuntimeError(
+            f"This {cls.__name__} is guided already; leave one nag.guide before you enter the next."
+        )
     object.__setattr__(owner, "_nag_call", wrapper)
     object.__setattr__(owner, "__class__", _callable(cls))
     try:
@@ -67,12 +70,30 @@ def called(owner, wrapper):
 def _callable(cls):
     @functools.wraps(cls.__call__)
     def call(self, *args, **kwargs):
-        wrapper = vars(self).get("_nag_call")  # a module compiled meanwhile keeps this function for good
-        return cls.__call__(self, *args, **kwargs) if wrapper is None else wrapper(functools.partial(cls.__call__, self), *args, **kwargs)
-    return type(cls.__name__, (cls,), {"__call__": call, "__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__})
+        wrapper = vars(self).get(
+            "_nag_call"
+        )  # a module compiled meanwhile keeps this function for good
+        return (
+            cls.__call__(self, *args, **kwargs)
+            if wrapper is None
+            else wrapper(functools.partial(cls.__call__, self), *args, **kwargs)
+        )
+
+    return type(
+        cls.__name__,
+        (cls,),
+        {
+            "__call__": call,
+            "__module__": cls.__module__,
+            "__qualname__": cls.__qualname__,
+            "__doc__": cls.__doc__,
+        },
+    )
 
 
 def own_forward(denoiser, function):
     """`function` is what a denoiser runs inside of its hooks: accelerate's put its `forward` aside as `_old_forward`. For one call, and
     always with the same function: torch.compile would take another one for another program."""
-    return placed(denoiser, "_old_forward" if "_old_forward" in vars(denoiser) else "forward", function)
+    return placed(
+        denoiser, "_old_forward" if "_old_forward" in vars(denoiser) else "forward", function
+    )

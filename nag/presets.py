@@ -40,30 +40,42 @@ class Preset(BaseModel):
 
     version: Annotated[Literal[1], Field(alias="schema")]
     title: str
-    model: str                                    # repository on the hub, or a folder relative to this project
-    revision: str | None = None                   # a commit of the repository
-    variant: str | None = None                    # "fp16" where there are half-precision files beside the full ones; another set of weights
-    pipeline: str = "DiffusionPipeline"           # diffusers class; the default reads model_index.json
+    model: str  # repository on the hub, or a folder relative to this project
+    revision: str | None = None  # a commit of the repository
+    variant: str | None = (
+        None  # "fp16" where there are half-precision files beside the full ones; another set of weights
+    )
+    pipeline: str = "DiffusionPipeline"  # diffusers class; the default reads model_index.json
     dtype: Literal["float32", "float16", "bfloat16", "auto"] = "auto"
-    size_gb: Annotated[float, Field(ge=0)] = 0    # all weights in memory at that dtype
-    largest_gb: Annotated[float, Field(ge=0)] = 0  # of them, the largest part alone: what model offload needs at once
-    licence: str = ""                             # of the weights: SPDX in lower case, or the name its owners give it
-    gated: bool = False                           # that licence must be accepted on the model's page
-    scheduler: dict[str, Any] | None = None       # {"class": name, **configuration overrides}
-    lora: dict[str, str] | None = None            # {"model", "revision", "weight_name"}, needs peft
-    arguments: dict[str, Any] = {}                # further constant arguments of the pipeline call
-    cfg: bool = True                              # the pipeline takes a negative prompt; False: columns with CFG are refused
-    cfg_offset: float = 0                         # added to guidance_scale: -1 for pipelines that compute cond + scale * (cond - uncond)
-    image: bool = False                           # the pipeline starts from a picture of the user's
-    fps: Annotated[int, Field(ge=0)] = 0          # frames a second of a video; 0: a picture
-    frames: Annotated[int, Field(ge=1)] = 1       # num_frames is a multiple of this many, plus 1
-    multiple: Annotated[int, Field(ge=1)] = 8     # width and height are multiples of this many pixels
-    ranges: dict[Literal[RANGED], tuple[float, float]] = {}  # narrower than Request's, for the sliders and the validator
-    batch: Annotated[int, Field(ge=0)] = 0        # most prompts of one call; 0: any number. 1 where a picture depends on how many there are
-    cap: Annotated[float, Field(ge=0)] = 0        # largest width * height * num_frames * steps * denoiser calls; 0: four times the defaults
-    meter: str | None = None                      # folder of a classifier that reads the pictures
+    size_gb: Annotated[float, Field(ge=0)] = 0  # all weights in memory at that dtype
+    largest_gb: Annotated[float, Field(ge=0)] = (
+        0  # of them, the largest part alone: what model offload needs at once
+    )
+    licence: str = ""  # of the weights: SPDX in lower case, or the name its owners give it
+    gated: bool = False  # that licence must be accepted on the model's page
+    scheduler: dict[str, Any] | None = None  # {"class": name, **configuration overrides}
+    lora: dict[str, str] | None = None  # {"model", "revision", "weight_name"}, needs peft
+    arguments: dict[str, Any] = {}  # further constant arguments of the pipeline call
+    cfg: bool = True  # the pipeline takes a negative prompt; False: columns with CFG are refused
+    cfg_offset: float = (
+        0  # added to guidance_scale: -1 for pipelines that compute cond + scale * (cond - uncond)
+    )
+    image: bool = False  # the pipeline starts from a picture of the user's
+    fps: Annotated[int, Field(ge=0)] = 0  # frames a second of a video; 0: a picture
+    frames: Annotated[int, Field(ge=1)] = 1  # num_frames is a multiple of this many, plus 1
+    multiple: Annotated[int, Field(ge=1)] = 8  # width and height are multiples of this many pixels
+    ranges: dict[
+        Literal[RANGED], tuple[float, float]
+    ] = {}  # narrower than Request's, for the sliders and the validator
+    batch: Annotated[int, Field(ge=0)] = (
+        0  # most prompts of one call; 0: any number. 1 where a picture depends on how many there are
+    )
+    cap: Annotated[float, Field(ge=0)] = (
+        0  # largest width * height * num_frames * steps * denoiser calls; 0: four times the defaults
+    )
+    meter: str | None = None  # folder of a classifier that reads the pictures
     prompts: tuple[PromptPair, ...] = ()
-    settings: dict[str, Any]                      # defaults for Request; stands flat in the file
+    settings: dict[str, Any]  # defaults for Request; stands flat in the file
     look_for: str = ""
     source: str = ""
 
@@ -91,18 +103,33 @@ class Preset(BaseModel):
         """What a GPU must have for this model, in one sentence."""
         if not self.size_gb:
             return ""
-        whole, least = math.ceil(needed(self.size_gb)), math.ceil(needed(self.largest_gb or self.size_gb))
+        whole, least = (
+            math.ceil(needed(self.size_gb)),
+            math.ceil(needed(self.largest_gb or self.size_gb)),
+        )
         offload = f"; with less, model offload, down to {least} GB" if least < whole else ""
-        return f"{self.size_gb:g} GB of weights: a GPU with {whole} GB free{offload}." + (" Long videos need more." if self.fps else "")
+        return f"{self.size_gb:g} GB of weights: a GPU with {whole} GB free{offload}." + (
+            " Long videos need more." if self.fps else ""
+        )
 
     def with_model(self, model: str) -> "Preset":
         """This preset's settings with another model: a folder, or a repository on the hub."""
         folder = Path(model).expanduser()
         model = str(folder.resolve()) if folder.is_dir() else model
         name = Path(model).name
-        return self.model_copy(update={
-            "model": model, "title": f"{name} (settings of {self.title})", "revision": None, "variant": None, "meter": None,
-            "lora": None, "licence": "", "scheduler": None, "pipeline": "DiffusionPipeline"})
+        return self.model_copy(
+            update={
+                "model": model,
+                "title": f"{name} (settings of {self.title})",
+                "revision": None,
+                "variant": None,
+                "meter": None,
+                "lora": None,
+                "licence": "",
+                "scheduler": None,
+                "pipeline": "DiffusionPipeline",
+            }
+        )
 
     def range(self, field: str) -> tuple[float, float]:
         """Lowest and highest value of a setting for this model."""
@@ -132,7 +159,12 @@ def parse(name: str, text: str) -> Preset:
 def load_all() -> dict[str, Preset]:
     """All presets by name, the default first, those that ship with weights before the others, pictures before videos."""
     presets = {path.stem: parse(path.stem, path.read_text()) for path in FOLDER.glob("*.json")}
-    return dict(sorted(presets.items(), key=lambda item: (item[0] != DEFAULT, not item[1].shipped, bool(item[1].fps), item[0])))
+    return dict(
+        sorted(
+            presets.items(),
+            key=lambda item: (item[0] != DEFAULT, not item[1].shipped, bool(item[1].fps), item[0]),
+        )
+    )
 
 
 def resolve(raw: Any, presets: dict[str, Preset] | None = None) -> tuple[Preset, Request]:
@@ -142,8 +174,14 @@ def resolve(raw: Any, presets: dict[str, Preset] | None = None) -> tuple[Preset,
         raise Refused(f"Settings must be one JSON object, got {_short(raw)}.")
     name = raw.get("preset", next(iter(presets)))
     if not isinstance(name, str) or name not in presets:
-        near = difflib.get_close_matches(name[:100], presets, 4, 0) if isinstance(name, str) else list(presets)[:4]
-        raise Refused(f"preset must be one of the {len(presets)} there are, such as {', '.join(near)}; got {_short(name)}.")
+        near = (
+            difflib.get_close_matches(name[:100], presets, 4, 0)
+            if isinstance(name, str)
+            else list(presets)[:4]
+        )
+        raise Refused(
+            f"preset must be one of the {len(presets)} there are, such as {', '.join(near)}; got {_short(name)}."
+        )
     return presets[name], _check(raw, presets[name])
 
 
@@ -156,10 +194,14 @@ def _check(raw: dict, preset: Preset) -> Request:
         low, high = preset.range(field)
         if not low <= getattr(request, field) <= high:
             limits = f"{low:g}" if low == high else f"between {low:g} and {high:g}"
-            raise Refused(f"{field} must be {limits} for {preset.title}, got {getattr(request, field):g}.")
+            raise Refused(
+                f"{field} must be {limits} for {preset.title}, got {getattr(request, field):g}."
+            )
     for field in ("width", "height"):
         if getattr(request, field) % preset.multiple:
-            raise Refused(f"{field} must be a multiple of {preset.multiple} for {preset.title}, got {getattr(request, field)}.")
+            raise Refused(
+                f"{field} must be a multiple of {preset.multiple} for {preset.title}, got {getattr(request, field)}."
+            )
     if over := (request.num_frames - 1) % preset.frames:
         lower = request.num_frames - over
         raise Refused(
@@ -167,14 +209,17 @@ def _check(raw: dict, preset: Preset) -> Request:
             f"got {request.num_frames}."
         )
     if not preset.cfg and any("cfg" in column for column in request.guidance):
-        raise Refused(f"guidance must be none, nag or both for {preset.title}, whose pipeline takes no negative prompt.")
+        raise Refused(
+            f"guidance must be none, nag or both for {preset.title}, whose pipeline takes no negative prompt."
+        )
     if raw:
         cost, cap = _cost(request), preset.cap or 4 * _cost(_check({}, preset))
         if cost > cap:
             raise Refused(
                 f"This asks for {cost / cap:.1f} times the most work that {preset.title} allows: lower width x height "
                 f"({request.width} x {request.height}), num_inference_steps ({request.num_inference_steps})"
-                + (f", num_frames ({request.num_frames})" if preset.fps else "") + " or the number of columns."
+                + (f", num_frames ({request.num_frames})" if preset.fps else "")
+                + " or the number of columns."
             )
     return request
 

@@ -9,7 +9,14 @@ from .settings import NAGSettings
 
 DEFAULT = "pocket-portrait"
 PROMPT_LENGTH = 2000  # characters; the longest text encoder here reads 512 tokens
-GUIDANCE = ("none", "cfg", "nag", "cfg+nag", "nasa", "vsf")  # the last two are rival methods, for research
+GUIDANCE = (
+    "none",
+    "cfg",
+    "nag",
+    "cfg+nag",
+    "nasa",
+    "vsf",
+)  # the last two are rival methods, for research
 NAG = NAGSettings()
 
 
@@ -49,11 +56,17 @@ def _switch(value):
 
 
 def _columns(value):
-    if not isinstance(value, (list, tuple)) or not value or any(not isinstance(v, str) or v not in GUIDANCE for v in value):
+    if (
+        not isinstance(value, (list, tuple))
+        or not value
+        or any(not isinstance(v, str) or v not in GUIDANCE for v in value)
+    ):
         raise ValueError(f"must be a list out of {', '.join(GUIDANCE)}")
     if len(set(value)) != len(value):
         raise ValueError("must name every column once")
     return tuple(value)
+
+
 Whole = Annotated[int, BeforeValidator(_whole)]
 Real = Annotated[float, BeforeValidator(_real)]
 Text = Annotated[str, BeforeValidator(_text)]
@@ -77,8 +90,10 @@ class Request(BaseModel):
     nag_alpha: Annotated[Real, Field(ge=0, le=1)] = NAG.alpha
     nag_end: Annotated[Real, Field(ge=0, le=1)] = NAG.end
     nag_normalisation: Switch = True  # False, an ablation: nothing bounds the norm, tau is not used
-    nag_refinement: Switch = True     # False, an ablation: the guided result is not blended with the un-guided, alpha is not used
-    nasa_scale: Annotated[Real, Field(ge=0, le=10)] = 0.5  # of the rivals, see `NAGSettings`; starting points, not published settings
+    nag_refinement: Switch = True  # False, an ablation: the guided result is not blended with the un-guided, alpha is not used
+    nasa_scale: Annotated[Real, Field(ge=0, le=10)] = (
+        0.5  # of the rivals, see `NAGSettings`; starting points, not published settings
+    )
     vsf_scale: Annotated[Real, Field(ge=0, le=10)] = 1.0
     width: Annotated[Whole, Field(ge=16, le=4096)]
     height: Annotated[Whole, Field(ge=16, le=4096)]
@@ -89,16 +104,34 @@ class Request(BaseModel):
 
     @property
     def nag(self) -> NAGSettings:
-        return NAGSettings(self.nag_scale, self.nag_tau if self.nag_normalisation else math.inf,
-                           self.nag_alpha if self.nag_refinement else 1.0, self.nag_end)
+        return NAGSettings(
+            self.nag_scale,
+            self.nag_tau if self.nag_normalisation else math.inf,
+            self.nag_alpha if self.nag_refinement else 1.0,
+            self.nag_end,
+        )
 
     def attention(self, column: str) -> NAGSettings | None:
         """What happens to attention in a column out of GUIDANCE; None where nothing does."""
         if column in ("nasa", "vsf"):
             return NAGSettings(getattr(self, f"{column}_scale"), end=self.nag_end, method=column)
         return self.nag if "nag" in column else None
-RANGED = ("seed", "num_inference_steps", "guidance_scale", "nag_scale", "nag_tau", "nag_alpha", "nag_end", "nasa_scale", "vsf_scale",
-          "width", "height", "num_frames")
+
+
+RANGED = (
+    "seed",
+    "num_inference_steps",
+    "guidance_scale",
+    "nag_scale",
+    "nag_tau",
+    "nag_alpha",
+    "nag_end",
+    "nasa_scale",
+    "vsf_scale",
+    "width",
+    "height",
+    "num_frames",
+)
 SETTINGS = tuple(name for name in Request.model_fields if name != "preset")
 
 
@@ -121,7 +154,11 @@ def _sentence(error: ValidationError) -> str:
             return f"{field} is missing."
         case "greater_than_equal" | "less_than_equal" if field in Request.model_fields:
             limits = {type(m).__name__: m for m in Request.model_fields[field].metadata}
-            asked = f"must be between {limits['Ge'].ge:g} and {limits['Le'].le:g}" if field != "seed" else f"must be between 0 and {2**32 - 1}"
+            asked = (
+                f"must be between {limits['Ge'].ge:g} and {limits['Le'].le:g}"
+                if field != "seed"
+                else f"must be between 0 and {2**32 - 1}"
+            )
         case _:
             asked = first["msg"].removeprefix("Value error, ")
     return f"{field} {asked}, got {_short(first['input'])}."

@@ -15,4 +15,6 @@ def blend(settings: NAGSettings, z_positive, z_negative, dim):
         return z_negative.to(z_positive.dtype)
     if settings.method == "nasa":
         return negative_away_steer_attention(z_positive, z_negative, settings.scale)
-    return normalized_attention_guidance(z_positive, z_negative, settings.scale, settings.tau, settings.alpha, dim=dim)
+    return normalized_attention_guidance(
+        z_positive, z_negative, settings.scale, settings.tau, settings.alpha, dim=dim
+    )

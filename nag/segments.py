@@ -33,6 +33,8 @@ def rows_of(layout: Layout, query) -> slice:
             "unconditional rows (FasterCache) work with NAG only without CFG."
         )
     return slice(layout.rows.start * times, layout.rows.stop * times)
+
+
 POSITIVE, NEGATIVE, IMAGE = "+", "-", "i"
 
 
@@ -64,8 +66,15 @@ def attended(op, pieces, which: str, query, key, value, mask, tokens: int, keys=
     places = [place for place, piece in enumerate(pieces) if piece[2] in which]
     chosen = [pieces[place][:2] for place in places]
     seen = chosen if keys is None else [piece[:2] for piece in keys if piece[2] in which]
-    out = op(take(query, tokens, chosen), take(key, tokens, seen), take(value, tokens, seen), mask_of(mask, seen, chosen))
+    out = op(
+        take(query, tokens, chosen),
+        take(key, tokens, seen),
+        take(value, tokens, seen),
+        mask_of(mask, seen, chosen),
+    )
     return dict(zip(places, out.split([length for _, length in chosen], tokens), strict=True))
+
+
 PORTION = 1024  # tokens
 
 
@@ -104,7 +113,11 @@ def mask_of(mask, keys, queries=None):
     if mask is None:
         return None
     mask = take(mask, mask.ndim - 1, keys)
-    return take(mask, mask.ndim - 2, queries) if queries and mask.ndim > 1 and mask.shape[-2] > 1 else mask
+    return (
+        take(mask, mask.ndim - 2, queries)
+        if queries and mask.ndim > 1 and mask.shape[-2] > 1
+        else mask
+    )
 
 
 def mask_rows(mask, rows: slice, count: int):

@@ -26,18 +26,26 @@ class NAGSettings:
 
     def __post_init__(self):
         if self.method not in METHODS:
-            raise ValueError(f"NAG method must be one of {', '.join(METHODS)}, got {self.method!r}.")
+            raise ValueError(
+                f"NAG method must be one of {', '.join(METHODS)}, got {self.method!r}."
+            )
         for name, (low, high) in (RANGES if self.method == "nag" else OTHER_RANGES).items():
             value = getattr(self, name)
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
             if not number or not low <= value <= high or (name == "scale" and math.isinf(value)):
-                limit = f"between {low:g} and {high:g}" if math.isfinite(high) else f"a {'' if name == 'tau' else 'finite '}number from {low:g} up"
+                limit = (
+                    f"between {low:g} and {high:g}"
+                    if math.isfinite(high)
+                    else f"a {'' if name == 'tau' else 'finite '}number from {low:g} up"
+                )
                 raise ValueError(f"NAG {name} must be {limit}, got {value!r}.")
 
     @property
     def off(self) -> bool:
         """Whether these settings mean: do not touch anything."""
-        return self.end == 0 or (self.scale == 1 or self.alpha == 0 if self.method == "nag" else self.scale == 0)
+        return self.end == 0 or (
+            self.scale == 1 or self.alpha == 0 if self.method == "nag" else self.scale == 0
+        )
 
 
 RANGES = {"scale": (1.0, math.inf), "tau": (1.0, math.inf), "alpha": (0.0, 1.0), "end": (0.0, 1.0)}

@@ -20,12 +20,23 @@ ATTENTION = {"scaled_dot_product_attention", "dispatch_attention_fn"}
 def copied(code: types.CodeType) -> types.CodeType:
     """The same code, with that of its inner functions, as another object: torch.compile remembers what it compiled by code object, and
     leaves it in the namespace where it first ran."""
-    return code.replace(co_consts=tuple(copied(const) if isinstance(const, types.CodeType) else const for const in code.co_consts))
+    return code.replace(
+        co_consts=tuple(
+            copied(const) if isinstance(const, types.CodeType) else const
+            for const in code.co_consts
+        )
+    )
 
 
 def at_home(function, namespace):
     """The same code, run in another namespace."""
-    call = types.FunctionType(copied(function.__code__), namespace.__dict__, function.__name__, function.__defaults__, function.__closure__)
+    call = types.FunctionType(
+        copied(function.__code__),
+        namespace.__dict__,
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )
     call.__kwdefaults__ = function.__kwdefaults__
     return call
 
@@ -45,7 +56,11 @@ def renamed(namespace: dict, name: str) -> types.ModuleType:
 
 def plain(args, options: dict, backend: str) -> bool:
     """Whether an attention op is asked for nothing but attention, of PyTorch's own kind. backend: diffusers' where the op names none."""
-    asked = any(bool(value) for name, value in options.items() if name not in ("scale", "backend", "enable_gqa"))
+    asked = any(
+        bool(value)
+        for name, value in options.items()
+        if name not in ("scale", "backend", "enable_gqa")
+    )
     return not asked and not any(args) and (options.get("backend") or backend) == "native"
 
 
@@ -53,13 +68,25 @@ def twin_class(cls, running: Running):
     """A processor class again, with its attention op led through `running.layer`. The original is not touched."""
     function = cls.__call__
     if not isinstance(function, types.FunctionType):
-        raise ValueError(f"NAG cannot look into an attention processor that is a {cls.__name__}: its __call__ is not written in Python.")
+        raise ValueError(
+            f"NAG cannot look into an attention processor that is a {cls.__name__}: its __call__ is not written in Python."
+        )
     namespace = renamed(function.__globals__, f"nag._attention_{next(_serial)}")
 
     def scaled_dot_product_attention(query, key, value, attn_mask=None, *args, **options):
         def op(q, k, v, mask):
             return F.scaled_dot_product_attention(q, k, v, mask, *args, **options)
-        return running.layer.attend(op, query, key, value, attn_mask, 2, plain(args, options, "native"), options.get("scale"))
+
+        return running.layer.attend(
+            op,
+            query,
+            key,
+            value,
+            attn_mask,
+            2,
+            plain(args, options, "native"),
+            options.get("scale"),
+        )
 
     functional = renamed(F.__dict__, namespace.__name__ + "_functional")
     functional.scaled_dot_product_attention = scaled_dot_product_attention
@@ -67,14 +94,21 @@ def twin_class(cls, running: Running):
         namespace.F = functional
     dispatch = namespace.__dict__.get("dispatch_attention_fn")
     if dispatch is not None:
+
         def dispatch_attention_fn(query, key, value, attn_mask=None, *args, **options):
             def op(q, k, v, mask):
                 return dispatch(q, k, v, mask, *args, **options)
+
             ours = plain(args, options, running.layer.call.backend)
-            return running.layer.attend(op, query, key, value, attn_mask, 1, ours, options.get("scale"))
+            return running.layer.attend(
+                op, query, key, value, attn_mask, 1, ours, options.get("scale")
+            )
+
         namespace.dispatch_attention_fn = dispatch_attention_fn
 
-    for name, helper in list(vars(namespace).items()):  # functions of the same module that attend for the processor
+    for name, helper in list(
+        vars(namespace).items()
+    ):  # functions of the same module that attend for the processor
         own = isinstance(helper, types.FunctionType) and helper.__globals__ is function.__globals__
         if own and ATTENTION & set(helper.__code__.co_names):
             setattr(namespace, name, at_home(helper, namespace))
@@ -86,7 +120,13 @@ def twin_class(cls, running: Running):
         running.layer.seen = False
         return same_code(self, *args, **kwargs)
 
-    return type(cls.__name__, (cls,), {"__call__": call, "nag_running": running, "nag_namespaces": (namespace, functional)})
+    return type(
+        cls.__name__,
+        (cls,),
+        {"__call__": call, "nag_running": running, "nag_namespaces": (namespace, functional)},
+    )
+
+
 # denoiser -> {processor class: its twin}. One class for all layers and all contexts: to torch.compile another class is another
 # program, and it would compile anew for every layer of a repeated block and every time that `guide` is entered.
 _twins = weakref.WeakKeyDictionary()
@@ -108,7 +148,9 @@ def install(denoiser, family, settings: NAGSettings, call):
     """Gives every layer of `family` a guided twin of its processor. Returns the guided layers and a function that gives all back."""
     layers, changed, found = [], [], family.layers(denoiser)
     if any(hasattr(module.processor, "nag_layer") for _, module in found.values()):
-        raise RuntimeError(f"This {type(denoiser).__name__} is guided already; leave one nag.guide before you enter the next.")
+        raise RuntimeError(
+            f"This {type(denoiser).__name__} is guided already; leave one nag.guide before you enter the next."
+        )
     namespaces = {}
 
     def give_back():
@@ -119,19 +161,25 @@ def install(denoiser, family, settings: NAGSettings, call):
             if module.processor is other:  # else somebody has set another one, which stays
                 module.processor = original
             # what was set meanwhile (an attention backend, the scale of an IP-Adapter) was meant for the original
-            vars(original).update({name: value for name, value in vars(other).items() if name != "nag_layer"})
+            vars(original).update(
+                {name: value for name, value in vars(other).items() if name != "nag_layer"}
+            )
 
     with contextlib.ExitStack() as stack:
         stack.callback(give_back)
         for name, (kind, module) in found.items():
             original = module.processor
-            layer = GuidedAttention(name, kind, family, settings, call, pictures=hasattr(original, "to_k_ip"))
+            layer = GuidedAttention(
+                name, kind, family, settings, call, pictures=hasattr(original, "to_k_ip")
+            )
             layer.module, layer.twin = module, twin(denoiser, original, layer)
             module.processor = layer.twin
             layers.append(layer)
             changed.append((module, original, layer.twin))
         # found under their names in sys.modules, the namespaces can be traced by torch.compile
-        namespaces |= {n.__name__: n for cls in _twins[denoiser].values() for n in cls.nag_namespaces}
+        namespaces |= {
+            n.__name__: n for cls in _twins[denoiser].values() for n in cls.nag_namespaces
+        }
         sys.modules.update(namespaces)
         stack.pop_all()  # all went well
 

@@ -2,8 +2,15 @@ import os
 import tempfile
 
 # Before torch and gradio are imported: no network, no telemetry, one thread (busy machines are slow at two).
-os.environ |= {"HF_HOME": tempfile.mkdtemp()}  # an empty cache: no test depends on what a machine has downloaded
-os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "GRADIO_ANALYTICS_ENABLED": "False", "OMP_NUM_THREADS": "1"}
+os.environ |= {
+    "HF_HOME": tempfile.mkdtemp()
+}  # an empty cache: no test depends on what a machine has downloaded
+os.environ |= {
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "OMP_NUM_THREADS": "1",
+}
 
 import pytest
 import torch

@@ -21,7 +21,12 @@ def naive(Z_plus, Z_minus, s, tau, alpha):
 
 
 def arguments_of(denoiser, args, kwargs) -> dict:
-    return dict(zip(list(inspect.signature(type(denoiser).forward).parameters)[1:], args, strict=False)) | kwargs
+    return (
+        dict(
+            zip(list(inspect.signature(type(denoiser).forward).parameters)[1:], args, strict=False)
+        )
+        | kwargs
+    )
 
 
 @contextlib.contextmanager
@@ -32,7 +37,11 @@ def text_seen(pipe, into: list):
     def note(module, args, kwargs):
         given = arguments_of(module, args, kwargs)
         into.append({p.argument: given.get(p.argument) for p in family.inputs})
-    handles = [denoiser.register_forward_pre_hook(note, with_kwargs=True) for denoiser in families.denoisers_of(pipe)]
+
+    handles = [
+        denoiser.register_forward_pre_hook(note, with_kwargs=True)
+        for denoiser in families.denoisers_of(pipe)
+    ]
     try:
         yield
     finally:
@@ -51,12 +60,19 @@ def doubled(pipe, positive: dict, negative: dict, monkeypatch, s, tau, alpha):
 
     def twice(value):
         if isinstance(value, dict):
-            return {k: list(map(twice, v)) if isinstance(v, list) else twice(v) for k, v in value.items()}  # one tensor per IP-Adapter
+            return {
+                k: list(map(twice, v)) if isinstance(v, list) else twice(v)
+                for k, v in value.items()
+            }  # one tensor per IP-Adapter
         if isinstance(value, list) and len(value) == state["rows"]:
             return value * 2
         if isinstance(value, list):
             return [twice(v) for v in value]
-        batched = isinstance(value, torch.Tensor) and value.ndim and len(value) in (state["rows"], state["each"])
+        batched = (
+            isinstance(value, torch.Tensor)
+            and value.ndim
+            and len(value) in (state["rows"], state["each"])
+        )
         return torch.cat([value, value]) if batched else value
 
     def again(name, value, minus):
@@ -69,7 +85,9 @@ def doubled(pipe, positive: dict, negative: dict, monkeypatch, s, tau, alpha):
         if isinstance(value, list) and name == "text_encoder_layers":
             return [again(None, *layers) for layers in zip(value, minus, strict=True)]
         if isinstance(value, tuple):  # (text, picture)
-            return again(name, value[0], minus[0] if isinstance(minus, tuple) else minus), *map(twice, value[1:])
+            return again(name, value[0], minus[0] if isinstance(minus, tuple) else minus), *map(
+                twice, value[1:]
+            )
         if isinstance(value, list):
             return value + minus * times
         rows = batch.get(name, 0)
@@ -86,23 +104,42 @@ def doubled(pipe, positive: dict, negative: dict, monkeypatch, s, tau, alpha):
         text = text[0] if isinstance(text, tuple) else text
         state["rows"] = len(text)
         state["each"] = len(given[family.each]) if family.each else state["rows"]
-        state["guided"] = [i for i in range(0, len(text), n) if same(text[i:i + n], positive[first])]
+        state["guided"] = [
+            i for i in range(0, len(text), n) if same(text[i : i + n], positive[first])
+        ]
         if not state["guided"]:
             return None
         state["kept"] = given.get("num_ref_tokens", 0)
-        minus = case.deliver(negative, given["hidden_states"][:n]) if case and "hidden_states" in given else negative
-        texts = {name: again(name, given[name], minus[name]) for name in minus if name in given and name != "hidden_states"}
-        listed = {name[:-2]: [twice(v) for v in given[name[:-2]]] for name in family.rows if name.endswith("[]")}
+        minus = (
+            case.deliver(negative, given["hidden_states"][:n])
+            if case and "hidden_states" in given
+            else negative
+        )
+        texts = {
+            name: again(name, given[name], minus[name])
+            for name in minus
+            if name in given and name != "hidden_states"
+        }
+        listed = {
+            name[:-2]: [twice(v) for v in given[name[:-2]]]
+            for name in family.rows
+            if name.endswith("[]")
+        }
         if case and case.moved:
             state["starts"] = texts[family.companion("mask").argument].sum(1).tolist()
-        fixed = {k: v for k, v in given.items() if (k.startswith("indices") and v.ndim == 1) or k in (
-            "img_ids", "image_rotary_emb", "num_frames", "height", "width", "text_rope_pos")}
+        fixed = {
+            k: v
+            for k, v in given.items()
+            if (k.startswith("indices") and v.ndim == 1)
+            or k
+            in ("img_ids", "image_rotary_emb", "num_frames", "height", "width", "text_rope_pos")
+        }
         return (), {k: twice(v) for k, v in given.items()} | fixed | listed | texts
 
     def halved(output):
         if isinstance(output, tuple):
             return tuple(map(halved, output))
-        return output[:state["each"]] if isinstance(output, (torch.Tensor, list)) else output
+        return output[: state["each"]] if isinstance(output, (torch.Tensor, list)) else output
 
     def after(module, args, output):
         if not state["guided"]:
@@ -115,22 +152,38 @@ def doubled(pipe, positive: dict, negative: dict, monkeypatch, s, tau, alpha):
         kind = state.get("kind")
         if not state["guided"] or not kind or kind == "text":
             return out
-        lengths = case.lengths(positive) if case and case.lengths else [length(positive[p.argument], p) for p in family.texts]
-        pieces, _ = ((case and case.spans) or family.pieces)(kind, [(n, 0) for n in lengths], key.shape[2])
+        lengths = (
+            case.lengths(positive)
+            if case and case.lengths
+            else [length(positive[p.argument], p) for p in family.texts]
+        )
+        pieces, _ = ((case and case.spans) or family.pieces)(
+            kind, [(n, 0) for n in lengths], key.shape[2]
+        )
         texts = sum(n for _, n in pieces)
         kept = key.shape[2] - query.shape[2]
         alone = kind == "joint" and kept == texts != state["kept"]  # queries of the image alone
         if kind == "injected":
-            kind, (pieces, _) = "joint", family.pieces("joint", [(n, 0) for n in lengths], query.shape[2])
-        elif (kind.startswith("cross") and key.shape[2] != texts) or (kind == "joint" and kept != state["kept"] and not alone):
+            kind, (pieces, _) = (
+                "joint",
+                family.pieces("joint", [(n, 0) for n in lengths], query.shape[2]),
+            )
+        elif (kind.startswith("cross") and key.shape[2] != texts) or (
+            kind == "joint" and kept != state["kept"] and not alone
+        ):
             return out
         image = torch.ones(len(out), out.shape[2], dtype=torch.bool)
         if kind == "joint" and "starts" in state:
             count = out.shape[2] - max(state["starts"])
-            image = torch.stack([torch.arange(out.shape[2]).sub(start).div(count, rounding_mode="floor") == 0 for start in state["starts"]])
+            image = torch.stack(
+                [
+                    torch.arange(out.shape[2]).sub(start).div(count, rounding_mode="floor") == 0
+                    for start in state["starts"]
+                ]
+            )
         elif kind == "joint" and not alone:
             for start, count in pieces:
-                image[:, start:start + count] = False
+                image[:, start : start + count] = False
         return blend(out, image)
 
     def blend(out, image):
@@ -141,41 +194,54 @@ def doubled(pipe, positive: dict, negative: dict, monkeypatch, s, tau, alpha):
             other = row + state["rows"] * times
             z = out[row, :, image[row]]
             if row // times // n * n in state["guided"]:
-                z = naive(z[None], out[other, :, image[other]][None], s, tau, alpha)[0].to(out.dtype)
+                z = naive(z[None], out[other, :, image[other]][None], s, tau, alpha)[0].to(
+                    out.dtype
+                )
             out[row, :, image[row]] = z
             out[other, :, image[other]] = z
         return out
 
     def shared(module, args, output, tokens):
         if state["guided"]:
-            output[state["rows"]:, tokens] = output[:state["rows"], tokens]
+            output[state["rows"] :, tokens] = output[: state["rows"], tokens]
 
     def rows_alone(module, args):
         """The formula before the output projection: attention ran row by row, and this sees the rows together again."""
         if not state["guided"]:
             return None
-        return blend(args[0][:, None], torch.ones(args[0].shape[:2], dtype=torch.bool))[:, 0], *args[1:]
+        return blend(args[0][:, None], torch.ones(args[0].shape[:2], dtype=torch.bool))[
+            :, 0
+        ], *args[1:]
 
     def pooled(module, args, output):
         """What is pooled from the text is the positive's for both."""
         if not state["guided"]:
             return None
         first = output[0] if isinstance(output, tuple) else output
-        first = torch.cat([first[:len(first) // 2]] * 2)
+        first = torch.cat([first[: len(first) // 2]] * 2)
         return (first, *output[1:]) if isinstance(output, tuple) else first
 
     with monkeypatch.context() as patch:
         for path in case.pooled if case else ():
             handles.append(denoisers[0].get_submodule(path).register_forward_hook(pooled))
         for path, tokens in case.shared.items() if case else ():
-            handles.append(denoisers[0].get_submodule(path).register_forward_hook(functools.partial(shared, tokens=tokens)))
+            handles.append(
+                denoisers[0]
+                .get_submodule(path)
+                .register_forward_hook(functools.partial(shared, tokens=tokens))
+            )
         if case and case.alone:
-            handles += [module.to_out[0].register_forward_pre_hook(rows_alone) for _, module in family.layers(denoisers[0]).values()]
+            handles += [
+                module.to_out[0].register_forward_pre_hook(rows_alone)
+                for _, module in family.layers(denoisers[0]).values()
+            ]
         else:
             patch.setattr(F, "scaled_dot_product_attention", attention)
         for one in denoisers:
             for kind, module in family.layers(one).values():
-                handles.append(module.register_forward_pre_hook(lambda *_, kind=kind: state.update(kind=kind)))
+                handles.append(
+                    module.register_forward_pre_hook(lambda *_, kind=kind: state.update(kind=kind))
+                )
                 handles.append(module.register_forward_hook(lambda *_: state.update(kind=None)))
             handles.append(one.register_forward_pre_hook(before, with_kwargs=True))
             handles.append(one.register_forward_hook(after))

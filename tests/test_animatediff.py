@@ -18,8 +18,16 @@ def pipe():
 
 def draw(pipe, prompt=PROMPT, seeds=(0,), guidance_scale=1.0):
     generator = [torch.Generator().manual_seed(seed) for seed in seeds]
-    return pipe(prompt=prompt, num_frames=5, num_inference_steps=2, height=32, width=32, output_type="latent", generator=generator,
-                guidance_scale=guidance_scale).frames
+    return pipe(
+        prompt=prompt,
+        num_frames=5,
+        num_inference_steps=2,
+        height=32,
+        width=32,
+        output_type="latent",
+        generator=generator,
+        guidance_scale=guidance_scale,
+    ).frames
 
 
 @pytest.mark.parametrize("guidance_scale", [1.0, 4.0])
@@ -47,9 +55,19 @@ def test_the_prompt_as_its_own_negative_changes_nothing(pipe):
 
 def test_the_page_compares_it(pipe, tmp_path):
     pipe.save_pretrained(tmp_path)
-    chosen = preset(str(tmp_path), arguments={}, frames=1, num_frames=5, width=32, height=32, num_inference_steps=2)
+    chosen = preset(
+        str(tmp_path),
+        arguments={},
+        frames=1,
+        num_frames=5,
+        width=32,
+        height=32,
+        num_inference_steps=2,
+    )
     _, request = presets.resolve({"preset": "tiny-video", "fresh": True}, {"tiny-video": chosen})
     *_, (run, _, _) = Engine().run(chosen, request)
-    assert [(column.key, column.state, len(column.frames)) for column in run.columns] == [(key, "done", 5) for key in ("none", "cfg", "nag")]
+    assert [(column.key, column.state, len(column.frames)) for column in run.columns] == [
+        (key, "done", 5) for key in ("none", "cfg", "nag")
+    ]
     pictures = [column.frames[2].tobytes() for column in run.columns]
     assert len({*pictures}) == 3

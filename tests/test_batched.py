@@ -31,6 +31,7 @@ def calls(monkeypatch):
     def counted(loaded, run, keys, on_step):
         seen.append(keys)
         return call(loaded, run, keys, on_step)
+
     monkeypatch.setattr(drawing, "_call", counted)
     return seen
 
@@ -45,7 +46,11 @@ def test_columns_drawn_together_are_those_drawn_alone(name, calls):
     assert set(calls) == {("none", "nag"), ("cfg", "cfg+nag")}
     assert [c.key for c in together.columns] == ALL[::-1] and together.hint == alone.hint
     for one, other in zip(alone.columns, together.columns[::-1], strict=True):
-        assert other.state == "done" and other.latents_sha256 == one.latents_sha256 and apart(one.image, other.image) <= 1
+        assert (
+            other.state == "done"
+            and other.latents_sha256 == one.latents_sha256
+            and apart(one.image, other.image) <= 1
+        )
         assert (other.guided_steps, other.step) == (one.guided_steps, 3)
         assert other.spread == pytest.approx(one.spread, rel=1e-4)
     assert len({c.image.tobytes() for c in together.columns}) == 4
@@ -56,33 +61,74 @@ def test_the_models_that_ship_draw_the_same_together(name):
     desk = Engine(previews=False)
     runs = []
     for batched in (False, True):
-        *_, (run, _, _) = desk.run(*presets.resolve({"preset": name, "batched": batched, "fresh": True, "guidance": ALL}))
+        *_, (run, _, _) = desk.run(
+            *presets.resolve({"preset": name, "batched": batched, "fresh": True, "guidance": ALL})
+        )
         runs.append(run)
     for one, other in zip(*(run.columns for run in runs), strict=True):
-        assert len(other.together) == 2 and apart(one.image, other.image) <= 1 and one.latents_sha256 == other.latents_sha256
+        assert (
+            len(other.together) == 2
+            and apart(one.image, other.image) <= 1
+            and one.latents_sha256 == other.latents_sha256
+        )
         assert other.readings == pytest.approx(one.readings, abs=1e-3)
 
 
 def test_a_column_drawn_together_has_no_time_of_its_own():
-    run = finish(engine(), "sd", guidance=ALL[:3] + ["vsf"], num_inference_steps=4, nag_end=.5, batched=True)
+    run = finish(
+        engine(), "sd", guidance=ALL[:3] + ["vsf"], num_inference_steps=4, nag_end=0.5, batched=True
+    )
     said, cells = run.json()["columns"], {c.key: cells.cell(run, c) for c in run.columns}
     for key in ("none", "nag"):
         assert said[key]["seconds"] is said[key]["relative_time"] is None
-        assert said[key]["together"] == {"columns": ("none", "nag"), "seconds": round(run.columns[0].seconds, 4)} and run.columns[0].seconds > 0
-        assert cells[key]["cost"] == "" and cells[key]["speed"] == f"together in {run.columns[0].seconds:.2f} s, 2 columns"
+        assert (
+            said[key]["together"]
+            == {"columns": ("none", "nag"), "seconds": round(run.columns[0].seconds, 4)}
+            and run.columns[0].seconds > 0
+        )
+        assert (
+            cells[key]["cost"] == ""
+            and cells[key]["speed"] == f"together in {run.columns[0].seconds:.2f} s, 2 columns"
+        )
     for key in ("cfg", "vsf"):
-        assert said[key]["seconds"] > 0 and "together" not in said[key] and said[key]["relative_time"] is None and "it/s" in cells[key]["speed"]
-    assert cells["nag"]["remark"] == "NAG active in 2 of 4 steps" and "active" not in cells["none"]["remark"]
-    assert said["none"]["guided_steps"] == 0 and said["nag"]["guided_steps"] == 2 and run.json()["settings"]["batched"] is True
+        assert (
+            said[key]["seconds"] > 0
+            and "together" not in said[key]
+            and said[key]["relative_time"] is None
+            and "it/s" in cells[key]["speed"]
+        )
+    assert (
+        cells["nag"]["remark"] == "NAG active in 2 of 4 steps"
+        and "active" not in cells["none"]["remark"]
+    )
+    assert (
+        said["none"]["guided_steps"] == 0
+        and said["nag"]["guided_steps"] == 2
+        and run.json()["settings"]["batched"] is True
+    )
     strip(run).save(io.BytesIO(), "PNG")
     run = finish(engine(), "sd", guidance=["none", "cfg", "cfg+nag"], batched=True)
     assert [run.relative(c) for c in run.columns] == [1, None, None]
 
 
 def test_the_command_line_draws_them_together(tmp_path, capsys):
-    said = __main__.main(["compare", "--set", "batched=true", "--set", "num_inference_steps=1", "--out", str(tmp_path)])
+    said = __main__.main(
+        [
+            "compare",
+            "--set",
+            "batched=true",
+            "--set",
+            "num_inference_steps=1",
+            "--out",
+            str(tmp_path),
+        ]
+    )
     columns = json.loads((tmp_path / "run.json").read_text())["columns"]
-    assert said == 0 and columns["none"]["together"] == columns["nag"]["together"] and columns["none"]["together"]["columns"] == ["none", "nag"]
+    assert (
+        said == 0
+        and columns["none"]["together"] == columns["nag"]["together"]
+        and columns["none"]["together"]["columns"] == ["none", "nag"]
+    )
     assert capsys.readouterr().out.count("s  for none and nag together") == 2
     assert (tmp_path / "strip.png").exists()
 
@@ -92,20 +138,30 @@ def test_progress_and_previews_come_for_every_column_of_a_call(monkeypatch):
     monkeypatch.setattr(previews, "PREVIEW_SHARE", 1e9)
     asked = ask("flux", num_inference_steps=6, guidance=["none", "nag"], batched=True)
     events = [(c.key, c.step, p) for _, c, p in engine().run(*asked) if c]
-    shown = {key: [p for k, _, p in events if k == key and p is not None] for key in ("none", "nag")}
+    shown = {
+        key: [p for k, _, p in events if k == key and p is not None] for key in ("none", "nag")
+    }
     assert len(shown["none"]) == len(shown["nag"]) == 6
-    assert apart(shown["none"][-1], shown["nag"][-1]) > 1 and all(max(p.size) <= 256 for some in shown.values() for p in some)
-    assert all({(key, step) for step in range(1, 7)} <= {event[:2] for event in events} for key in shown)
+    assert apart(shown["none"][-1], shown["nag"][-1]) > 1 and all(
+        max(p.size) <= 256 for some in shown.values() for p in some
+    )
+    assert all(
+        {(key, step) for step in range(1, 7)} <= {event[:2] for event in events} for key in shown
+    )
 
 
 def test_stop_ends_all_columns_of_a_call():
     import threading
 
     desk, stop = engine(), threading.Event()
-    for run, column, _ in desk.run(*ask("sd", num_inference_steps=50, guidance=ALL, batched=True), stop):  # noqa: B007
+    for run, column, _ in desk.run(
+        *ask("sd", num_inference_steps=50, guidance=ALL, batched=True), stop
+    ):  # noqa: B007
         if column and column.step >= 2:
             stop.set()
-    assert [c.state for c in run.columns] == ["stopped"] * 4 and run.columns[0].step == run.columns[2].step < 50
+    assert [c.state for c in run.columns] == ["stopped"] * 4 and run.columns[0].step == run.columns[
+        2
+    ].step < 50
     assert [c.state for c in finish(desk, "sd", batched=True).columns] == ["done"] * 3
 
 
@@ -113,7 +169,13 @@ def test_videos_are_drawn_together(calls):
     chosen, desk = video_preset(folder_of("wan")), Engine(previews=False)
     runs = []
     for batched in (False, True):
-        settings = {"preset": "tiny-video", "num_frames": 5, "guidance": ["none", "nag"], "batched": batched, "fresh": True}
+        settings = {
+            "preset": "tiny-video",
+            "num_frames": 5,
+            "guidance": ["none", "nag"],
+            "batched": batched,
+            "fresh": True,
+        }
         *_, (run, _, _) = desk.run(chosen, presets.resolve(settings, {"tiny-video": chosen})[1])
         runs.append(run)
     assert calls[-1] == ("none", "nag")
@@ -124,6 +186,7 @@ def test_videos_are_drawn_together(calls):
 
 def test_what_was_drawn_together_is_not_what_was_drawn_alone():
     """It may differ in rounding: shown again only to who asks for columns together, whom one drawn alone serves as well."""
+
     def kept(desk, **settings):
         return [c.key for c in finish(desk, "sd", **settings).columns if c.reused]
 
@@ -134,7 +197,9 @@ def test_what_was_drawn_together_is_not_what_was_drawn_alone():
     assert kept(desk, nag_scale=6) == ["none", "cfg"]
     run = finish(desk, "sd", nag_scale=7, batched=True)
     none, _, new = run.columns
-    assert none.reused and not none.together and not new.reused and not new.together, "an old column drawn alone, and a new one left alone by it"
+    assert none.reused and not none.together and not new.reused and not new.together, (
+        "an old column drawn alone, and a new one left alone by it"
+    )
     assert cells.cell(run, new)["cost"].startswith("≈")
 
 
@@ -142,33 +207,57 @@ def test_what_was_drawn_together_is_not_what_was_drawn_alone():
 
 
 def test_models_that_run_row_by_row_say_so(calls):
-    chosen = preset("lumina2").model_copy(update={"arguments": PIPELINES["lumina2"].plain | {"guidance_scale": 1.0}})
-    *_, (run, _, _) = engine().run(chosen, presets.resolve({"preset": "lumina2", "batched": True}, {"lumina2": chosen})[1])
+    chosen = preset("lumina2").model_copy(
+        update={"arguments": PIPELINES["lumina2"].plain | {"guidance_scale": 1.0}}
+    )
+    *_, (run, _, _) = engine().run(
+        chosen, presets.resolve({"preset": "lumina2", "batched": True}, {"lumina2": chosen})[1]
+    )
     assert {len(keys) for keys in calls} == {1} and [c.state for c in run.columns] == ["done"] * 3
-    assert run.hint.endswith("takes texts of different length one by one, so the columns were drawn one after another.")
+    assert run.hint.endswith(
+        "takes texts of different length one by one, so the columns were drawn one after another."
+    )
 
 
 def test_models_whose_pictures_depend_on_the_number_of_prompts_say_so(calls):
     chosen = preset("sd").model_copy(update={"batch": 1})
-    *_, (run, _, _) = engine().run(chosen, presets.resolve({"preset": "sd", "batched": True}, {"sd": chosen})[1])
+    *_, (run, _, _) = engine().run(
+        chosen, presets.resolve({"preset": "sd", "batched": True}, {"sd": chosen})[1]
+    )
     assert {len(keys) for keys in calls} == {1} and [c.state for c in run.columns] == ["done"] * 3
-    assert run.hint.endswith("draws other pictures from several prompts in a call than from one, so the columns were drawn one after another.")
+    assert run.hint.endswith(
+        "draws other pictures from several prompts in a call than from one, so the columns were drawn one after another."
+    )
 
 
 def test_columns_that_begin_with_a_picture_say_so(calls):
     from PIL import Image
 
-    chosen = video_preset(folder_of("kontext"), image=True, multiple=16, num_frames=1, height=96, ranges={"num_inference_steps": [1, 8]},
-                          arguments={"max_sequence_length": 24, "max_area": 96 * 96, "_auto_resize": False})
-    request = presets.resolve({"preset": "tiny-video", "guidance": ["none", "nag"], "batched": True}, {"tiny-video": chosen})[1]
-    *_, (run, _, _) = Engine(previews=False).run(chosen, request, image=Image.new("RGB", (96, 96), "red"))
+    chosen = video_preset(
+        folder_of("kontext"),
+        image=True,
+        multiple=16,
+        num_frames=1,
+        height=96,
+        ranges={"num_inference_steps": [1, 8]},
+        arguments={"max_sequence_length": 24, "max_area": 96 * 96, "_auto_resize": False},
+    )
+    request = presets.resolve(
+        {"preset": "tiny-video", "guidance": ["none", "nag"], "batched": True},
+        {"tiny-video": chosen},
+    )[1]
+    *_, (run, _, _) = Engine(previews=False).run(
+        chosen, request, image=Image.new("RGB", (96, 96), "red")
+    )
     assert set(calls) == {("none",), ("nag",)} and [c.state for c in run.columns] == ["done"] * 2
     assert run.hint.endswith("Columns that begin with a picture are drawn one after another.")
 
 
 def test_columns_without_a_partner_say_so(calls):
     run = finish(engine(), "sd", guidance=["none", "cfg", "vsf"], batched=True)
-    assert {len(keys) for keys in calls} == {1} and run.hint.startswith("No two of these columns can share a call")
+    assert {len(keys) for keys in calls} == {1} and run.hint.startswith(
+        "No two of these columns can share a call"
+    )
 
 
 def test_a_pipeline_that_takes_one_prompt_only_draws_them_one_after_another(calls, monkeypatch):
@@ -178,10 +267,13 @@ def test_a_pipeline_that_takes_one_prompt_only_draws_them_one_after_another(call
     def one_only(self, prompt, *args, **kwargs):
         assert isinstance(prompt, str)
         return encode(self, prompt, *args, **kwargs)
+
     monkeypatch.setattr(cls, "encode_prompt", one_only)
     run = finish(engine(), "sd", batched=True)
     assert ("none", "nag") in calls and {("none",), ("nag",)} < set(calls)
-    assert [c.state for c in run.columns] == ["done"] * 3 and not any(c.together for c in run.columns)
+    assert [c.state for c in run.columns] == ["done"] * 3 and not any(
+        c.together for c in run.columns
+    )
     assert "could not be drawn together" in run.hint
 
 
@@ -191,4 +283,8 @@ def test_a_column_that_fails_takes_no_other_with_it(monkeypatch):
 
     monkeypatch.setattr(guidance, "guide", explode)
     run = finish(engine(), "sd", batched=True)
-    assert [c.state for c in run.columns] == ["done", "done", "failed"] and "Out of memory" in run.columns[2].reason
+    assert [c.state for c in run.columns] == [
+        "done",
+        "done",
+        "failed",
+    ] and "Out of memory" in run.columns[2].reason

@@ -22,8 +22,14 @@ def test_no_module_of_anybody_is_touched():
     pipe, before = bare("WanTransformer3DModel"), dict(sys.modules)
     with nag.guide(pipe, NEGATIVE, **STRONG):
         pipe(PROMPT)
-        inside = {name: module for name, module in sys.modules.items() if not name.startswith("nag._attention")}
-        assert len(inside) < len(sys.modules) and all(inside[name] is module for name, module in before.items())
+        inside = {
+            name: module
+            for name, module in sys.modules.items()
+            if not name.startswith("nag._attention")
+        }
+        assert len(inside) < len(sys.modules) and all(
+            inside[name] is module for name, module in before.items()
+        )
     assert sys.modules == {**inside, **before}
 
 
@@ -34,10 +40,14 @@ class Chunks(Bare):
     def __call__(self, prompt):
         texts = self.texts(prompt)
         for seed in range(2):
-            latents = torch.randn(1, *self.case.latents, generator=torch.Generator().manual_seed(seed))
+            latents = torch.randn(
+                1, *self.case.latents, generator=torch.Generator().manual_seed(seed)
+            )
             self.scheduler.set_timesteps(4)
             for timestep in [*self.scheduler.timesteps, torch.tensor(0.0)]:
-                output = self.case.out(self.transformer(**self.case.arguments(latents, timestep), **texts))
+                output = self.case.out(
+                    self.transformer(**self.case.arguments(latents, timestep), **texts)
+                )
                 if timestep:
                     latents = self.scheduler.step(output, timestep, latents)
         return output
@@ -45,7 +55,7 @@ class Chunks(Bare):
 
 def test_end_holds_for_every_chunk():
     pipe = of(Chunks)
-    with nag.guide(pipe, NEGATIVE, **STRONG, end=.5) as guidance:
+    with nag.guide(pipe, NEGATIVE, **STRONG, end=0.5) as guidance:
         half = pipe(PROMPT)
     assert guidance.guided_calls == guidance.guided_steps == 4 and guidance.step == 8
     with nag.guide(pipe, NEGATIVE, **STRONG) as guidance:
@@ -59,7 +69,9 @@ class Copies(Bare):
 
     def __init__(self, *args):
         super().__init__(*args)
-        self.scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True)
+        self.scheduler = UniPCMultistepScheduler(
+            prediction_type="flow_prediction", use_flow_sigmas=True
+        )
 
     @torch.no_grad()
     def __call__(self, prompt):
@@ -70,9 +82,18 @@ class Copies(Bare):
         for scheduler in schedulers:
             scheduler.set_timesteps(4)
         for timestep in self.scheduler.timesteps:
-            output = self.case.out(self.transformer(**self.case.arguments(latents, timestep), **texts))
-            latents = torch.stack([scheduler.step(output[:, :, i], timestep, latents[:, :, i], return_dict=False)[0]
-                                   for i, scheduler in enumerate(schedulers)], 2)
+            output = self.case.out(
+                self.transformer(**self.case.arguments(latents, timestep), **texts)
+            )
+            latents = torch.stack(
+                [
+                    scheduler.step(output[:, :, i], timestep, latents[:, :, i], return_dict=False)[
+                        0
+                    ]
+                    for i, scheduler in enumerate(schedulers)
+                ],
+                2,
+            )
         return latents
 
 
@@ -82,10 +103,12 @@ def test_copies_of_the_scheduler_have_a_state_of_their_own():
     with nag.guide(pipe, PROMPT, **STRONG) as guidance:
         close(pipe(PROMPT), plain)
     assert guidance.step == guidance.guided_steps == 4
-    with nag.guide(pipe, NEGATIVE, **STRONG, end=.5) as guidance:
+    with nag.guide(pipe, NEGATIVE, **STRONG, end=0.5) as guidance:
         assert differ(pipe(PROMPT), plain)
         assert guidance.guided_calls == 2
-        assert differ(pipe("a nurse"), plain) and guidance.guided_calls == 4  # a second prompt in one context is heard
+        assert (
+            differ(pipe("a nurse"), plain) and guidance.guided_calls == 4
+        )  # a second prompt in one context is heard
     assert torch.equal(pipe(PROMPT), plain)
 
 
@@ -95,10 +118,16 @@ class Underscored(Bare):
     encode_prompt = property()
 
     def _encode_prompt(self, prompt, negative_prompt="", *, length=7):
-        return *Bare.encode_prompt(self, prompt.strip(), length), *Bare.encode_prompt(self, negative_prompt.strip(), length)
+        return *Bare.encode_prompt(self, prompt.strip(), length), *Bare.encode_prompt(
+            self, negative_prompt.strip(), length
+        )
 
     def encoded(self, prompt):
-        return {"encoder_hidden_states": self._encode_prompt(prompt[0] if isinstance(prompt, list) else prompt, "ugly")[0]}
+        return {
+            "encoder_hidden_states": self._encode_prompt(
+                prompt[0] if isinstance(prompt, list) else prompt, "ugly"
+            )[0]
+        }
 
 
 def test_a_pipeline_that_takes_one_prompt_only():
@@ -115,11 +144,15 @@ class Together(Bare):
 
     def encode_prompt(self, prompt, do_classifier_free_guidance=False):
         prompt = [prompt] if isinstance(prompt, str) else prompt
-        return Bare.encode_prompt(self, (["blurry"] * len(prompt) if do_classifier_free_guidance else []) + prompt)
+        return Bare.encode_prompt(
+            self, (["blurry"] * len(prompt) if do_classifier_free_guidance else []) + prompt
+        )
 
     @torch.no_grad()
     def __call__(self, prompt, cfg=False, times=1, scale=4.0):
-        text = self.encode_prompt(prompt, do_classifier_free_guidance=cfg)[0].repeat_interleave(times, 0)
+        text = self.encode_prompt(prompt, do_classifier_free_guidance=cfg)[0].repeat_interleave(
+            times, 0
+        )
         texts = self.connected({"encoder_hidden_states": text})
         latents = torch.randn(times, *self.case.latents, generator=torch.Generator().manual_seed(0))
         self.scheduler.set_timesteps(2)
@@ -142,9 +175,14 @@ def test_prompts_that_are_encoded_together(cfg, times):
     latents = torch.randn(times, *CASES[name].latents, generator=torch.Generator().manual_seed(0))
     for start, row in zip(latents, out, strict=True):  # every waveform is guided like one alone
         with nag.guide(bare(name), NEGATIVE, **STRONG):
-            close(row[None], bare(name)(PROMPT, "before" if cfg else None, latents=start[None]), 1e-4)
+            close(
+                row[None], bare(name)(PROMPT, "before" if cfg else None, latents=start[None]), 1e-4
+            )
     with nag.guide(pipe, NEGATIVE, **STRONG):
-        close(pipe(PROMPT, True, times, scale=0.0), Together.__call__(of(Together, name), PROMPT, True, times, scale=0.0))
+        close(
+            pipe(PROMPT, True, times, scale=0.0),
+            Together.__call__(of(Together, name), PROMPT, True, times, scale=0.0),
+        )
 
 
 class Embedded(Together):
@@ -157,10 +195,14 @@ class Embedded(Together):
 
     @torch.no_grad()
     def __call__(self, prompt=None, prompt_embeds=None):
-        texts = self.connected({"encoder_hidden_states": self.encode_prompt(prompt, prompt_embeds=prompt_embeds)[0]})
+        texts = self.connected(
+            {"encoder_hidden_states": self.encode_prompt(prompt, prompt_embeds=prompt_embeds)[0]}
+        )
         latents = torch.randn(2, *self.case.latents, generator=torch.Generator().manual_seed(0))
         self.scheduler.set_timesteps(1)
-        return self.case.out(self.transformer(**self.case.arguments(latents, torch.tensor(500.0)), **texts))
+        return self.case.out(
+            self.transformer(**self.case.arguments(latents, torch.tensor(500.0)), **texts)
+        )
 
 
 def test_embeddings_of_several_prompts_are_all_guided():

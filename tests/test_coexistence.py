@@ -41,7 +41,7 @@ def check(pipe, call, monkeypatch):
     with text_seen(pipe, seen):
         call(PROMPT)
         call(NEGATIVE)
-    with doubled(pipe, seen[0], seen[-1], monkeypatch, s=8.0, tau=3.0, alpha=.7):
+    with doubled(pipe, seen[0], seen[-1], monkeypatch, s=8.0, tau=3.0, alpha=0.7):
         expected = call(PROMPT)
     assert differ(expected, plain)
     out = guided(pipe, call)
@@ -57,12 +57,21 @@ def check(pipe, call, monkeypatch):
 
 # --- LoRA
 
+
 def lora(denoiser, *names, seed=1):
     from peft import LoraConfig
 
     torch.manual_seed(seed)
     for name in names:
-        denoiser.add_adapter(LoraConfig(r=4, lora_alpha=16, init_lora_weights=False, target_modules=["to_q", "to_k", "to_v", "to_out.0"]), name)
+        denoiser.add_adapter(
+            LoraConfig(
+                r=4,
+                lora_alpha=16,
+                init_lora_weights=False,
+                target_modules=["to_q", "to_k", "to_v", "to_out.0"],
+            ),
+            name,
+        )
     return denoiser
 
 
@@ -81,7 +90,7 @@ def test_lora(name, monkeypatch):
     with nag.guide(pipe, NEGATIVE, **STRONG):  # switched inside
         denoiser.set_adapters("one")
         assert torch.equal(call(PROMPT), one)
-        denoiser.set_adapters("two", .5)
+        denoiser.set_adapters("two", 0.5)
         half = call(PROMPT)
         denoiser.disable_adapters()
         close(call(PROMPT), without)
@@ -97,7 +106,9 @@ def test_lora_from_a_file_and_fused(name):
     call = drawing(name, pipe)
     part = "unet" if name == "sdxl" else "transformer"
     donor = lora(families.denoiser_of(fresh(name)), "default")
-    weights = {f"{part}.{key}": value for key, value in peft.get_peft_model_state_dict(donor).items()}
+    weights = {
+        f"{part}.{key}": value for key, value in peft.get_peft_model_state_dict(donor).items()
+    }
     without = guided(pipe, call)
     pipe.load_lora_weights(weights, adapter_name="one")
     loaded = guided(pipe, call)
@@ -113,6 +124,7 @@ def test_lora_from_a_file_and_fused(name):
 
 
 # --- IP-Adapter
+
 
 class Repeated(nn.Module):
     """Image tokens, each `times` times: attention to them stays what it is, whatever their number."""
@@ -142,11 +154,17 @@ def add_ip_adapter(name, pipe, times=1):
         else:
             processors[key] = processor
     denoiser.set_attn_processor(processors)
-    projection = ImageProjection(image_embed_dim=8, cross_attention_dim=width, num_image_text_embeds=4)
+    projection = ImageProjection(
+        image_embed_dim=8, cross_attention_dim=width, num_image_text_embeds=4
+    )
     denoiser.encoder_hid_proj = MultiIPAdapterImageProjection([Repeated(projection, times)])
     if name != "flux":
         denoiser.config.encoder_hid_dim_type = "ip_image_proj"
-    embeds = {"ip_adapter_image_embeds": [torch.randn(1, 1, 8, generator=torch.Generator().manual_seed(3))]}
+    embeds = {
+        "ip_adapter_image_embeds": [
+            torch.randn(1, 1, 8, generator=torch.Generator().manual_seed(3))
+        ]
+    }
     if name == "flux":
         embeds["negative_ip_adapter_image_embeds"] = [torch.zeros(1, 1, 8)]
     return drawing(name, pipe, **embeds)
@@ -159,7 +177,11 @@ def test_ip_adapter(name, monkeypatch):
     call = add_ip_adapter(name, pipe)
     plain, out = check(pipe, call, monkeypatch)
     assert differ(out, without)
-    for times in (6, 12, 16):  # 24 and 48 tokens like the text, alone and packed; 64 like the tokens of a Flux image
+    for times in (
+        6,
+        12,
+        16,
+    ):  # 24 and 48 tokens like the text, alone and packed; 64 like the tokens of a Flux image
         other = fresh(name)
         many = add_ip_adapter(name, other, times)
         close(many(PROMPT), plain, 1e-4)
@@ -171,7 +193,7 @@ def test_the_scale_of_an_ip_adapter_may_be_changed_inside():
     call = add_ip_adapter("sd", pipe)
     one = guided(pipe, call)
     with nag.guide(pipe, NEGATIVE, **STRONG):
-        pipe.set_ip_adapter_scale(.3)
+        pipe.set_ip_adapter_scale(0.3)
         weak = call(PROMPT)
     assert differ(weak, one)
     assert torch.equal(guided(pipe, call), weak)  # what was set inside is kept
@@ -180,22 +202,36 @@ def test_the_scale_of_an_ip_adapter_may_be_changed_inside():
 
 
 def test_processors_that_are_replaced_inside_are_refused():
-    for change in (lambda pipe: add_ip_adapter("sd", pipe), lambda pipe: pipe.enable_attention_slicing(1),
-                   lambda pipe: pipe.fuse_qkv_projections()):
+    for change in (
+        lambda pipe: add_ip_adapter("sd", pipe),
+        lambda pipe: pipe.enable_attention_slicing(1),
+        lambda pipe: pipe.fuse_qkv_projections(),
+    ):
         pipe = fresh("sd")
-        with pytest.raises(RuntimeError, match="processors were replaced inside"), nag.guide(pipe, NEGATIVE):
+        with (
+            pytest.raises(RuntimeError, match="processors were replaced inside"),
+            nag.guide(pipe, NEGATIVE),
+        ):
             drawing("sd", pipe)(PROMPT)
             change(pipe)
             drawing("sd", pipe)(PROMPT)
-        assert not any(type(p).__dict__.get("nag_running") for p in pipe.unet.attn_processors.values())
+        assert not any(
+            type(p).__dict__.get("nag_running") for p in pipe.unet.attn_processors.values()
+        )
 
 
 # --- fused projections, back ends, slicing
 
-@pytest.mark.parametrize("name", ["sd", "sdxl", "sd3", "flux", "pixart", "WanTransformer3DModel", "WanTransformer3DModel:i2v"])
+
+@pytest.mark.parametrize(
+    "name",
+    ["sd", "sdxl", "sd3", "flux", "pixart", "WanTransformer3DModel", "WanTransformer3DModel:i2v"],
+)
 def test_fused_projections(name, monkeypatch):
     pipe = fresh(name)
-    if name == "sd3":  # SD3-Medium: diffusers 0.42 can fuse neither SD3.5-Medium's image-only attention nor the norms of 3.5
+    if (
+        name == "sd3"
+    ):  # SD3-Medium: diffusers 0.42 can fuse neither SD3.5-Medium's image-only attention nor the norms of 3.5
         config = {**pipe.transformer.config, "dual_attention_layers": (), "qk_norm": None}
         pipe.transformer = louder(type(pipe.transformer).from_config(config), 1.5)
     call, denoiser = drawing(name, pipe), families.denoiser_of(pipe)
@@ -219,7 +255,10 @@ def test_attention_back_ends(name):
         with nag.guide(pipe, NEGATIVE, **STRONG):
             denoiser.set_attention_backend("native")
             assert torch.equal(call(PROMPT), before)
-        assert all(m.processor._attention_backend == "native" for _, m in families.find(pipe).layers(denoiser).values())
+        assert all(
+            m.processor._attention_backend == "native"
+            for _, m in families.find(pipe).layers(denoiser).values()
+        )
     finally:
         _AttentionBackendRegistry._active_backend = chosen
 
@@ -229,7 +268,10 @@ def test_attention_slicing_is_refused(name):
     pipe = fresh(name)
     pipe.enable_attention_slicing(1)
     sliced = draw(name, pipe=pipe)
-    with pytest.raises(RuntimeError, match=r"did not reach the attention.*set_attn_processor"), nag.guide(pipe, NEGATIVE):
+    with (
+        pytest.raises(RuntimeError, match=r"did not reach the attention.*set_attn_processor"),
+        nag.guide(pipe, NEGATIVE),
+    ):
         draw(name, pipe=pipe)
     assert torch.equal(draw(name, pipe=pipe), sliced)
     pipe.disable_attention_slicing()
@@ -240,8 +282,18 @@ def test_vae_slicing_and_tiling():
     pipe = fresh("sd")
 
     def picture(prompt):
-        return torch.from_numpy(pipe(prompt, num_inference_steps=2, height=32, width=32, guidance_scale=0.0, output_type="np",
-                                     generator=torch.Generator().manual_seed(0)).images)
+        return torch.from_numpy(
+            pipe(
+                prompt,
+                num_inference_steps=2,
+                height=32,
+                width=32,
+                guidance_scale=0.0,
+                output_type="np",
+                generator=torch.Generator().manual_seed(0),
+            ).images
+        )
+
     before = guided(pipe, picture)
     pipe.vae.enable_slicing()
     pipe.vae.enable_tiling()
@@ -249,6 +301,7 @@ def test_vae_slicing_and_tiling():
 
 
 # --- torch.compile
+
 
 @contextlib.contextmanager
 def counting():
@@ -258,6 +311,7 @@ def counting():
     def backend(graph, inputs):
         graphs.append(graph)
         return graph.forward
+
     torch.compiler.reset()
     try:
         yield backend, graphs
@@ -265,17 +319,34 @@ def counting():
         torch.compiler.reset()
 
 
-@pytest.mark.parametrize(("name", "how"), [
-    ("FluxTransformer2DModel", "blocks"), ("SD3Transformer2DModel", "wrapped"), ("UNet2DConditionModel", "in place"),
-    ("WanTransformer3DModel", "in place"), ("WanTransformer3DModel", "wrapped"), ("WanTransformer3DModel", "blocks"),
-    ("WanTransformer3DModel:i2v", "wrapped"), ("QwenImageTransformer2DModel", "wrapped"), ("HunyuanVideoTransformer3DModel", "wrapped"),
-    ("ZImageTransformer2DModel", "wrapped"), ("PRXTransformer2DModel", "wrapped"),
-    ("MochiTransformer3DModel", "wrapped"), ("HunyuanDiT2DModel", "wrapped")])
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        ("FluxTransformer2DModel", "blocks"),
+        ("SD3Transformer2DModel", "wrapped"),
+        ("UNet2DConditionModel", "in place"),
+        ("WanTransformer3DModel", "in place"),
+        ("WanTransformer3DModel", "wrapped"),
+        ("WanTransformer3DModel", "blocks"),
+        ("WanTransformer3DModel:i2v", "wrapped"),
+        ("QwenImageTransformer2DModel", "wrapped"),
+        ("HunyuanVideoTransformer3DModel", "wrapped"),
+        ("ZImageTransformer2DModel", "wrapped"),
+        ("PRXTransformer2DModel", "wrapped"),
+        ("MochiTransformer3DModel", "wrapped"),
+        ("HunyuanDiT2DModel", "wrapped"),
+    ],
+)
 def test_compiled_before(name, how):
     pipe = fresh(name)
     eager, expected, before = pipe(PROMPT), guided(pipe, pipe), state(pipe)
-    full = name not in ("QwenImageTransformer2DModel", "HunyuanVideoTransformer3DModel", "ZImageTransformer2DModel", "MochiTransformer3DModel",
-                        "HunyuanDiT2DModel")
+    full = name not in (
+        "QwenImageTransformer2DModel",
+        "HunyuanVideoTransformer3DModel",
+        "ZImageTransformer2DModel",
+        "MochiTransformer3DModel",
+        "HunyuanDiT2DModel",
+    )
     with counting() as (backend, graphs):
         if how == "wrapped":
             pipe.transformer = torch.compile(pipe.transformer, backend=backend, fullgraph=full)
@@ -300,7 +371,10 @@ def test_compiled_before(name, how):
         assert len(graphs) == count  # neither for another context nor for more steps
 
 
-@pytest.mark.parametrize(("name", "orders"), [("FluxTransformer2DModel", ["before"]), ("PixArtTransformer2DModel", ["before", "behind"])])
+@pytest.mark.parametrize(
+    ("name", "orders"),
+    [("FluxTransformer2DModel", ["before"]), ("PixArtTransformer2DModel", ["before", "behind"])],
+)
 def test_compiled_as_one_graph_for_batches_of_any_size(name, orders):
     """With CFG and without: lengths and rows become symbols."""
     pipe = fresh(name)
@@ -334,12 +408,17 @@ def test_compiled_inside(how):
 
 def test_one_graph_compiled_inside_is_refused():
     pipe = fresh("WanTransformer3DModel")
-    with counting() as (backend, _), pytest.raises(Exception, match="compile first, then enter"), nag.guide(pipe, NEGATIVE):
+    with (
+        counting() as (backend, _),
+        pytest.raises(Exception, match="compile first, then enter"),
+        nag.guide(pipe, NEGATIVE),
+    ):
         pipe.transformer = torch.compile(pipe.transformer, backend=backend, fullgraph=True)
         pipe(PROMPT)
 
 
 # --- offloading, casting, quantisation
+
 
 def offload_models(pipe):
     pipe.enable_model_cpu_offload(device="cpu")  # hooks come off and on again after every picture
@@ -354,11 +433,24 @@ def offload_layers(pipe):
 
 def offload_groups(pipe):
     families.denoiser_of(pipe).enable_group_offload(
-        onload_device=torch.device("cpu"), offload_device=torch.device("cpu"), offload_type="leaf_level")
+        onload_device=torch.device("cpu"),
+        offload_device=torch.device("cpu"),
+        offload_type="leaf_level",
+    )
 
 
 @pytest.mark.parametrize("offload", [offload_models, offload_layers, offload_groups])
-@pytest.mark.parametrize("name", ["sd", "sd3", "flux", "WanTransformer3DModel:i2v", "QwenImageTransformer2DModel", "HunyuanVideoTransformer3DModel"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "sd",
+        "sd3",
+        "flux",
+        "WanTransformer3DModel:i2v",
+        "QwenImageTransformer2DModel",
+        "HunyuanVideoTransformer3DModel",
+    ],
+)
 def test_offloading(name, offload):
     if name[0].isupper() and offload is offload_models:
         pytest.skip("needs a pipeline of diffusers")
@@ -378,7 +470,9 @@ def test_offloading(name, offload):
     assert not [m for m in families.denoiser_of(pipe).modules() if "_nag_call" in vars(m)]
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if families.FAMILIES[name.partition(":")[0]].adapter])
+@pytest.mark.parametrize(
+    "name", [name for name in CASES if families.FAMILIES[name.partition(":")[0]].adapter]
+)
 def test_hooks_that_come_off_and_on_again_after_every_picture(name):
     """enable_model_cpu_offload, for every denoiser with an adapter and the modules beside it: the second picture is guided as the first."""
     from accelerate import cpu_offload_with_hook
@@ -391,6 +485,7 @@ def test_hooks_that_come_off_and_on_again_after_every_picture(name):
     def hook():
         for part in parts:
             cpu_offload_with_hook(part, "cpu")
+
     hook()
     with nag.guide(pipe, NEGATIVE, **STRONG):
         for _ in range(2):
@@ -405,12 +500,16 @@ def test_hooks_that_come_off_and_on_again_after_every_picture(name):
     assert state(pipe) == before and torch.equal(guided(pipe, pipe), expected)
 
 
-@pytest.mark.parametrize("name", ["sd", "sd3", "flux", "WanTransformer3DModel", "QwenImageTransformer2DModel"])
+@pytest.mark.parametrize(
+    "name", ["sd", "sd3", "flux", "WanTransformer3DModel", "QwenImageTransformer2DModel"]
+)
 def test_layerwise_casting(name, monkeypatch):
     pipe = fresh(name)
     call, denoiser = drawing(name, pipe), families.denoiser_of(pipe)
     exact = guided(pipe, call)
-    denoiser.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32)
+    denoiser.enable_layerwise_casting(
+        storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32
+    )
     assert any(p.dtype == torch.float8_e4m3fn for p in denoiser.parameters())
     _, out = check(pipe, call, monkeypatch)
     assert differ(out, exact)
@@ -434,17 +533,20 @@ def test_a_quantised_denoiser(name, quantise, monkeypatch):
     call = drawing(name, pipe)
     exact = guided(pipe, call)
     quantise(families.denoiser_of(pipe))
-    if quantise is int8_by_torch:  # its inputs' range is that of the whole batch: doubled is another rounding than packed
+    if (
+        quantise is int8_by_torch
+    ):  # its inputs' range is that of the whole batch: doubled is another rounding than packed
         out = guided(pipe, call)
-        close(out, exact, .2)
+        close(out, exact, 0.2)
         assert differ(out, call(PROMPT))
     else:
         _, out = check(pipe, call, monkeypatch)
-        close(out, exact, .2)
+        close(out, exact, 0.2)
     assert not torch.equal(out, exact)
 
 
 # --- caches
+
 
 def cache(kind, pipe=None, **options):
     import diffusers
@@ -452,13 +554,27 @@ def cache(kind, pipe=None, **options):
     return {
         "first block": lambda: diffusers.FirstBlockCacheConfig(**{"threshold": 1e9, **options}),
         "broadcast": lambda: diffusers.PyramidAttentionBroadcastConfig(
-            spatial_attention_block_skip_range=2, spatial_attention_timestep_skip_range=(-1, 2000), current_timestep_callback=lambda: 500),
+            spatial_attention_block_skip_range=2,
+            spatial_attention_timestep_skip_range=(-1, 2000),
+            current_timestep_callback=lambda: 500,
+        ),
         "faster": lambda: diffusers.FasterCacheConfig(
-            spatial_attention_block_skip_range=2, spatial_attention_timestep_skip_range=(-1, 900), is_guidance_distilled=True,
-            current_timestep_callback=lambda: pipe.current_timestep, tensor_format="BCHW"),
+            spatial_attention_block_skip_range=2,
+            spatial_attention_timestep_skip_range=(-1, 900),
+            is_guidance_distilled=True,
+            current_timestep_callback=lambda: pipe.current_timestep,
+            tensor_format="BCHW",
+        ),
         "mag": lambda: diffusers.hooks.MagCacheConfig(
-            threshold=1e9, max_skip_steps=2, retention_ratio=.2, num_inference_steps=6, mag_ratios=[1.0] * 6),
-        "taylor": lambda: diffusers.TaylorSeerCacheConfig(cache_interval=2, disable_cache_before_step=1),
+            threshold=1e9,
+            max_skip_steps=2,
+            retention_ratio=0.2,
+            num_inference_steps=6,
+            mag_ratios=[1.0] * 6,
+        ),
+        "taylor": lambda: diffusers.TaylorSeerCacheConfig(
+            cache_interval=2, disable_cache_before_step=1
+        ),
     }[kind]()
 
 
@@ -470,13 +586,14 @@ def test_step_caches(kind, monkeypatch):
     denoiser.enable_cache(cache(kind, pipe))
     cached, out = check(pipe, call, monkeypatch)
     assert differ(cached, plain) and differ(out, uncached)  # the cache does something
-    with nag.guide(pipe, NEGATIVE, **STRONG, end=.5) as guidance:
+    with nag.guide(pipe, NEGATIVE, **STRONG, end=0.5) as guidance:
         half = call(PROMPT)
     assert guidance.guided_calls == 3 and guidance.step == 6
     assert half.isfinite().all() and differ(half, cached) and differ(half, out)
 
     def stop(pipe, step, timestep, kwargs):
         raise ZeroDivisionError
+
     with pytest.raises(ZeroDivisionError), nag.guide(pipe, NEGATIVE):
         draw("flux", pipe=pipe, steps=6, callback_on_step_end=stop)
     assert torch.equal(call(PROMPT), cached)
@@ -489,19 +606,30 @@ def test_after_the_end_a_cached_run_is_plain(cfg):
     """A cache that never skips: what is carried along after `end` changes nothing."""
     pipe = fresh("flux")
     call = drawing("flux", pipe, steps=4, cfg=cfg)
-    half = guided(pipe, call, end=.5)
+    half = guided(pipe, call, end=0.5)
     pipe.transformer.enable_cache(cache("first block", threshold=-1.0))
-    close(guided(pipe, call, end=.5), half)
+    close(guided(pipe, call, end=0.5), half)
 
 
 def test_a_cache_that_skips_the_unconditional_rows_is_refused():
     import diffusers
 
     pipe = fresh("pixart")
-    diffusers.hooks.apply_faster_cache(pipe.transformer, diffusers.FasterCacheConfig(
-        spatial_attention_block_skip_range=2, spatial_attention_timestep_skip_range=(-1, 2000), current_timestep_callback=lambda: 500,
-        unconditional_batch_skip_range=2, unconditional_batch_timestep_skip_range=(-1, 2000), tensor_format="BCHW"))
-    with pytest.raises(RuntimeError, match="cannot tell which are conditional"), nag.guide(pipe, NEGATIVE):
+    diffusers.hooks.apply_faster_cache(
+        pipe.transformer,
+        diffusers.FasterCacheConfig(
+            spatial_attention_block_skip_range=2,
+            spatial_attention_timestep_skip_range=(-1, 2000),
+            current_timestep_callback=lambda: 500,
+            unconditional_batch_skip_range=2,
+            unconditional_batch_timestep_skip_range=(-1, 2000),
+            tensor_format="BCHW",
+        ),
+    )
+    with (
+        pytest.raises(RuntimeError, match="cannot tell which are conditional"),
+        nag.guide(pipe, NEGATIVE),
+    ):
         draw("pixart", pipe=pipe, steps=4, cfg=0)
 
 
@@ -510,12 +638,16 @@ def test_a_cache_and_texts_of_different_length_are_refused():
 
     pipe = fresh("HunyuanVideoTransformer3DModel")
     diffusers.hooks.apply_taylorseer_cache(pipe.transformer, diffusers.TaylorSeerCacheConfig())
-    with (pytest.raises(RuntimeError, match="give one prompt at a time"), nag.guide(pipe, NEGATIVE),
-          pipe.transformer.cache_context("cond")):
+    with (
+        pytest.raises(RuntimeError, match="give one prompt at a time"),
+        nag.guide(pipe, NEGATIVE),
+        pipe.transformer.cache_context("cond"),
+    ):
         pipe(["a pirate", "a portrait of a chef, sad face"])
 
 
 # --- image in, image out
+
 
 def picture():
     return torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(5))
@@ -530,69 +662,108 @@ def variant(which):
     import diffusers
 
     name = "sdxl" if which.startswith("sdxl") else "flux"
-    pipe, options = fresh(name), {"num_inference_steps": 3, "output_type": "latent", "height": 32, "width": 32}
+    pipe, options = (
+        fresh(name),
+        {"num_inference_steps": 3, "output_type": "latent", "height": 32, "width": 32},
+    )
     options |= {"guidance_scale": 0.0} if name == "sdxl" else {"max_sequence_length": 24}
     torch.manual_seed(4)
     if which == "sdxl img2img":
         pipe = diffusers.StableDiffusionXLImg2ImgPipeline.from_pipe(pipe)
-        options = {**options, "image": picture(), "strength": .7}
+        options = {**options, "image": picture(), "strength": 0.7}
         del options["height"], options["width"]
     elif which == "sdxl inpaint":
         pipe = diffusers.StableDiffusionXLInpaintPipeline.from_pipe(pipe)
-        options |= {"image": picture(), "mask_image": black_and_white(), "strength": .9}
+        options |= {"image": picture(), "mask_image": black_and_white(), "strength": 0.9}
     elif which == "sdxl controlnet":
-        net = diffusers.ControlNetModel.from_unet(pipe.unet, conditioning_channels=3, conditioning_embedding_out_channels=(8, 8))
-        pipe = diffusers.StableDiffusionXLControlNetPipeline(**pipe.components, controlnet=louder(net), add_watermarker=False)
+        net = diffusers.ControlNetModel.from_unet(
+            pipe.unet, conditioning_channels=3, conditioning_embedding_out_channels=(8, 8)
+        )
+        pipe = diffusers.StableDiffusionXLControlNetPipeline(
+            **pipe.components, controlnet=louder(net), add_watermarker=False
+        )
         options |= {"image": picture()}
     elif which == "flux img2img":
         pipe = diffusers.FluxImg2ImgPipeline.from_pipe(pipe)
-        options |= {"image": picture(), "strength": .7}
+        options |= {"image": picture(), "strength": 0.7}
     elif which == "flux inpaint":
         pipe = diffusers.FluxInpaintPipeline.from_pipe(pipe)
-        options |= {"image": picture(), "mask_image": black_and_white(), "strength": .9}
+        options |= {"image": picture(), "mask_image": black_and_white(), "strength": 0.9}
     elif which == "flux controlnet":
-        net = diffusers.FluxControlNetModel.from_transformer(pipe.transformer, num_layers=2, num_single_layers=0, attention_head_dim=8,
-                                                             num_attention_heads=2)
+        net = diffusers.FluxControlNetModel.from_transformer(
+            pipe.transformer,
+            num_layers=2,
+            num_single_layers=0,
+            attention_head_dim=8,
+            num_attention_heads=2,
+        )
         pipe = diffusers.FluxControlNetPipeline.from_pipe(pipe, controlnet=louder(net))
         options |= {"control_image": picture()}
     else:
         pipe = diffusers.FluxKontextPipeline.from_pipe(pipe)
         options |= {"image": picture(), "_auto_resize": False, "max_area": 32 * 32}
     pipe.set_progress_bar_config(disable=True)
-    return pipe, lambda prompt: pipe(prompt=prompt, generator=torch.Generator().manual_seed(0), **options).images
+    return (
+        pipe,
+        lambda prompt: (
+            pipe(prompt=prompt, generator=torch.Generator().manual_seed(0), **options).images
+        ),
+    )
 
 
 def louder(net, factor=1.0):
     for parameter in net.parameters():
         if not parameter.any():
-            nn.init.normal_(parameter, std=.3)
+            nn.init.normal_(parameter, std=0.3)
         elif parameter.ndim > 1:
             parameter.data.mul_(factor)
     return net.eval()
 
 
-@pytest.mark.parametrize("which", ["sdxl img2img", "sdxl inpaint", "sdxl controlnet", "flux img2img", "flux inpaint", "flux controlnet",
-                                   "flux kontext"])
+@pytest.mark.parametrize(
+    "which",
+    [
+        "sdxl img2img",
+        "sdxl inpaint",
+        "sdxl controlnet",
+        "flux img2img",
+        "flux inpaint",
+        "flux controlnet",
+        "flux kontext",
+    ],
+)
 def test_image_in_image_out(which, monkeypatch):
     pipe, call = variant(which)
     check(pipe, call, monkeypatch)
-    with nag.guide(pipe, NEGATIVE, **STRONG, end=.5) as guidance:
+    with nag.guide(pipe, NEGATIVE, **STRONG, end=0.5) as guidance:
         call(PROMPT)
-    assert guidance.guided_steps == -(-guidance.step // 2)  # of the steps that are run, not of those that were asked for
+    assert guidance.guided_steps == -(
+        -guidance.step // 2
+    )  # of the steps that are run, not of those that were asked for
 
 
 def test_the_end_of_a_run_that_begins_later():
     """DDIM has no begin_index: only the pipeline knows."""
     import diffusers
 
-    pipe = diffusers.StableDiffusionImg2ImgPipeline(**fresh("sd").components, requires_safety_checker=False)
+    pipe = diffusers.StableDiffusionImg2ImgPipeline(
+        **fresh("sd").components, requires_safety_checker=False
+    )
     pipe.set_progress_bar_config(disable=True)
-    with nag.guide(pipe, NEGATIVE, end=.5) as guidance:
-        pipe(PROMPT, image=picture(), strength=.5, num_inference_steps=8, guidance_scale=0.0, output_type="latent")
+    with nag.guide(pipe, NEGATIVE, end=0.5) as guidance:
+        pipe(
+            PROMPT,
+            image=picture(),
+            strength=0.5,
+            num_inference_steps=8,
+            guidance_scale=0.0,
+            output_type="latent",
+        )
     assert (guidance.step, guidance.guided_steps) == (4, 2)
 
 
 # --- runs that stop, nested contexts, threads
+
 
 def test_a_run_after_one_that_was_stopped_before_its_first_step():
     pipe = fresh("sd")
@@ -639,7 +810,11 @@ def test_nested_contexts_are_refused():
     other = diffusers.FluxImg2ImgPipeline.from_pipe(pipe)
     plain = draw("flux", pipe=pipe)
     before = state(pipe)
-    with pytest.raises(RuntimeError, match="guided already"), nag.guide(pipe, NEGATIVE), nag.guide(pipe, "blurry"):
+    with (
+        pytest.raises(RuntimeError, match="guided already"),
+        nag.guide(pipe, NEGATIVE),
+        nag.guide(pipe, "blurry"),
+    ):
         pass
     with nag.guide(pipe, NEGATIVE, **STRONG):  # two pipelines, one denoiser
         with pytest.raises(RuntimeError, match="guided already"), nag.guide(other, "blurry"):
@@ -655,6 +830,7 @@ def in_threads(jobs):
     def run(place, job):
         start.wait()
         results[place] = job()
+
     threads = [threading.Thread(target=run, args=item) for item in enumerate(jobs)]
     for thread in threads:
         thread.start()
@@ -671,7 +847,11 @@ def test_two_threads_with_two_models(name):
         for part in [part for part in pipe.components if "tokenizer" in part]:
             setattr(pipe, part, copy.deepcopy(getattr(pipe, part)))
     calls = [drawing(name, pipe, steps=6) for pipe in pipes]
-    jobs = [lambda: guided(pipes[0], calls[0]), lambda: guided(pipes[1], calls[1], "beard"), lambda: calls[2](PROMPT)]
+    jobs = [
+        lambda: guided(pipes[0], calls[0]),
+        lambda: guided(pipes[1], calls[1], "beard"),
+        lambda: calls[2](PROMPT),
+    ]
     alone = [job() for job in jobs]
     assert differ(alone[0], alone[1]) and differ(alone[0], alone[2])
     for _ in range(5):
@@ -684,7 +864,11 @@ def test_four_threads_queued_on_one_pipeline():
     def job(negative, scale):
         with lock:
             return guided(pipe, drawing("sd3", pipe), negative, scale=scale)
-    jobs = [lambda i=i: job(["glasses", "beard", "hat", "glasses"][i], [8.0, 8.0, 4.0, 1.0][i]) for i in range(4)]
+
+    jobs = [
+        lambda i=i: job(["glasses", "beard", "hat", "glasses"][i], [8.0, 8.0, 4.0, 1.0][i])
+        for i in range(4)
+    ]
     alone = [run() for run in jobs]
     assert all(map(torch.equal, in_threads(jobs), alone))
     assert torch.equal(alone[3], draw("sd3", pipe=pipe))

@@ -21,13 +21,33 @@ ALL = ["none", "cfg", "nag", "cfg+nag"]
 
 def preset(name):
     more = {"pixart": {"clean_caption": False, "use_resolution_binning": False}}.get(name, {})
-    return presets.Preset(schema=1, title=name, model="tiny", cap=1e9, arguments=more, settings={
-        "preset": name, "prompt": "a pirate", "negative_prompt": "glasses", "num_inference_steps": 3, "guidance_scale": 4.0,
-        "nag_alpha": 1.0, "width": 32, "height": 32})
+    return presets.Preset(
+        schema=1,
+        title=name,
+        model="tiny",
+        cap=1e9,
+        arguments=more,
+        settings={
+            "preset": name,
+            "prompt": "a pirate",
+            "negative_prompt": "glasses",
+            "num_inference_steps": 3,
+            "guidance_scale": 4.0,
+            "nag_alpha": 1.0,
+            "width": 32,
+            "height": 32,
+        },
+    )
 
 
 def engine():
-    return Engine(Shelf(loader=lambda chosen: Loaded(chosen, pipeline(chosen.name), "cpu", "float32", torch.float32)))
+    return Engine(
+        Shelf(
+            loader=lambda chosen: Loaded(
+                chosen, pipeline(chosen.name), "cpu", "float32", torch.float32
+            )
+        )
+    )
 
 
 def ask(name, **settings):
@@ -47,7 +67,9 @@ def test_all_columns_start_from_the_same_noise_whatever_the_order(name):
     for a, b in zip(run.columns, turned.columns[::-1], strict=True):
         assert a.key == b.key and a.image.tobytes() == b.image.tobytes()
     assert len({c.image.tobytes() for c in run.columns}) == 4
-    assert finish(engine(), name, seed=43).columns[0].latents_sha256 != run.columns[0].latents_sha256
+    assert (
+        finish(engine(), name, seed=43).columns[0].latents_sha256 != run.columns[0].latents_sha256
+    )
 
 
 def test_scale_one_gives_the_bytes_of_no_guidance():
@@ -57,10 +79,14 @@ def test_scale_one_gives_the_bytes_of_no_guidance():
 
 
 def test_the_run_says_what_was_done():
-    run = finish(engine(), "sd", guidance=ALL, nag_end=.5).json()
+    run = finish(engine(), "sd", guidance=ALL, nag_end=0.5).json()
     assert list(run["columns"]) == ALL and run["columns"]["none"]["relative_time"] == 1.0
     assert run["columns"]["nag"]["guided_steps"] == 2 and run["columns"]["nag"]["nag_scale"] == 5.0
-    assert "nag_scale" not in run["columns"]["cfg"] and run["versions"]["torch"] and run["settings"]["seed"] == 42
+    assert (
+        "nag_scale" not in run["columns"]["cfg"]
+        and run["versions"]["torch"]
+        and run["settings"]["seed"] == 42
+    )
 
 
 def test_an_early_end_says_what_it_saves():
@@ -72,14 +98,17 @@ def test_an_early_end_says_what_it_saves():
     assert watch.saved is None
     watch.guided = 0
     assert watch.saved is None
-    run = finish(engine(), "sd", guidance=ALL, num_inference_steps=4, nag_end=.5)
+    run = finish(engine(), "sd", guidance=ALL, num_inference_steps=4, nag_end=0.5)
     said = run.json()["columns"]
     assert [key for key in said if "saved_by_early_end" in said[key]] == ["nag", "cfg+nag"]
-    run.columns[2].saved = .1234
+    run.columns[2].saved = 0.1234
     assert cells.cell(run, run.columns[2])["remark"] == "NAG active in 2 of 4 steps, saves 12 %"
     assert "active" not in cells.cell(run, run.columns[0])["remark"]
     whole = finish(engine(), "sd")
-    assert "saved_by_early_end" not in whole.json()["columns"]["nag"] and "saves" not in cells.cell(whole, whole.columns[2])["remark"]
+    assert (
+        "saved_by_early_end" not in whole.json()["columns"]["nag"]
+        and "saves" not in cells.cell(whole, whole.columns[2])["remark"]
+    )
 
 
 def test_previews_come_before_the_picture_and_are_small(monkeypatch):
@@ -100,19 +129,21 @@ def test_previews_take_a_small_share_of_a_column(monkeypatch):
     def slow(*_):
         now[0] += 1
         return "picture"
+
     monkeypatch.setattr(drawn._Previews, "_decode", slow)
 
     def column(seconds, **settings):
         previews, begun, shown = drawn._Previews(loaded, ask("sd", **settings)[1]), now[0], []
         previews.wait()
         while now[0] < begun + seconds:
-            now[0] += .1
+            now[0] += 0.1
             if previews.make(torch.zeros(1)) == ["picture"]:
                 shown.append(round(now[0] - 1 - begun, 1))
         return shown
-    assert column(100) == [.2, 34.6, 69.0]
+
+    assert column(100) == [0.2, 34.6, 69.0]
     assert column(30) == [] and column(40) == [33.4]
-    assert column(30, width=64) == [.2], "another size has another price"
+    assert column(30, width=64) == [0.2], "another size has another price"
 
 
 def test_stop_ends_within_a_step_and_keeps_what_is_done():
@@ -121,7 +152,9 @@ def test_stop_ends_within_a_step_and_keeps_what_is_done():
         states = {c.key: c.state for c in run.columns}
         if column and column.key == "cfg" and column.step >= 2:
             stop.set()
-    assert states == {"none": "done", "cfg": "stopped", "nag": "stopped"} and run.columns[1].step < 50
+    assert (
+        states == {"none": "done", "cfg": "stopped", "nag": "stopped"} and run.columns[1].step < 50
+    )
     assert free(bench) and finish(bench, "sd").columns[2].state == "done"
 
 
@@ -129,7 +162,7 @@ def free(bench, seconds=2):
     """Whether the engine becomes free within `seconds`."""
     until = time.monotonic() + seconds
     while bench.busy and time.monotonic() < until:
-        time.sleep(.01)
+        time.sleep(0.01)
     return not bench.busy
 
 
@@ -148,14 +181,19 @@ def test_a_closed_generator_frees_the_engine_within_a_step():
 def test_four_users_at_once_each_get_what_they_get_alone():
     bench, results = engine(), {}
     seeds = [1, 2, 3, 4]
-    threads = [threading.Thread(target=lambda s=s: results.update({s: finish(bench, "sd", seed=s)})) for s in seeds]
+    threads = [
+        threading.Thread(target=lambda s=s: results.update({s: finish(bench, "sd", seed=s)}))
+        for s in seeds
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     for s in seeds:
         alone = finish(engine(), "sd", seed=s)
-        assert [c.image.tobytes() for c in results[s].columns] == [c.image.tobytes() for c in alone.columns]
+        assert [c.image.tobytes() for c in results[s].columns] == [
+            c.image.tobytes() for c in alone.columns
+        ]
 
 
 def test_a_column_that_fails_fails_alone_with_a_sentence(monkeypatch):
@@ -183,7 +221,9 @@ def test_a_decoder_that_fails_leaves_the_next_run_as_it_was(monkeypatch):
         patch.setattr(vae, "decode", decode)
         assert [c.state for c in finish(bench, "sdxl", fresh=True).columns] == ["failed"] * 3
     assert vae.dtype == torch.float32
-    assert [c.image.tobytes() for c in finish(bench, "sdxl", fresh=True).columns] == [c.image.tobytes() for c in before.columns]
+    assert [c.image.tobytes() for c in finish(bench, "sdxl", fresh=True).columns] == [
+        c.image.tobytes() for c in before.columns
+    ]
 
 
 def test_a_picture_blacked_out_by_the_safety_checker_is_no_result(monkeypatch):
@@ -197,7 +237,9 @@ def test_a_picture_blacked_out_by_the_safety_checker_is_no_result(monkeypatch):
     flagged.__signature__ = __import__("inspect").signature(call)
     monkeypatch.setattr(type(pipeline("sd")), "__call__", flagged)
     run = finish(engine(), "sd")
-    assert [c.state for c in run.columns] == ["failed"] * 3 and "safety checker" in run.columns[0].reason
+    assert [c.state for c in run.columns] == ["failed"] * 3 and "safety checker" in run.columns[
+        0
+    ].reason
 
 
 def test_a_picture_of_nan_is_a_failure_not_a_black_square():
@@ -207,7 +249,9 @@ def test_a_picture_of_nan_is_a_failure_not_a_black_square():
         run = finish(engine(), "sd")
     finally:
         handle.remove()
-    assert [c.state for c in run.columns] == ["failed"] * 3 and "left the range" in run.columns[0].reason
+    assert [c.state for c in run.columns] == ["failed"] * 3 and "left the range" in run.columns[
+        0
+    ].reason
 
 
 def test_a_model_that_does_not_load_is_a_sentence_and_the_next_run_works():
@@ -227,14 +271,20 @@ def test_the_hint_says_nothing_enough_or_too_much():
     bench = Engine()
 
     def hint(**settings):
-        *_, (run, _, _) = bench.run(*presets.resolve({"prompt": "portrait of a cowboy", "negative_prompt": "hat", **settings}))
+        *_, (run, _, _) = bench.run(
+            *presets.resolve(
+                {"prompt": "portrait of a cowboy", "negative_prompt": "hat", **settings}
+            )
+        )
         return run.hint, run.columns
 
-    assert "hardly anything: raise alpha" in hint(nag_alpha=.01)[0]
+    assert "hardly anything: raise alpha" in hint(nag_alpha=0.01)[0]
     text, (none, _, nag) = hint()
-    assert "of 255 on average" in text and none.readings["hat"] > .9 > .1 > nag.readings["hat"]
+    assert "of 255 on average" in text and none.readings["hat"] > 0.9 > 0.1 > nag.readings["hat"]
     many = [hint(seed=seed, nag_scale=20, nag_tau=10, nag_alpha=1)[0] for seed in range(6)]
-    assert any("changed more than it was asked to (" in m and "lower alpha" in m for m in many), many
+    assert any("changed more than it was asked to (" in m and "lower alpha" in m for m in many), (
+        many
+    )
 
 
 def test_the_meter_finds_what_a_negative_prompt_names():
@@ -244,7 +294,10 @@ def test_the_meter_finds_what_a_negative_prompt_names():
     meter = Meter.load(PROJECT / "assets" / "pocket-portrait" / "classifier")
     assert meter.named_in("Glasses.") == [("eyewear", "glasses")]
     assert meter.named_in("sunglasses") == [("eyewear", "sunglasses")]
-    assert meter.named_in("red shirt, blue background, eyeglasses") == [("shirt", "red"), ("background", "blue")]
+    assert meter.named_in("red shirt, blue background, eyeglasses") == [
+        ("shirt", "red"),
+        ("background", "blue"),
+    ]
     assert meter.named_in("blurry") == []
 
 
@@ -257,8 +310,10 @@ def test_the_meter_reads_a_video_by_the_mean_of_its_frames():
     folder = PROJECT / "assets" / "results" / "pocket-portrait"
     hat, bare = (Image.open(folder / f"{key}.png").convert("RGB") for key in ("none", "nag"))
     meter = Meter.load(PROJECT / "assets" / "pocket-portrait" / "classifier")
-    one, other, both = (reading["head"]["hat"] for reading in meter.read([hat, [bare], [hat, bare]]))
-    assert one > .9 > .1 > other and abs(both - (one + other) / 2) < 1e-5
+    one, other, both = (
+        reading["head"]["hat"] for reading in meter.read([hat, [bare], [hat, bare]])
+    )
+    assert one > 0.9 > 0.1 > other and abs(both - (one + other) / 2) < 1e-5
 
 
 def test_a_copy_of_the_scheduler_is_not_watched():
@@ -270,8 +325,16 @@ def test_a_copy_of_the_scheduler_is_not_watched():
     scheduler, seen = FlowMatchEulerDiscreteScheduler(), []
     scheduler.set_timesteps(4)
     x = torch.ones(1, 2)
-    with placed(scheduler, "step", Wrapped(scheduler.step, lambda step, *args, **kwargs: (seen.append(1), step(*args, **kwargs))[1])):
+    with placed(
+        scheduler,
+        "step",
+        Wrapped(
+            scheduler.step, lambda step, *args, **kwargs: (seen.append(1), step(*args, **kwargs))[1]
+        ),
+    ):
         sound = copy.deepcopy(scheduler)
         for timestep in scheduler.timesteps:
-            assert torch.equal(sound.step(x, timestep, x).prev_sample, scheduler.step(x, timestep, x).prev_sample)
+            assert torch.equal(
+                sound.step(x, timestep, x).prev_sample, scheduler.step(x, timestep, x).prev_sample
+            )
     assert len(seen) == 4 and "step" not in vars(scheduler)

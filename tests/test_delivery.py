@@ -18,12 +18,18 @@ from tiny import NEGATIVE, PIPELINES, PROMPT, draw, pipeline, prepared, qwen_ima
 import nag
 from nag import families
 
-LONG = "a portrait of a nurse with a hat, a long beard, sad, blurry " * 12  # longer than any of the encoders takes
+LONG = (
+    "a portrait of a nurse with a hat, a long beard, sad, blurry " * 12
+)  # longer than any of the encoders takes
 VIDEO = [name for name, tiny in PIPELINES.items() if {"num_frames", "video_length"} & {*tiny.plain}]
 
 
 def pictures(name: str) -> str:
-    return "num_videos_per_prompt" if "num_frames" in PIPELINES[name].plain else "num_images_per_prompt"
+    return (
+        "num_videos_per_prompt"
+        if "num_frames" in PIPELINES[name].plain
+        else "num_images_per_prompt"
+    )
 
 
 def texts(name: str, prompt, **options) -> dict:
@@ -56,14 +62,20 @@ def test_the_negative_is_encoded_as_a_prompt_would_be(name, negative):
                 assert equal(delivered[p.argument], side[p.argument]), p.argument
 
 
-@pytest.mark.parametrize(("prompt", "negative"), [("a", LONG), (LONG, "a"), ("", NEGATIVE), (LONG, LONG + "!"), (LONG, "")])
+@pytest.mark.parametrize(
+    ("prompt", "negative"),
+    [("a", LONG), (LONG, "a"), ("", NEGATIVE), (LONG, LONG + "!"), (LONG, "")],
+)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_texts_of_any_length_go_together(name, prompt, negative):
     with nag.guide(pipeline(name), negative, **STRONG) as guidance:
         out = draw(name, prompt)
     assert guidance.guided_calls == guidance.step == 2 and out.isfinite().all()
     if (prompt, negative) == (LONG, LONG + "!"):  # what is cut off cannot matter
-        seen = [texts(name, words)[families.find(pipeline(name)).inputs[0].argument] for words in (prompt, negative)]
+        seen = [
+            texts(name, words)[families.find(pipeline(name)).inputs[0].argument]
+            for words in (prompt, negative)
+        ]
         if equal(*seen):
             close(out, draw(name, prompt))
     else:
@@ -113,7 +125,9 @@ def test_another_call_in_the_same_context_hears_its_own_words(name):
         first, second = draw(name), draw(name, "a chef", 0 if PIPELINES[name].cfg else None)
     assert guidance.guided_calls == 4
     assert torch.equal(first, guided(name))
-    assert torch.equal(second, guided(name, prompt="a chef", cfg=0 if PIPELINES[name].cfg else None))
+    assert torch.equal(
+        second, guided(name, prompt="a chef", cfg=0 if PIPELINES[name].cfg else None)
+    )
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -121,7 +135,12 @@ def test_a_call_after_one_that_failed_hears_its_own_words(name):
     pipe = pipeline(name)
     before = state(pipe)
     with nag.guide(pipe, NEGATIVE, **STRONG):
-        handle = families.find(pipe).layers(families.denoiser_of(pipe)).popitem()[1][1].register_forward_hook(lambda *_: 1 / 0)
+        handle = (
+            families.find(pipe)
+            .layers(families.denoiser_of(pipe))
+            .popitem()[1][1]
+            .register_forward_hook(lambda *_: 1 / 0)
+        )
         with pytest.raises(ZeroDivisionError):
             draw(name, "a chef")
         handle.remove()
@@ -142,12 +161,15 @@ def test_it_decodes_to_guided_pixels(name):
 
 def test_wan_with_two_transformers_guides_in_both(monkeypatch):
     pipe, reached = pipeline("wan2.2"), []
-    handles = [m.register_forward_hook(lambda m, a, o: reached.append((m, o[0].clone()))) for m in (pipe.transformer, pipe.transformer_2)]
+    handles = [
+        m.register_forward_hook(lambda m, a, o: reached.append((m, o[0].clone())))
+        for m in (pipe.transformer, pipe.transformer_2)
+    ]
     plain = draw("wan2.2")
     with nag.guide(pipe, NEGATIVE, **STRONG) as guidance:
         draw("wan2.2")
     assert guidance.guided_calls == 2
-    with nag.guide(pipe, NEGATIVE, end=.5, **STRONG) as guidance:
+    with nag.guide(pipe, NEGATIVE, end=0.5, **STRONG) as guidance:
         half = draw("wan2.2")
     for handle in handles:
         handle.remove()
@@ -166,21 +188,41 @@ def test_a_denoiser_in_half_precision_recognises_its_text(name, monkeypatch):
     assert guidance.guided_calls == 2 and differ(out, draw(name))
 
 
-@pytest.mark.parametrize(("build", "options"), [
-    (wan_i2v, {"num_frames": 5, "guidance_scale": 1.0}),  # with 512 tokens, which the model counts on
-    (wan_i2v, {"num_frames": 5, "guidance_scale": 4.0, "negative_prompt": "blurry"}),
-    (qwen_image_edit, {"true_cfg_scale": 1.0}),
-    (qwen_image_edit, {"true_cfg_scale": 4.0, "negative_prompt": "blurry"}),
-])
+@pytest.mark.parametrize(
+    ("build", "options"),
+    [
+        (
+            wan_i2v,
+            {"num_frames": 5, "guidance_scale": 1.0},
+        ),  # with 512 tokens, which the model counts on
+        (wan_i2v, {"num_frames": 5, "guidance_scale": 4.0, "negative_prompt": "blurry"}),
+        (qwen_image_edit, {"true_cfg_scale": 1.0}),
+        (qwen_image_edit, {"true_cfg_scale": 4.0, "negative_prompt": "blurry"}),
+    ],
+)
 def test_a_picture_beside_the_prompt(build, options, monkeypatch):
     """Wan's is encoded apart from the text, Qwen-Image's together with the prompt, and with the negative too."""
-    monkeypatch.setattr(pipeline_wan_i2v, "prompt_clean", str.strip)  # asks for a package that is not needed here
-    monkeypatch.setattr(pipeline_qwenimage_edit, "calculate_dimensions", lambda *_: (32, 32, None))  # a megapixel otherwise
+    monkeypatch.setattr(
+        pipeline_wan_i2v, "prompt_clean", str.strip
+    )  # asks for a package that is not needed here
+    monkeypatch.setattr(
+        pipeline_qwenimage_edit, "calculate_dimensions", lambda *_: (32, 32, None)
+    )  # a megapixel otherwise
     pipe = prepared(build)
 
     def edited(prompt=PROMPT):
-        return pipe(image=PIL.Image.new("RGB", (32, 32), "red"), prompt=prompt, height=32, width=32, num_inference_steps=2,
-                    output_type="latent", return_dict=False, generator=torch.Generator().manual_seed(0), **options)[0]
+        return pipe(
+            image=PIL.Image.new("RGB", (32, 32), "red"),
+            prompt=prompt,
+            height=32,
+            width=32,
+            num_inference_steps=2,
+            output_type="latent",
+            return_dict=False,
+            generator=torch.Generator().manual_seed(0),
+            **options,
+        )[0]
+
     plain = edited()
     for negative in (NEGATIVE, "", LONG):
         with nag.guide(pipe, negative, **STRONG) as guidance:
@@ -195,20 +237,44 @@ def test_a_prompt_given_as_embeddings_takes_a_negative_in_words():
     pipe = pipeline("sd")
     embeds = pipe.encode_prompt(PROMPT, "cpu", 1, False)[0]
     with nag.guide(pipe, NEGATIVE, **STRONG):
-        out = pipe(prompt_embeds=embeds, guidance_scale=0.0, num_inference_steps=2, height=32, width=32, output_type="latent",
-                   generator=torch.Generator().manual_seed(0)).images
+        out = pipe(
+            prompt_embeds=embeds,
+            guidance_scale=0.0,
+            num_inference_steps=2,
+            height=32,
+            width=32,
+            output_type="latent",
+            generator=torch.Generator().manual_seed(0),
+        ).images
     assert torch.equal(out, guided("sd"))
 
 
 def test_a_pipeline_that_encodes_nothing_raises():
     pipe = pipeline("z-image")
     embeds = pipe.encode_prompt(PROMPT, do_classifier_free_guidance=False)[0]
-    with pytest.raises(RuntimeError, match="NAG guided nothing: ZImagePipeline encoded no prompt"), nag.guide(pipe, NEGATIVE):
-        pipe(prompt_embeds=embeds, guidance_scale=0.0, num_inference_steps=1, height=32, width=32, output_type="latent")
+    with (
+        pytest.raises(RuntimeError, match="NAG guided nothing: ZImagePipeline encoded no prompt"),
+        nag.guide(pipe, NEGATIVE),
+    ):
+        pipe(
+            prompt_embeds=embeds,
+            guidance_scale=0.0,
+            num_inference_steps=1,
+            height=32,
+            width=32,
+            output_type="latent",
+        )
 
 
 def test_an_encode_prompt_without_a_prompt_raises(monkeypatch):
     pipe = pipeline("sd")
-    monkeypatch.setattr(pipe, "encode_prompt", lambda text, *args, **kwargs: type(pipe).encode_prompt(pipe, text, *args, **kwargs))
-    with pytest.raises(ValueError, match="which argument of this encode_prompt is the prompt: text"), nag.guide(pipe, NEGATIVE):
+    monkeypatch.setattr(
+        pipe,
+        "encode_prompt",
+        lambda text, *args, **kwargs: type(pipe).encode_prompt(pipe, text, *args, **kwargs),
+    )
+    with (
+        pytest.raises(ValueError, match="which argument of this encode_prompt is the prompt: text"),
+        nag.guide(pipe, NEGATIVE),
+    ):
         pipe.encode_prompt(PROMPT, "cpu", 1, False)

@@ -29,58 +29,120 @@ def options(out, *arguments):
 
 
 def keys(guidance="nag", steps=(4,), ablate=False, **sweep):
-    return [column.key for column in plan.columns_of(PORTRAIT, guidance.split(","), list(steps), sweep, ablate)]
+    return [
+        column.key
+        for column in plan.columns_of(PORTRAIT, guidance.split(","), list(steps), sweep, ablate)
+    ]
 
 
 def test_columns_are_all_combinations_that_differ():
     assert keys("none,cfg,nag") == ["none", "cfg", "nag"]
-    assert keys("none,cfg,nag", nag_scale=[3, 5], nag_alpha=[.5]) == ["none", "cfg", "nag nag_scale=3 nag_alpha=0.5", "nag nag_scale=5 nag_alpha=0.5"]
-    assert keys("none,cfg", (1, 2), guidance_scale=[3]) == ["none steps=1", "cfg guidance_scale=3 steps=1", "none steps=2",
-                                                            "cfg guidance_scale=3 steps=2"]
-    assert keys("cfg+nag", guidance_scale=[2, 3], nag_scale=[5]) == ["cfg+nag guidance_scale=2 nag_scale=5", "cfg+nag guidance_scale=3 nag_scale=5"]
-    assert keys("nasa,vsf", nasa_scale=[.2, .4]) == ["nasa nasa_scale=0.2", "nasa nasa_scale=0.4", "vsf"]
+    assert keys("none,cfg,nag", nag_scale=[3, 5], nag_alpha=[0.5]) == [
+        "none",
+        "cfg",
+        "nag nag_scale=3 nag_alpha=0.5",
+        "nag nag_scale=5 nag_alpha=0.5",
+    ]
+    assert keys("none,cfg", (1, 2), guidance_scale=[3]) == [
+        "none steps=1",
+        "cfg guidance_scale=3 steps=1",
+        "none steps=2",
+        "cfg guidance_scale=3 steps=2",
+    ]
+    assert keys("cfg+nag", guidance_scale=[2, 3], nag_scale=[5]) == [
+        "cfg+nag guidance_scale=2 nag_scale=5",
+        "cfg+nag guidance_scale=3 nag_scale=5",
+    ]
+    assert keys("nasa,vsf", nasa_scale=[0.2, 0.4]) == [
+        "nasa nasa_scale=0.2",
+        "nasa nasa_scale=0.4",
+        "vsf",
+    ]
 
 
 def test_an_ablation_takes_out_one_part_and_keeps_the_rest():
     whole, *parts = plan.columns_of(PORTRAIT, ["nag"], [4], {}, ablate=True)
-    assert [part.key for part in parts] == ["nag no normalisation", "nag no refinement", "nag neither"]
+    assert [part.key for part in parts] == [
+        "nag no normalisation",
+        "nag no refinement",
+        "nag neither",
+    ]
     given = whole.request.attention("nag")
     assert [part.request.attention("nag") for part in parts] == [
-        replace(given, tau=math.inf), replace(given, alpha=1.0), replace(given, tau=math.inf, alpha=1.0)]
+        replace(given, tau=math.inf),
+        replace(given, alpha=1.0),
+        replace(given, tau=math.inf, alpha=1.0),
+    ]
     assert [part.settings.keys() ^ whole.settings.keys() for part in parts] == [
-        {"nag_tau", "nag_normalisation"}, {"nag_alpha", "nag_refinement"}, {"nag_tau", "nag_alpha", "nag_normalisation", "nag_refinement"}]
-    assert keys(ablate=True, nag_alpha=[.3, .6])[2:] == [
-        "nag no normalisation nag_alpha=0.3", "nag no normalisation nag_alpha=0.6", "nag no refinement", "nag neither"]
+        {"nag_tau", "nag_normalisation"},
+        {"nag_alpha", "nag_refinement"},
+        {"nag_tau", "nag_alpha", "nag_normalisation", "nag_refinement"},
+    ]
+    assert keys(ablate=True, nag_alpha=[0.3, 0.6])[2:] == [
+        "nag no normalisation nag_alpha=0.3",
+        "nag no normalisation nag_alpha=0.6",
+        "nag no refinement",
+        "nag neither",
+    ]
 
 
-@pytest.mark.parametrize(("arguments", "sentence"), [
-    (["--preset", "pocket-portrat"], "preset must be one of the .* there are, such as pocket-portrait"),
-    (["--preset", "sdxl"], "has no classifier that reads its pictures: give --prompts"),
-    (["--preset", "flux-kontext", "--prompts", "words.txt", "--negative", "x"], "begins with a picture"),
-    (["--preset", "sana-sprint", "--prompts", "words.txt", "--negative", "x", "--guidance", "cfg"], "whose pipeline takes no negative prompt"),
-    (["--guidance", "none,pag"], "--guidance is out of none, cfg, nag.*got pag"),
-    (["--count", "0"], "--count must be 1 or more"),
-    (["--batch", "0"], "--batch must be 1 or more"),
-    (["--steps", "four"], "--steps wants whole numbers"),
-    (["--steps", "31"], "num_inference_steps must be between 1 and 30 for Pocket portrait"),
-    (["--sweep", "nag_phi=1"], "--sweep wants SETTING=VALUE,VALUE with a setting out of .*nag_scale"),
-    (["--sweep", "nag_scale=1,two"], "wants numbers with commas"),
-    (["--sweep", "nag_scale=21"], "nag_scale must be between 1 and 20"),
-    (["--sweep", "nag_alpha=nan"], "nag_alpha must be a finite number"),
-    (["--guidance", "none,cfg", "--sweep", "nag_scale=2"], "changes none of the columns"),
-    (["--guidance", "nasa", "--sweep", "nasa_scale=-1"], "nasa_scale must be between 0 and 10"),
-    (["--guidance", "none", "--ablate"], "--ablate takes NAG apart"),
-    (["--cases", "hat,wings"], "--cases is out of hat.*got wings"),
-    (["--metrics", "beauty"], "--metrics is out of .*got beauty"),
-    (["--metrics", "motion"], "motion can be measured on videos only"),
-    (["--metrics", "fid"], "give --reference-images DIR"),
-    (["--metrics", "fid", "--reference-images", "nowhere"], "needs at least two pictures"),
-    (["--prompts", "words.txt"], "--prompts needs --negative"),
-    (["--negative", "x"], "--negative goes with --prompts"),
-    (["--prompts", "nothing.txt", "--negative", "x"], "cannot be read: No such file"),
-    (["--prompts", "words.txt", "--negative", "x", "--metrics", "keep"], "on a pocket preset's own cases only"),
-])
-def test_what_cannot_work_is_refused_before_a_model_is_loaded(arguments, sentence, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (
+            ["--preset", "pocket-portrat"],
+            "preset must be one of the .* there are, such as pocket-portrait",
+        ),
+        (["--preset", "sdxl"], "has no classifier that reads its pictures: give --prompts"),
+        (
+            ["--preset", "flux-kontext", "--prompts", "words.txt", "--negative", "x"],
+            "begins with a picture",
+        ),
+        (
+            [
+                "--preset",
+                "sana-sprint",
+                "--prompts",
+                "words.txt",
+                "--negative",
+                "x",
+                "--guidance",
+                "cfg",
+            ],
+            "whose pipeline takes no negative prompt",
+        ),
+        (["--guidance", "none,pag"], "--guidance is out of none, cfg, nag.*got pag"),
+        (["--count", "0"], "--count must be 1 or more"),
+        (["--batch", "0"], "--batch must be 1 or more"),
+        (["--steps", "four"], "--steps wants whole numbers"),
+        (["--steps", "31"], "num_inference_steps must be between 1 and 30 for Pocket portrait"),
+        (
+            ["--sweep", "nag_phi=1"],
+            "--sweep wants SETTING=VALUE,VALUE with a setting out of .*nag_scale",
+        ),
+        (["--sweep", "nag_scale=1,two"], "wants numbers with commas"),
+        (["--sweep", "nag_scale=21"], "nag_scale must be between 1 and 20"),
+        (["--sweep", "nag_alpha=nan"], "nag_alpha must be a finite number"),
+        (["--guidance", "none,cfg", "--sweep", "nag_scale=2"], "changes none of the columns"),
+        (["--guidance", "nasa", "--sweep", "nasa_scale=-1"], "nasa_scale must be between 0 and 10"),
+        (["--guidance", "none", "--ablate"], "--ablate takes NAG apart"),
+        (["--cases", "hat,wings"], "--cases is out of hat.*got wings"),
+        (["--metrics", "beauty"], "--metrics is out of .*got beauty"),
+        (["--metrics", "motion"], "motion can be measured on videos only"),
+        (["--metrics", "fid"], "give --reference-images DIR"),
+        (["--metrics", "fid", "--reference-images", "nowhere"], "needs at least two pictures"),
+        (["--prompts", "words.txt"], "--prompts needs --negative"),
+        (["--negative", "x"], "--negative goes with --prompts"),
+        (["--prompts", "nothing.txt", "--negative", "x"], "cannot be read: No such file"),
+        (
+            ["--prompts", "words.txt", "--negative", "x", "--metrics", "keep"],
+            "on a pocket preset's own cases only",
+        ),
+    ],
+)
+def test_what_cannot_work_is_refused_before_a_model_is_loaded(
+    arguments, sentence, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "words.txt").write_text("a cat\n")
     monkeypatch.setattr(draw.Painter, "loaded", property(lambda _: pytest.fail("loaded a model")))
@@ -94,7 +156,11 @@ def test_what_cannot_work_is_refused_before_a_model_is_loaded(arguments, sentenc
 def test_where_a_picture_depends_on_its_batch_each_is_drawn_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(plan, "preset_of", lambda *_: PORTRAIT.model_copy(update={"batch": 1}))
     rates = "--metrics", "attribute"
-    assert command._plan(options(tmp_path, *rates))[4] == command._plan(options(tmp_path, *rates, "--batch", "1"))[4] == 1
+    assert (
+        command._plan(options(tmp_path, *rates))[4]
+        == command._plan(options(tmp_path, *rates, "--batch", "1"))[4]
+        == 1
+    )
     with pytest.raises(Refused, match="--batch must be at most 1 for Pocket portrait"):
         command._plan(options(tmp_path, *rates, "--batch", "2"))
 
@@ -105,9 +171,13 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path, capsys):
     assert "cannot be written: Not a directory" in capsys.readouterr().err
 
 
-def test_references_that_cannot_be_rendered_are_refused_but_not_needed_for_rates(monkeypatch, tmp_path):
+def test_references_that_cannot_be_rendered_are_refused_but_not_needed_for_rates(
+    monkeypatch, tmp_path
+):
     monkeypatch.setitem(sys.modules, "resvg_py", None)
-    with pytest.raises(Refused, match=r"pip install '.\[evaluate\]'.* or leave it out by --metrics attribute keep"):
+    with pytest.raises(
+        Refused, match=r"pip install '.\[evaluate\]'.* or leave it out by --metrics attribute keep"
+    ):
         command._plan(options(tmp_path))
     command._plan(options(tmp_path, "--metrics", "attribute", "keep"))
 
@@ -115,27 +185,50 @@ def test_references_that_cannot_be_rendered_are_refused_but_not_needed_for_rates
 def test_pictures_are_counted_in_all_and_cases_take_turns():
     pictures = plan.of_cases(pocket.CASES, ["hat", "mask"], 7)
     assert [p.case for p in pictures] == ["hat", "mask"] * 3 + ["hat"]
-    assert [p.prompt for p in pictures[:4]] == ["portrait of a cowboy", "portrait of a surgeon", "portrait of an explorer", "portrait of a surgeon"]
-    assert {p.negative for p in pictures} == {"hat", "mask"} and len({p.seed for p in pictures}) == 7
+    assert [p.prompt for p in pictures[:4]] == [
+        "portrait of a cowboy",
+        "portrait of a surgeon",
+        "portrait of an explorer",
+        "portrait of a surgeon",
+    ]
+    assert {p.negative for p in pictures} == {"hat", "mask"} and len(
+        {p.seed for p in pictures}
+    ) == 7
     tuned = plan.of_cases(pocket.CASES, list(pocket.CASES), 256, tuning=True)
     reported = plan.of_cases(pocket.CASES, list(pocket.CASES), 256)
-    assert not {p.prompt for p in tuned} & {p.prompt for p in reported} and not {p.seed for p in tuned} & {p.seed for p in reported}
+    assert not {p.prompt for p in tuned} & {p.prompt for p in reported} and not {
+        p.seed for p in tuned
+    } & {p.seed for p in reported}
 
 
-@pytest.mark.parametrize(("name", "text"), [
-    ("a.json", json.dumps({"annotations": [{"caption": "a cat", "id": 1}, {"caption": "a dog,\n brown "}]})),
-    ("a.tsv", 'id\tcaption\n1\ta cat\n2\ta dog, brown\n'),
-    ("a.csv", 'caption,id\na cat,1\n"a dog, brown",2\n'),
-    ("a.txt", "a cat\n\n a dog, brown\n"),
-])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (
+            "a.json",
+            json.dumps(
+                {"annotations": [{"caption": "a cat", "id": 1}, {"caption": "a dog,\n brown "}]}
+            ),
+        ),
+        ("a.tsv", "id\tcaption\n1\ta cat\n2\ta dog, brown\n"),
+        ("a.csv", 'caption,id\na cat,1\n"a dog, brown",2\n'),
+        ("a.txt", "a cat\n\n a dog, brown\n"),
+    ],
+)
 def test_captions_are_read_from_what_people_have(name, text, tmp_path):
     (tmp_path / name).write_text(text)
     assert plan.captions_in(tmp_path / name) == ["a cat", "a dog, brown"]
 
 
-@pytest.mark.parametrize(("name", "text", "sentence"), [
-    ("a.json", "[]", "must be {\"annotations\""), ("a.csv", "text\na cat\n", 'column named "caption"'), ("a.txt", " \n", "has no captions"),
-    ("a.txt", "x" * 2001, "2001 characters")])
+@pytest.mark.parametrize(
+    ("name", "text", "sentence"),
+    [
+        ("a.json", "[]", 'must be {"annotations"'),
+        ("a.csv", "text\na cat\n", 'column named "caption"'),
+        ("a.txt", " \n", "has no captions"),
+        ("a.txt", "x" * 2001, "2001 characters"),
+    ],
+)
 def test_captions_that_cannot_be_read_are_refused(name, text, sentence, tmp_path):
     (tmp_path / name).write_text(text)
     with pytest.raises(Refused, match=sentence):
@@ -144,19 +237,26 @@ def test_captions_that_cannot_be_read_are_refused(name, text, sentence, tmp_path
 
 def test_wilson_and_frechet_agree_with_known_values():
     low, high = statistics.wilson(8, 10)
-    assert low == pytest.approx(.4902, abs=1e-3) and high == pytest.approx(.9433, abs=1e-3)
+    assert low == pytest.approx(0.4902, abs=1e-3) and high == pytest.approx(0.9433, abs=1e-3)
     assert statistics.wilson(0, 10)[0] == 0 and statistics.wilson(10, 10)[1] == pytest.approx(1)
     a = torch.randn(4000, 3)
     distance = statistics.Frechet(a)
     assert float(distance(a)) == pytest.approx(0, abs=1e-6)
     assert float(distance(a + torch.tensor([3.0, 0, 0]))) == pytest.approx(9, abs=1e-3)
-    assert float(distance(2 * a)) == pytest.approx(3, abs=.3)  # standard deviations 1 and 2: (1 - 2)^2 a dimension
-    torch.testing.assert_close(distance(torch.stack([2 * a, a + 1])), torch.stack([distance(2 * a), distance(a + 1)]))
+    assert float(distance(2 * a)) == pytest.approx(
+        3, abs=0.3
+    )  # standard deviations 1 and 2: (1 - 2)^2 a dimension
+    torch.testing.assert_close(
+        distance(torch.stack([2 * a, a + 1])), torch.stack([distance(2 * a), distance(a + 1)])
+    )
 
 
 def test_the_interval_of_a_frechet_distance_covers_what_other_samples_give():
     """With 60 rows of 10 features a resample is far beyond its original: the interval must not be."""
-    reference, population = statistics.Frechet(torch.randn(2000, 10)), torch.randn(400, 60, 10) * 1.1 + .2
+    reference, population = (
+        statistics.Frechet(torch.randn(2000, 10)),
+        torch.randn(400, 60, 10) * 1.1 + 0.2,
+    )
     expected = reference(population).mean()
     inside = 0
     for rows in population[:100]:
@@ -168,10 +268,16 @@ def test_the_interval_of_a_frechet_distance_covers_what_other_samples_give():
 
 
 def test_cfg_is_read_off_its_curve_at_the_same_rate():
-    curve = [(.9, {"keep": 1.0, "frechet": 10.0}), (.1, {"keep": .2, "frechet": 50.0}), (.5, {"keep": .6, "frechet": 30.0})]
-    assert statistics.at_same_rate(.3, curve) == pytest.approx({"keep": .4, "frechet": 40})
-    assert statistics.at_same_rate(.9, curve) == {"keep": 1.0, "frechet": 10.0}
-    assert statistics.at_same_rate(.05, curve) == {"lowest_rate": .1} and statistics.at_same_rate(.95, curve) == {"highest_rate": .9}
+    curve = [
+        (0.9, {"keep": 1.0, "frechet": 10.0}),
+        (0.1, {"keep": 0.2, "frechet": 50.0}),
+        (0.5, {"keep": 0.6, "frechet": 30.0}),
+    ]
+    assert statistics.at_same_rate(0.3, curve) == pytest.approx({"keep": 0.4, "frechet": 40})
+    assert statistics.at_same_rate(0.9, curve) == {"keep": 1.0, "frechet": 10.0}
+    assert statistics.at_same_rate(0.05, curve) == {"lowest_rate": 0.1} and statistics.at_same_rate(
+        0.95, curve
+    ) == {"highest_rate": 0.9}
 
 
 @pytest.fixture
@@ -191,10 +297,23 @@ def files(out) -> dict:
     return {path.name: path.read_bytes() for path in (out / "pictures").iterdir()}
 
 
-ASKED = ("--cases", "hat,glasses", "--count", "6", "--batch", "4", "--steps", "1,2", "--sweep", "guidance_scale=3,9")
+ASKED = (
+    "--cases",
+    "hat,glasses",
+    "--count",
+    "6",
+    "--batch",
+    "4",
+    "--steps",
+    "1,2",
+    "--sweep",
+    "guidance_scale=3,9",
+)
 
 
-def test_an_evaluation_is_written_measured_from_its_files_and_never_drawn_twice(tmp_path, small, monkeypatch, capsys):
+def test_an_evaluation_is_written_measured_from_its_files_and_never_drawn_twice(
+    tmp_path, small, monkeypatch, capsys
+):
     drawn, real = [], draw.Painter.draw
 
     def stopping(self, column, pictures):
@@ -211,32 +330,73 @@ def test_an_evaluation_is_written_measured_from_its_files_and_never_drawn_twice(
     monkeypatch.setattr(draw.Painter, "draw", lambda *args: real(*args))
     resumed = evaluate(tmp_path / "a", *ASKED)
     after = files(tmp_path / "a")
-    assert len(after) == 8 * 6 and before.items() <= after.items()  # also when they were drawn, to the letter
+    assert (
+        len(after) == 8 * 6 and before.items() <= after.items()
+    )  # also when they were drawn, to the letter
     whole = evaluate(tmp_path / "b", *ASKED)
     for name, content in files(tmp_path / "b").items():
-        assert Image.open(tmp_path / "a" / "pictures" / name).tobytes() == Image.open(tmp_path / "b" / "pictures" / name).tobytes(), len(content)
+        assert (
+            Image.open(tmp_path / "a" / "pictures" / name).tobytes()
+            == Image.open(tmp_path / "b" / "pictures" / name).tobytes()
+        ), len(content)
     for results in (resumed, whole):
         for numbers in results["columns"].values():
             assert numbers.pop("seconds") > 0
     assert resumed == whole
 
     columns = whole["columns"]
-    assert list(columns) == [f"{kind} steps={n}" for n in (1, 2) for kind in ("none", "cfg guidance_scale=3", "cfg guidance_scale=9", "nag")]
+    assert list(columns) == [
+        f"{kind} steps={n}"
+        for n in (1, 2)
+        for kind in ("none", "cfg guidance_scale=3", "cfg guidance_scale=9", "nag")
+    ]
     none, nag = columns["none steps=2"], columns["nag steps=2"]
-    assert {"attribute_rate", "attribute_interval", "keep", "frechet", "frechet_interval", "count", "cases"} <= set(nag) and "clip" not in nag
-    assert none["attribute_rate"] >= .75 and nag["attribute_rate"] <= .25 and none["keep"] == 1 > nag["keep"]
-    assert nag["count"] == 6 and nag["cases"]["hat"]["count"] == 3 and list(nag["cases"]) == ["hat", "glasses"]
-    assert set(whole["classifier"]["accuracy"]) == set(pocket.data.ATTRIBUTES) and min(whole["classifier"]["accuracy"].values()) > .9
-    assert "cfg_at_same_rate" in nag and whole["settings"]["columns"]["nag steps=2"]["nag_scale"] == 10
+    assert {
+        "attribute_rate",
+        "attribute_interval",
+        "keep",
+        "frechet",
+        "frechet_interval",
+        "count",
+        "cases",
+    } <= set(nag) and "clip" not in nag
+    assert (
+        none["attribute_rate"] >= 0.75
+        and nag["attribute_rate"] <= 0.25
+        and none["keep"] == 1 > nag["keep"]
+    )
+    assert (
+        nag["count"] == 6
+        and nag["cases"]["hat"]["count"] == 3
+        and list(nag["cases"]) == ["hat", "glasses"]
+    )
+    assert (
+        set(whole["classifier"]["accuracy"]) == set(pocket.data.ATTRIBUTES)
+        and min(whole["classifier"]["accuracy"].values()) > 0.9
+    )
+    assert (
+        "cfg_at_same_rate" in nag and whole["settings"]["columns"]["nag steps=2"]["nag_scale"] == 10
+    )
     table = (tmp_path / "b" / "table.md").read_text()
     assert f"| nag steps=2 | {nag['attribute_rate']:.2f} (" in table and "CFG" in table
     assert Image.open(tmp_path / "b" / "sheet.png").height == 40 + 8 * 128
     plots = {path.name for path in (tmp_path / "b" / "plots").glob("*.png")}
-    assert {"attribute_rate_by_scale.png", "frechet_by_attribute_rate.png", "keep_by_attribute_rate.png", "by_steps.png"} <= plots
+    assert {
+        "attribute_rate_by_scale.png",
+        "frechet_by_attribute_rate.png",
+        "keep_by_attribute_rate.png",
+        "by_steps.png",
+    } <= plots
 
     capsys.readouterr()
-    monkeypatch.setattr(draw.loading, "load", lambda _: pytest.fail("loaded a model to draw nothing"))
-    monkeypatch.setattr(draw.Painter, "__init__", lambda self, preset, folder: real_init(self, preset, folder, draw.loading.load))
+    monkeypatch.setattr(
+        draw.loading, "load", lambda _: pytest.fail("loaded a model to draw nothing")
+    )
+    monkeypatch.setattr(
+        draw.Painter,
+        "__init__",
+        lambda self, preset, folder: real_init(self, preset, folder, draw.loading.load),
+    )
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     again = evaluate(tmp_path / "b", *ASKED)
     assert "need matplotlib: pip install" in capsys.readouterr().out
@@ -249,25 +409,40 @@ real_init = draw.Painter.__init__
 
 
 def test_shares_are_of_the_named_attribute_and_of_all_others(tmp_path, monkeypatch):
-    yardstick = pocket.Yardstick(draw.Painter(PORTRAIT, tmp_path), tmp_path, ["hat", "mask"], False, 128)
+    yardstick = pocket.Yardstick(
+        draw.Painter(PORTRAIT, tmp_path), tmp_path, ["hat", "mask"], False, 128
+    )
     values = yardstick.meter.attributes
-    hat, mask, afro = values["head"].index("hat"), values["mask"].index("mask"), values["head"].index("afro")
+    hat, mask, afro = (
+        values["head"].index("hat"),
+        values["mask"].index("mask"),
+        values["head"].index("afro"),
+    )
     plain = torch.zeros(4, len(values), dtype=torch.long)
     plain[:, 3] = afro
     plain[0::2, 3], plain[1::2, 2] = hat, mask  # pictures take turns: hat, mask, hat, mask
     guided = plain.clone()
-    guided[0, 3] = afro            # the hat gone, all else kept
+    guided[0, 3] = afro  # the hat gone, all else kept
     guided[2, 3], guided[2, 0] = afro, 1
-    guided[3, 2] = 0               # the mask gone
-    guided[1, 3] = hat             # a hat nobody spoke of, the mask still there
-    seen = {"none": (plain, torch.zeros(4, 256), .1), "nag": (guided, torch.zeros(4, 256), .2)}
+    guided[3, 2] = 0  # the mask gone
+    guided[1, 3] = hat  # a hat nobody spoke of, the mask still there
+    seen = {"none": (plain, torch.zeros(4, 256), 0.1), "nag": (guided, torch.zeros(4, 256), 0.2)}
     monkeypatch.setattr(pocket, "_files", lambda meter, paths: seen[paths])
     assert yardstick.names[0] == "eyewear" and yardstick.names[2:4] == ["mask", "head"]
     pictures = plan.of_cases(pocket.CASES, ["hat", "mask"], 4)
-    found = yardstick.measure(pictures, {"none": "none", "nag": "nag"}, {"none": "none", "nag": "none"}, ["attribute", "keep", "clipped"])
-    assert found["none"]["attribute_rate"] == 1 and found["nag"]["attribute_rate"] == .25
-    assert found["nag"]["keep"] == pytest.approx(1 - 2 / 24) and found["none"]["keep"] == 1 and found["nag"]["clipped"] == .2
-    assert [found["nag"]["cases"][case]["attribute_rate"] for case in ("hat", "mask")] == [0, .5]
+    found = yardstick.measure(
+        pictures,
+        {"none": "none", "nag": "nag"},
+        {"none": "none", "nag": "none"},
+        ["attribute", "keep", "clipped"],
+    )
+    assert found["none"]["attribute_rate"] == 1 and found["nag"]["attribute_rate"] == 0.25
+    assert (
+        found["nag"]["keep"] == pytest.approx(1 - 2 / 24)
+        and found["none"]["keep"] == 1
+        and found["nag"]["clipped"] == 0.2
+    )
+    assert [found["nag"]["cases"][case]["attribute_rate"] for case in ("hat", "mask")] == [0, 0.5]
     assert found["nag"]["cases"]["hat"]["keep"] == pytest.approx(1 - 1 / 12)
     assert found["nag"]["attribute_interval"] == statistics.wilson(1, 4)
     lonely = yardstick.measure(pictures, {"nag": "nag"}, {}, ["attribute", "keep"])
@@ -275,18 +450,34 @@ def test_shares_are_of_the_named_attribute_and_of_all_others(tmp_path, monkeypat
 
 
 def test_each_case_has_its_own_references(tmp_path):
-    yardstick = pocket.Yardstick(draw.Painter(PORTRAIT, tmp_path), tmp_path, ["hat", "mask"], False, 128)
+    yardstick = pocket.Yardstick(
+        draw.Painter(PORTRAIT, tmp_path), tmp_path, ["hat", "mask"], False, 128
+    )
     near, far = torch.randn(300, 32), torch.randn(300, 32) + 5
-    yardstick.references = {"mean": torch.zeros(256), "basis": torch.eye(256, 32), "hat": near, "mask": far}
+    yardstick.references = {
+        "mean": torch.zeros(256),
+        "basis": torch.eye(256, 32),
+        "hat": near,
+        "mask": far,
+    }
     rows, cases = {"hat": list(range(200)), "mask": list(range(200, 400))}, {"hat": {}, "mask": {}}
     features = torch.randn(400, 256)
     features[200:, :32] += 5
     found = yardstick._distances(features, rows, cases)
-    assert found["frechet"] == pytest.approx((cases["hat"]["frechet"] + cases["mask"]["frechet"]) / 2) and found["frechet"] < 10
+    assert (
+        found["frechet"] == pytest.approx((cases["hat"]["frechet"] + cases["mask"]["frechet"]) / 2)
+        and found["frechet"] < 10
+    )
     low, high = found["frechet_interval"]
     assert low < found["frechet"] < high
-    swapped = yardstick._distances(features, {"hat": rows["mask"], "mask": rows["hat"]}, {"hat": {}, "mask": {}})
-    assert swapped["frechet"] > 700 and swapped["frechet_pooled"] == pytest.approx(found["frechet_pooled"]) and found["frechet_pooled"] < 30
+    swapped = yardstick._distances(
+        features, {"hat": rows["mask"], "mask": rows["hat"]}, {"hat": {}, "mask": {}}
+    )
+    assert (
+        swapped["frechet"] > 700
+        and swapped["frechet_pooled"] == pytest.approx(found["frechet_pooled"])
+        and found["frechet_pooled"] < 30
+    )
 
 
 def test_a_picture_is_the_pipelines_own(tmp_path):
@@ -297,16 +488,35 @@ def test_a_picture_is_the_pipelines_own(tmp_path):
     loaded = load(PORTRAIT)
     painter = draw.Painter(PORTRAIT, tmp_path, lambda _: loaded)
     pictures = plan.of_cases(pocket.CASES, ["hat", "glasses"], 2)
-    for column in plan.columns_of(PORTRAIT, ["none", "cfg", "nag", "cfg+nag"], [2], {"guidance_scale": [4]}):
+    for column in plan.columns_of(
+        PORTRAIT, ["none", "cfg", "nag", "cfg+nag"], [2], {"guidance_scale": [4]}
+    ):
         painter.draw(column, pictures)
         for picture in pictures:
-            arguments = {"guidance_scale": 4.0, "negative_prompt": picture.negative} if "cfg" in column.guidance else {"guidance_scale": 1.0}
-            given = {"scale": 10.0, "tau": 2.0, "alpha": .85} if "nag" in column.guidance else {"scale": 1.0}
+            arguments = (
+                {"guidance_scale": 4.0, "negative_prompt": picture.negative}
+                if "cfg" in column.guidance
+                else {"guidance_scale": 1.0}
+            )
+            given = (
+                {"scale": 10.0, "tau": 2.0, "alpha": 0.85}
+                if "nag" in column.guidance
+                else {"scale": 1.0}
+            )
             with nag.guide(loaded.pipe, picture.negative, **given):
-                own = loaded.pipe(picture.prompt, num_inference_steps=2, height=128, width=128,
-                                  generator=torch.Generator().manual_seed(picture.seed), **arguments).images[0]
+                own = loaded.pipe(
+                    picture.prompt,
+                    num_inference_steps=2,
+                    height=128,
+                    width=128,
+                    generator=torch.Generator().manual_seed(picture.seed),
+                    **arguments,
+                ).images[0]
             frames, made = draw.read(painter.path(column, picture))
-            assert (torch.tensor(list(frames[0].tobytes())).int() - torch.tensor(list(own.tobytes())).int()).abs().max() <= 1, column.key
+            assert (
+                torch.tensor(list(frames[0].tobytes())).int()
+                - torch.tensor(list(own.tobytes())).int()
+            ).abs().max() <= 1, column.key
             assert made["seed"] == picture.seed and made["seconds"] > 0
 
 
@@ -316,9 +526,14 @@ def test_a_picture_is_drawn_anew_when_something_it_depends_on_changes(tmp_path):
     none, cfg, nag = plan.columns_of(PORTRAIT, ["none", "cfg", "nag"], [4], {})
     assert len({painter.path(column, picture) for column in (none, cfg, nag)}) == 3
     other = plan.Picture("a cowboy", "beard", 1)
-    assert painter.path(none, picture) == painter.path(none, other) and painter.path(nag, picture) != painter.path(nag, other)
-    milder = plan.columns_of(PORTRAIT, ["none", "cfg", "nag"], [4], {"nag_alpha": [.5]})
-    assert [painter.path(a, picture) == painter.path(b, picture) for a, b in zip((none, cfg, nag), milder, strict=True)] == [True, True, False]
+    assert painter.path(none, picture) == painter.path(none, other) and painter.path(
+        nag, picture
+    ) != painter.path(nag, other)
+    milder = plan.columns_of(PORTRAIT, ["none", "cfg", "nag"], [4], {"nag_alpha": [0.5]})
+    assert [
+        painter.path(a, picture) == painter.path(b, picture)
+        for a, b in zip((none, cfg, nag), milder, strict=True)
+    ] == [True, True, False]
     revised = draw.Painter(PORTRAIT.model_copy(update={"revision": "abc"}), tmp_path)
     assert revised.path(none, picture) != painter.path(none, picture)
     for change in ({"weights": "other"}, {"torch": "9.9"}, {"code": "other"}):
@@ -342,12 +557,18 @@ def test_numbers_that_left_their_range_are_refused(tmp_path, monkeypatch):
     import numpy as np
 
     painter = draw.Painter(PORTRAIT, tmp_path, lambda _: argparse.Namespace(dtype="float16"))
-    monkeypatch.setattr(draw.Painter, "_call", lambda *_: (np.full((1, 1, 8, 8, 3), np.nan), 1.0, [False]))
-    column, = plan.columns_of(PORTRAIT, ["nag"], [4], {})
+    monkeypatch.setattr(
+        draw.Painter, "_call", lambda *_: (np.full((1, 1, 8, 8, 3), np.nan), 1.0, [False])
+    )
+    (column,) = plan.columns_of(PORTRAIT, ["nag"], [4], {})
     with pytest.raises(Refused, match='Column "nag": the numbers left the range of float16'):
         painter.draw(column, [plan.Picture("a", "b", 1)])
     assert not files(tmp_path)
-    monkeypatch.setattr(draw.Painter, "_call", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory")))
+    monkeypatch.setattr(
+        draw.Painter,
+        "_call",
+        lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory")),
+    )
     with pytest.raises(Refused, match="Out of memory at --batch 2"):
         painter.draw(column, [plan.Picture("a", "b", 1)] * 2)
 
@@ -356,7 +577,7 @@ def test_the_frames_of_a_video_are_kept_and_read_together(tmp_path):
     import numpy as np
 
     painter = draw.Painter(PORTRAIT, tmp_path)
-    column, = plan.columns_of(PORTRAIT, ["none"], [4], {})
+    (column,) = plan.columns_of(PORTRAIT, ["none"], [4], {})
     frames = np.random.default_rng(0).random((3, 128, 128, 3))
     picture = plan.Picture("a", "b", 1, "hat")
     painter._save(painter.path(column, picture), column, picture, frames, 2.0, blacked_out=True)
@@ -366,7 +587,9 @@ def test_the_frames_of_a_video_are_kept_and_read_together(tmp_path):
     meter = pocket.meter.Meter.load(ROOT / PORTRAIT.meter)
     _, features = pocket.look(meter, [back, back[:1]])
     alone = pocket.look(meter, [[frame] for frame in back])[1]
-    torch.testing.assert_close(features, torch.stack([alone.mean(0), alone[0]]), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        features, torch.stack([alone.mean(0), alone[0]]), rtol=1e-4, atol=1e-4
+    )
 
 
 SHORT = ("--count", "6", "--batch", "2", "--steps", "1", "--metrics", "attribute,keep,clipped")
@@ -375,8 +598,23 @@ SHORT = ("--count", "6", "--batch", "2", "--steps", "1", "--metrics", "attribute
 def launched(script: str, *arguments):
     """In two processes, as `accelerate launch` starts them on several GPUs; its `--cpu` starts one process alone."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *script.split(), *arguments],
-                          cwd=ROOT, env=environment, capture_output=True, text=True, timeout=180)
+    return subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            "2",
+            *script.split(),
+            *arguments,
+        ],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
 
 
 def test_two_processes_find_what_one_finds(tmp_path):
@@ -388,31 +626,52 @@ def test_two_processes_find_what_one_finds(tmp_path):
     for numbers in (*one["columns"].values(), *two["columns"].values()):
         numbers.pop("seconds")
     assert one == two
-    assert {path.name for path in (tmp_path / "one" / "pictures").iterdir()} == {path.name for path in (tmp_path / "two" / "pictures").iterdir()}
-    assert done.stdout.count("Written to") == 1 and "/10 [" in done.stderr  # of 18 pictures, 5 of 9 batches
+    assert {path.name for path in (tmp_path / "one" / "pictures").iterdir()} == {
+        path.name for path in (tmp_path / "two" / "pictures").iterdir()
+    }
+    assert (
+        done.stdout.count("Written to") == 1 and "/10 [" in done.stderr
+    )  # of 18 pictures, 5 of 9 batches
 
 
 def test_of_several_processes_one_says_what_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("RANK", "1")
-    assert main(["evaluate", "--count", "0", "--out", str(tmp_path)]) == 2 and not capsys.readouterr().err
+    assert (
+        main(["evaluate", "--count", "0", "--out", str(tmp_path)]) == 2
+        and not capsys.readouterr().err
+    )
     monkeypatch.setenv("RANK", "0")
-    assert main(["evaluate", "--count", "0", "--out", str(tmp_path)]) == 2 and "--count must be" in capsys.readouterr().err
+    assert (
+        main(["evaluate", "--count", "0", "--out", str(tmp_path)]) == 2
+        and "--count must be" in capsys.readouterr().err
+    )
 
 
 def test_when_one_process_dies_the_other_says_so(tmp_path):
     script = tmp_path / "dies.py"
-    script.write_text("import os, sys\nfrom nag.__main__ import main\nfrom nag.evaluate import draw\n"
-                      "if os.environ['RANK'] == '1':\n    draw.Painter.draw = lambda *_: os._exit(9)\nsys.exit(main())\n")
+    script.write_text(
+        "import os, sys\nfrom nag.__main__ import main\nfrom nag.evaluate import draw\n"
+        "if os.environ['RANK'] == '1':\n    draw.Painter.draw = lambda *_: os._exit(9)\nsys.exit(main())\n"
+    )
     done = launched(str(script), "evaluate", *SHORT, "--out", str(tmp_path / "out"))
-    assert done.returncode != 0 and command.GONE in done.stderr and not (tmp_path / "out" / "results.json").exists()
+    assert (
+        done.returncode != 0
+        and command.GONE in done.stderr
+        and not (tmp_path / "out" / "results.json").exists()
+    )
 
 
 def test_a_process_that_waits_for_one_that_is_gone_says_so(monkeypatch):
     """Where no launcher ends it: its connection is closed."""
+
     def closed():
         raise RuntimeError("Connection closed by peer")
 
-    monkeypatch.setattr(torch.distributed, "barrier", lambda group, async_op: argparse.Namespace(is_completed=lambda: True, wait=closed))
+    monkeypatch.setattr(
+        torch.distributed,
+        "barrier",
+        lambda group, async_op: argparse.Namespace(is_completed=lambda: True, wait=closed),
+    )
     process = object.__new__(command.Several)
     process.group = None
     with pytest.raises(Refused, match="Another process ended before its pictures were drawn"):
@@ -420,8 +679,11 @@ def test_a_process_that_waits_for_one_that_is_gone_says_so(monkeypatch):
 
 
 def test_rival_methods_are_asked_for_by_name(tmp_path):
-    nasa, vsf = plan.columns_of(PORTRAIT, ["nasa", "vsf"], [1], {"nasa_scale": [.3]})
-    assert nasa.settings.items() >= {"guidance": "nasa", "nasa_scale": .3, "nag_end": 1.0}.items() and "nag_scale" not in vsf.settings
+    nasa, vsf = plan.columns_of(PORTRAIT, ["nasa", "vsf"], [1], {"nasa_scale": [0.3]})
+    assert (
+        nasa.settings.items() >= {"guidance": "nasa", "nasa_scale": 0.3, "nag_end": 1.0}.items()
+        and "nag_scale" not in vsf.settings
+    )
     painter = draw.Painter(PORTRAIT, tmp_path)
     painter.loaded.pipe.set_progress_bar_config(disable=True)
     picture = plan.Picture("portrait of a cowboy", "hat", 1)
@@ -431,7 +693,11 @@ def test_rival_methods_are_asked_for_by_name(tmp_path):
 
 
 def test_numbers_are_written_short():
-    assert report.rounded({"a": 0.123456789, "b": [1234567.89, 3], "c": "x"}) == {"a": .12346, "b": [1234600.0, 3], "c": "x"}
+    assert report.rounded({"a": 0.123456789, "b": [1234567.89, 3], "c": "x"}) == {
+        "a": 0.12346,
+        "b": [1234600.0, 3],
+        "c": "x",
+    }
 
 
 def test_the_models_of_a_training_run_are_evaluated_too(tmp_path, monkeypatch):
@@ -440,7 +706,11 @@ def test_the_models_of_a_training_run_are_evaluated_too(tmp_path, monkeypatch):
     made, asked = [], []
     saved = argparse.Namespace(save_pretrained=lambda folder: folder.mkdir(parents=True))
     monkeypatch.setattr(export, "pipeline", lambda run, name: made.append((run, name)) or saved)
-    monkeypatch.setattr(command, "_plan", lambda options: asked.append(options.model) or (_ for _ in ()).throw(Refused("enough")))
+    monkeypatch.setattr(
+        command,
+        "_plan",
+        lambda options: asked.append(options.model) or (_ for _ in ()).throw(Refused("enough")),
+    )
     assert main(["evaluate", "--out", "out"]) == 2
     assert main(["evaluate", "--denoiser", "control", "--run", str(tmp_path), "--out", "out"]) == 2
     folder = tmp_path / "pipelines" / "control"
@@ -449,8 +719,22 @@ def test_the_models_of_a_training_run_are_evaluated_too(tmp_path, monkeypatch):
 
 
 def test_the_table_has_what_was_measured_and_nothing_else():
-    one = {"attribute_rate": .5, "attribute_interval": [.4, .6], "count": 8, "cases": {"hat": {"attribute_rate": .25, "count": 8}}, "seconds": .1}
-    other = one | {"cfg_at_same_rate": {"lowest_rate": .6}}
+    one = {
+        "attribute_rate": 0.5,
+        "attribute_interval": [0.4, 0.6],
+        "count": 8,
+        "cases": {"hat": {"attribute_rate": 0.25, "count": 8}},
+        "seconds": 0.1,
+    }
+    other = one | {"cfg_at_same_rate": {"lowest_rate": 0.6}}
     text = report.table({"columns": {"none": one, "nag": other}})
-    assert text.splitlines()[:3] == ["| column | attribute rate (95 %) | s / picture |", "|---|---|---|", "| none | 0.50 (0.40-0.60) | 0.100 |"]
-    assert "| attribute rate | hat |" in text and "| nag | 0.25 |" in text and "CFG never got below 0.60" in text
+    assert text.splitlines()[:3] == [
+        "| column | attribute rate (95 %) | s / picture |",
+        "|---|---|---|",
+        "| none | 0.50 (0.40-0.60) | 0.100 |",
+    ]
+    assert (
+        "| attribute rate | hat |" in text
+        and "| nag | 0.25 |" in text
+        and "CFG never got below 0.60" in text
+    )

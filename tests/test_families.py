@@ -18,11 +18,19 @@ import nag
 from nag import families, kernels
 
 NAMES = list(CASES)
-PROMPT, NEGATIVE = "a portrait of a pirate", "with big glasses"  # of different length modulo the text's, so that masks differ
+PROMPT, NEGATIVE = (
+    "a portrait of a pirate",
+    "with big glasses",
+)  # of different length modulo the text's, so that masks differ
 CFG = [None, "before", "behind", "apart"]
 # the cases' own arguments (positions, tables) are made for texts of one length
-COUNTED = ("Krea2Transformer2DModel", "Kandinsky5Transformer3DModel", "CogVideoXTransformer3DModel", "WanAnimateTransformer3DModel",
-           "ChronoEditTransformer3DModel")
+COUNTED = (
+    "Krea2Transformer2DModel",
+    "Kandinsky5Transformer3DModel",
+    "CogVideoXTransformer3DModel",
+    "WanAnimateTransformer3DModel",
+    "ChronoEditTransformer3DModel",
+)
 
 
 def guided(name, negative=NEGATIVE, prompt=PROMPT, settings=STRONG, **call):
@@ -34,7 +42,9 @@ def test_every_row_has_a_case_and_is_a_class_of_diffusers():
     cased = {name.split(":")[0] for name in NAMES}
     assert set(families.FAMILIES) == cased, set(families.FAMILIES) ^ cased
     for name in [*families.FAMILIES, *families.REFUSED]:
-        assert hasattr(diffusers, name) or hasattr(diffusers.models, name), f"{name} is not in diffusers {diffusers.__version__}"
+        assert hasattr(diffusers, name) or hasattr(diffusers.models, name), (
+            f"{name} is not in diffusers {diffusers.__version__}"
+        )
 
 
 def test_every_denoiser_of_diffusers_has_a_row_or_a_reason():
@@ -43,8 +53,14 @@ def test_every_denoiser_of_diffusers_has_a_row_or_a_reason():
         for path in (Path(diffusers.__file__).parent / "models" / folder).glob("*.py"):
             module = importlib.import_module(f"diffusers.models.{folder}.{path.stem}")
             for cls in vars(module).values():
-                if isinstance(cls, type) and issubclass(cls, diffusers.ModelMixin) and cls.__module__ == module.__name__:
-                    assert known & {base.__name__ for base in cls.__mro__}, f"{cls.__name__} is neither a row nor refused"
+                if (
+                    isinstance(cls, type)
+                    and issubclass(cls, diffusers.ModelMixin)
+                    and cls.__module__ == module.__name__
+                ):
+                    assert known & {base.__name__ for base in cls.__mro__}, (
+                        f"{cls.__name__} is neither a row nor refused"
+                    )
 
 
 @pytest.mark.parametrize("name", sorted(families.REFUSED))
@@ -76,7 +92,9 @@ def test_packed_equals_doubled_and_reaches_every_layer(name, cfg, monkeypatch):
         packed = pipe(PROMPT, cfg)
     assert guidance.guided_calls == guidance.guided_steps == guidance.step == 2
     assert packed.isfinite().all() and differ(packed, plain)
-    with doubled(pipe, pipe.texts(PROMPT), pipe.texts(NEGATIVE), monkeypatch, s=8.0, tau=3.0, alpha=.7):
+    with doubled(
+        pipe, pipe.texts(PROMPT), pipe.texts(NEGATIVE), monkeypatch, s=8.0, tau=3.0, alpha=0.7
+    ):
         expected = pipe(PROMPT, cfg)
     assert differ(expected, plain)
     close(packed, expected, 1e-4)
@@ -88,7 +106,11 @@ def test_everything_is_given_back(name):
     before, plain = state(pipe), pipe(PROMPT)
     guided(name)
     assert state(pipe) == before and torch.equal(pipe(PROMPT), plain)
-    layers = {name: module for name, (_, module) in pipe.family.layers(pipe.transformer).items() if not re.fullmatch(pipe.family.silent, name)}
+    layers = {
+        name: module
+        for name, (_, module) in pipe.family.layers(pipe.transformer).items()
+        if not re.fullmatch(pipe.family.silent, name)
+    }
     handle = list(layers.values())[-1].register_forward_hook(lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError), nag.guide(pipe, NEGATIVE):
         pipe(PROMPT)
@@ -98,7 +120,7 @@ def test_everything_is_given_back(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_end_counts_steps(name):
-    with nag.guide(bare(name), NEGATIVE, **STRONG, end=.5) as guidance:
+    with nag.guide(bare(name), NEGATIVE, **STRONG, end=0.5) as guidance:
         half = bare(name)(PROMPT, steps=4)
     assert guidance.guided_calls == guidance.guided_steps == 2 and guidance.step == 4
     assert differ(half, bare(name)(PROMPT, steps=4)) and differ(half, guided(name, steps=4))
@@ -114,8 +136,14 @@ def test_with_cfg_the_unconditional_rows_stay_untouched(name, cfg):
 @pytest.mark.parametrize("cfg", [None, "before"])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_batch_equals_single_runs(name, cfg):
-    prompts, negatives = ["a pirate", "portrait of a chef, sad face", "a nurse"], ["glasses", "a long beard", "hat"]
-    latents = [torch.randn(1, *CASES[name].latents, generator=torch.Generator().manual_seed(i)) for i in range(3)]
+    prompts, negatives = (
+        ["a pirate", "portrait of a chef, sad face", "a nurse"],
+        ["glasses", "a long beard", "hat"],
+    )
+    latents = [
+        torch.randn(1, *CASES[name].latents, generator=torch.Generator().manual_seed(i))
+        for i in range(3)
+    ]
     batch = guided(name, negatives, prompts, latents=torch.cat(latents), cfg=cfg)
     for prompt, negative, start, row in zip(prompts, negatives, latents, batch, strict=True):
         single = guided(name, negative, prompt, latents=start, cfg=cfg)
@@ -124,7 +152,14 @@ def test_a_batch_equals_single_runs(name, cfg):
 
 
 @pytest.mark.parametrize("length", [LENGTH - 2, LENGTH + 5])
-@pytest.mark.parametrize("name", [name for name in NAMES if not (CASES[name].shared or CASES[name].pooled) and ":i2v" not in name])
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        for name in NAMES
+        if not (CASES[name].shared or CASES[name].pooled) and ":i2v" not in name
+    ],
+)
 def test_the_negative_alone_is_the_model_with_the_negative_as_prompt(name, length, monkeypatch):
     """With the blend replaced by its negative half the positive is out of the picture: lengths, positions and masks are the negative's own."""
     case = CASES[name]
@@ -132,10 +167,16 @@ def test_the_negative_alone_is_the_model_with_the_negative_as_prompt(name, lengt
     latents = torch.randn(1, *case.latents, generator=torch.Generator().manual_seed(0))
     bare(name).scheduler.set_timesteps(1)
     with torch.no_grad():
-        arrived = bare(name).connected({place: value for place, value in texts.items() if isinstance(place, str)})
-        arguments = case.arguments(latents, bare(name).scheduler.timesteps[0]) | case.deliver(arrived, latents)
+        arrived = bare(name).connected(
+            {place: value for place, value in texts.items() if isinstance(place, str)}
+        )
+        arguments = case.arguments(latents, bare(name).scheduler.timesteps[0]) | case.deliver(
+            arrived, latents
+        )
         expected = case.out(bare(name).transformer(**arguments))
-    monkeypatch.setattr("nag.attention_processor.blend", lambda settings, positive, negative, dim: negative)
+    monkeypatch.setattr(
+        "nag.attention_processor.blend", lambda settings, positive, negative, dim: negative
+    )
     with nag.guide(bare(name), negative_prompt_embeds=arrived if case.parts else texts, **STRONG):
         close(latents - bare(name)(PROMPT, steps=1, latents=latents), expected)
 
@@ -148,7 +189,9 @@ def test_a_negative_longer_or_shorter_than_the_positive(name, length):
     seen = []
     with text_seen(pipe, seen):
         plain = pipe(PROMPT)
-    of_texts = {p.argument: texts[p.argument] for p in pipe.family.inputs if p.kind in ("text", "layers")}
+    of_texts = {
+        p.argument: texts[p.argument] for p in pipe.family.inputs if p.kind in ("text", "layers")
+    }
     with nag.guide(pipe, negative_prompt_embeds=of_texts, **STRONG):
         out = pipe(PROMPT)
     assert out.isfinite().all() and differ(out, plain)
@@ -157,8 +200,13 @@ def test_a_negative_longer_or_shorter_than_the_positive(name, length):
 @pytest.mark.parametrize("name", NAMES)
 def test_embeddings_given_by_hand_equal_words(name):
     """Position ids are not given by hand: they are made."""
-    given = {p.argument: value for p in bare(name).family.inputs if p.kind != "ids" and p.encoded is not None
-             and (value := CASES[name].texts([NEGATIVE], LENGTH)[p.argument]) is not None}
+    given = {
+        p.argument: value
+        for p in bare(name).family.inputs
+        if p.kind != "ids"
+        and p.encoded is not None
+        and (value := CASES[name].texts([NEGATIVE], LENGTH)[p.argument]) is not None
+    }
     if CASES[name].parts:  # by hand they are as the denoiser takes them
         given = bare(name).texts([NEGATIVE])
     with nag.guide(bare(name), negative_prompt_embeds=given, **STRONG):
@@ -169,15 +217,23 @@ def test_embeddings_given_by_hand_equal_words(name):
 def test_references_kept_in_a_cache_are_those_of_the_first_step():
     """FLUX.2 klein KV: with the cache, or with the reference images in every step, the guided picture is the same."""
     pipe = bare("Flux2Transformer2DModel:kv")
-    latents, texts = torch.randn(1, 16, 16, generator=torch.Generator().manual_seed(0)), pipe.texts(PROMPT)
+    latents, texts = (
+        torch.randn(1, 16, 16, generator=torch.Generator().manual_seed(0)),
+        pipe.texts(PROMPT),
+    )
     with nag.guide(pipe, NEGATIVE, **STRONG) as guidance, torch.no_grad():
         pipe.encode_prompt(PROMPT)
         pipe.scheduler.set_timesteps(2)
         _, cache = pipe.transformer(**pipe.case.arguments(latents, torch.tensor(900.0)), **texts)
         every = pipe.case.arguments(latents, torch.tensor(100.0))
         expected = pipe.transformer(**every, **texts)[0]
-        once = every | {"hidden_states": latents, "img_ids": every["img_ids"][:, 8:], "num_ref_tokens": 0, "kv_cache_mode": "cached",
-                        "kv_cache": cache}
+        once = every | {
+            "hidden_states": latents,
+            "img_ids": every["img_ids"][:, 8:],
+            "num_ref_tokens": 0,
+            "kv_cache_mode": "cached",
+            "kv_cache": cache,
+        }
         close(pipe.transformer(**once, **texts)[0], expected)
     assert guidance.guided_calls == 3
     with torch.no_grad():
@@ -187,19 +243,36 @@ def test_references_kept_in_a_cache_are_those_of_the_first_step():
 def test_pictures_repeated_after_encode_prompt():
     """Ideogram 4: two pictures of each of two prompts, repeated behind encode_prompt's back."""
     pipe = bare("Ideogram4Transformer2DModel")
-    latents, prompts, negatives = torch.randn(4, 16, 16), ["a pirate", "portrait of a chef"], ["glasses", "a long beard"]
+    latents, prompts, negatives = (
+        torch.randn(4, 16, 16),
+        ["a pirate", "portrait of a chef"],
+        ["glasses", "a long beard"],
+    )
 
     def call(pipe, prompts, negatives, latents):
         with nag.guide(pipe, negatives, **STRONG), torch.no_grad():
             texts = pipe.texts(prompts)
             pipe.scheduler.set_timesteps(1)
-            texts = {name: value.repeat_interleave(len(latents) // len(prompts), 0) for name, value in texts.items()}
-            call = pipe.case.arguments(latents, torch.tensor(500.0)) | pipe.case.deliver(texts, latents)
+            texts = {
+                name: value.repeat_interleave(len(latents) // len(prompts), 0)
+                for name, value in texts.items()
+            }
+            call = pipe.case.arguments(latents, torch.tensor(500.0)) | pipe.case.deliver(
+                texts, latents
+            )
             return pipe.case.out(pipe.transformer(**call))
 
     together = call(pipe, prompts, negatives, latents)
     for i in range(4):
-        close(together[i:i + 1], call(pipe, prompts[i // 2:i // 2 + 1], negatives[i // 2:i // 2 + 1], latents[i:i + 1]))
+        close(
+            together[i : i + 1],
+            call(
+                pipe,
+                prompts[i // 2 : i // 2 + 1],
+                negatives[i // 2 : i // 2 + 1],
+                latents[i : i + 1],
+            ),
+        )
 
 
 def test_gist_tokens_of_padded_texts(monkeypatch):
@@ -211,23 +284,37 @@ def test_gist_tokens_of_padded_texts(monkeypatch):
     def encode(prompt, text_encoder_index=0):
         prompt = [prompt] if isinstance(prompt, str) else prompt
         counts = [lengths.get(p, 7) for p in prompt]
-        rows = [pipe.case.texts([p], n)["encoder_hidden_states"] for p, n in zip(prompt, counts, strict=True)]
-        padded = [torch.nn.functional.pad(row, (0, 0, 0, max(counts) - n), value=9.0) for row, n in zip(rows, counts, strict=True)]
-        return torch.cat(padded), torch.arange(max(counts)) < torch.tensor(counts)[:, None] if len(set(counts)) > 1 else None
+        rows = [
+            pipe.case.texts([p], n)["encoder_hidden_states"]
+            for p, n in zip(prompt, counts, strict=True)
+        ]
+        padded = [
+            torch.nn.functional.pad(row, (0, 0, 0, max(counts) - n), value=9.0)
+            for row, n in zip(rows, counts, strict=True)
+        ]
+        return torch.cat(padded), torch.arange(max(counts)) < torch.tensor(counts)[:, None] if len(
+            set(counts)
+        ) > 1 else None
 
     monkeypatch.setattr(pipe, "encode_prompt", encode)
     latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     for cfg in (None, "apart"):
         batch = guided("BriaFibo2Transformer2DModel", negatives, prompts, latents=latents, cfg=cfg)
         for row, prompt, negative, start in zip(batch, prompts, negatives, latents, strict=True):
-            close(row[None], guided("BriaFibo2Transformer2DModel", negative, prompt, latents=start[None], cfg=cfg), 1e-4)
+            close(
+                row[None],
+                guided(
+                    "BriaFibo2Transformer2DModel", negative, prompt, latents=start[None], cfg=cfg
+                ),
+                1e-4,
+            )
 
 
 def test_steps_are_counted_by_rounds_of_denoiser_calls():
     """Cosmos steps its scheduler twice a round, Framepack sets the schedule for every section, Kandinsky 6 copies the scheduler."""
     pipe, guided_calls = bare("CosmosTransformer3DModel"), []
     x = torch.randn(1, *pipe.case.latents)
-    with nag.guide(pipe, NEGATIVE, **STRONG, end=.5) as guidance:
+    with nag.guide(pipe, NEGATIVE, **STRONG, end=0.5) as guidance:
         texts = pipe.texts(PROMPT)
         pipe.scheduler.set_timesteps(4)
         sound = copy.deepcopy(pipe.scheduler)
@@ -238,18 +325,25 @@ def test_steps_are_counted_by_rounds_of_denoiser_calls():
             guided_calls.append(guidance.guided_calls)
             for scheduler in (pipe.scheduler, sound, pipe.scheduler):
                 scheduler.step(x, timestep, x)
-    assert guided_calls == [1, 2, 2, 2, 3, 4, 4, 4] and guidance.guided_steps == 4 and guidance.step == 8
+    assert (
+        guided_calls == [1, 2, 2, 2, 3, 4, 4, 4]
+        and guidance.guided_steps == 4
+        and guidance.step == 8
+    )
     assert sound.step.original.__self__ is sound and "step" not in vars(pipe.scheduler)
 
 
 def test_a_text_padded_to_the_length_of_cfgs_other_text_is_still_found():
     pipe = bare("JoyImageEditPlusTransformer3DModel")
     pipe.scheduler.set_timesteps(1)
-    arguments = pipe.case.arguments(torch.randn(1, *pipe.case.latents), torch.tensor(500.))
+    arguments = pipe.case.arguments(torch.randn(1, *pipe.case.latents), torch.tensor(500.0))
     with nag.guide(pipe, NEGATIVE, **STRONG) as guidance:
         texts = pipe.texts(PROMPT)
         short = pipe.transformer(**arguments, **texts)[0]
-        padded = {name: F.pad(value, (0, 0, 0, 3) if value.ndim == 3 else (0, 3)) for name, value in texts.items()}
+        padded = {
+            name: F.pad(value, (0, 0, 0, 3) if value.ndim == 3 else (0, 3))
+            for name, value in texts.items()
+        }
         long = pipe.transformer(**arguments, **padded)[0]
     assert guidance.guided_calls == 2 and differ(short, pipe.transformer(**arguments, **texts)[0])
     close(long, short)
@@ -257,7 +351,10 @@ def test_a_text_padded_to_the_length_of_cfgs_other_text_is_still_found():
 
 def test_a_negative_is_put_in_the_form_that_the_pipeline_gave_its_prompt():
     class EditPlus:
-        transformer, scheduler = bare("JoyImageEditPlusTransformer3DModel").transformer, bare("JoyImageEditPlusTransformer3DModel").scheduler
+        transformer, scheduler = (
+            bare("JoyImageEditPlusTransformer3DModel").transformer,
+            bare("JoyImageEditPlusTransformer3DModel").scheduler,
+        )
 
         def encode_prompt_multiple_images(self, prompt, images=None):
             seen.append(prompt)
@@ -273,8 +370,15 @@ def test_a_mask_may_leave_nothing_of_a_negative():
     """Mochi's empty prompt has no token that counts: the negative branch is the video alone."""
     pipe, seen = bare("MochiTransformer3DModel"), []
     texts = pipe.case.texts([""], LENGTH)["encoder_hidden_states"]
-    with nag.guide(pipe, negative_prompt_embeds=texts, negative_prompt_attention_mask=torch.zeros(1, LENGTH), **STRONG) as guidance:
-        handle = pipe.transformer.time_embed.register_forward_pre_hook(lambda *_: seen.append(guidance.layout.texts))
+    with nag.guide(
+        pipe,
+        negative_prompt_embeds=texts,
+        negative_prompt_attention_mask=torch.zeros(1, LENGTH),
+        **STRONG,
+    ) as guidance:
+        handle = pipe.transformer.time_embed.register_forward_pre_hook(
+            lambda *_: seen.append(guidance.layout.texts)
+        )
         out = pipe(PROMPT)
         handle.remove()
     assert set(seen) == {((int(pipe.texts(PROMPT)["encoder_attention_mask"].sum()), 0),)}
@@ -285,15 +389,27 @@ def test_a_pipeline_that_encodes_nothing_raises():
     pipe = bare("CosmosTransformer3DModel")
     texts, x = pipe.texts(PROMPT), torch.randn(1, *pipe.case.latents)
     with pytest.raises(RuntimeError, match="encoded no prompt"), nag.guide(pipe, NEGATIVE):
-        pipe.transformer(**pipe.case.arguments(x, torch.tensor(500.)), **texts)
+        pipe.transformer(**pipe.case.arguments(x, torch.tensor(500.0)), **texts)
         pipe.scheduler.step(x, 0, x)
 
 
 # masks that differ from query to query, fewer key heads than query heads, keys or queries in other places
-TWO_PASSES = ("ChromaTransformer2DModel", "PRXTransformer2DModel", "PRXTransformer2DModel:pixel", "Flux2Transformer2DModel:kv",
-              "Ideogram4Transformer2DModel", "HunyuanVideo15Transformer3DModel", "HunyuanVideo15Transformer3DModel:i2v",
-              "NucleusMoEImageTransformer2DModel", "QwenImage21Transformer2DModel")
-JOINT = [name for name in NAMES if any(kind == "joint" for kind, _ in bare(name).family.layers(bare(name).transformer).values())]
+TWO_PASSES = (
+    "ChromaTransformer2DModel",
+    "PRXTransformer2DModel",
+    "PRXTransformer2DModel:pixel",
+    "Flux2Transformer2DModel:kv",
+    "Ideogram4Transformer2DModel",
+    "HunyuanVideo15Transformer3DModel",
+    "HunyuanVideo15Transformer3DModel:i2v",
+    "NucleusMoEImageTransformer2DModel",
+    "QwenImage21Transformer2DModel",
+)
+JOINT = [
+    name
+    for name in NAMES
+    if any(kind == "joint" for kind, _ in bare(name).family.layers(bare(name).transformer).values())
+]
 
 
 @pytest.mark.parametrize("cfg", [None, "before"])
@@ -310,10 +426,20 @@ def test_image_keys_attended_once_equal_two_passes(name, cfg, monkeypatch):
     assert bool(merges) != (name in TWO_PASSES), f"{len(merges)} merges"
 
 
-SYNCS = {"aten::equal", "aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::_unique2"}
+SYNCS = {
+    "aten::equal",
+    "aten::_local_scalar_dense",
+    "aten::nonzero",
+    "aten::masked_select",
+    "aten::_unique2",
+}
 # these models reorder their text by its mask inside, and so does what packs it: once more a step
-ONE_MORE = ("HunyuanVideo15Transformer3DModel", "HunyuanVideo15Transformer3DModel:i2v", "JoyImageEditTransformer3DModel:mrope",
-            "QwenImage21Transformer2DModel")
+ONE_MORE = (
+    "HunyuanVideo15Transformer3DModel",
+    "HunyuanVideo15Transformer3DModel:i2v",
+    "JoyImageEditTransformer3DModel:mrope",
+    "QwenImage21Transformer2DModel",
+)
 
 
 class Waits(TorchDispatchMode):
@@ -328,14 +454,21 @@ class Waits(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("AnyFlowFAR")])  # its flex_attention knows no such modes
+@pytest.mark.parametrize(
+    "name", [name for name in NAMES if not name.startswith("AnyFlowFAR")]
+)  # its flex_attention knows no such modes
 def test_a_guided_step_waits_for_the_gpu_no_more_often_than_a_plain_one(name):
     """Whose rows are conditional is asked once in a picture, not once in a step."""
+
     def waits(steps, negative=None):
         with Waits() as mode:
-            bare(name)(PROMPT, steps=steps) if negative is None else guided(name, negative, steps=steps)
+            bare(name)(PROMPT, steps=steps) if negative is None else guided(
+                name, negative, steps=steps
+            )
         return mode.count
 
     a_step = [waits(3, negative) - waits(2, negative) for negative in (None, NEGATIVE)]
     assert a_step[1] == a_step[0] + (name in ONE_MORE)
-    assert waits(2, NEGATIVE) > waits(2) or name == "ZImageTransformer2DModel"  # asked once it is, but for lists of the pipeline's own tensors
+    assert (
+        waits(2, NEGATIVE) > waits(2) or name == "ZImageTransformer2DModel"
+    )  # asked once it is, but for lists of the pipeline's own tensors

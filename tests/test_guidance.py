@@ -14,9 +14,11 @@ from nag import families
 from nag.patch import replaced
 
 FAMILIES = list(PIPELINES)
-STYLES = [(name, style) for name, tiny in PIPELINES.items() for style in range(len(tiny.cfg))]  # of CFG
+STYLES = [
+    (name, style) for name, tiny in PIPELINES.items() for style in range(len(tiny.cfg))
+]  # of CFG
 EITHER = [(name, None) for name in FAMILIES] + STYLES
-STRONG = {"scale": 8.0, "tau": 3.0, "alpha": .7}
+STRONG = {"scale": 8.0, "tau": 3.0, "alpha": 0.7}
 
 
 def close(a, b, tolerance=1e-5):
@@ -34,13 +36,18 @@ def guided(name, negative=NEGATIVE, cfg=None, prompt=PROMPT, steps=2, seed=0, **
 
 def state(pipe):
     """Everything that guidance could leave behind."""
-    modules = [(n, m) for denoiser in families.denoisers_of(pipe) for n, m in denoiser.named_modules()]
+    modules = [
+        (n, m) for denoiser in families.denoisers_of(pipe) for n, m in denoiser.named_modules()
+    ]
     return (
         [(n, id(m.processor)) for n, m in modules if hasattr(m, "processor")],
         [(len(m._forward_hooks) + len(m._forward_pre_hooks), sorted(vars(m))) for _, m in modules],
-        sorted(vars(pipe)), sorted(vars(pipe.scheduler)),
+        sorted(vars(pipe)),
+        sorted(vars(pipe.scheduler)),
         [m for m in sys.modules if m.startswith("nag._attention")],
-        type(pipe), [type(d) for d in families.denoisers_of(pipe)], torch.nn.functional is sys.modules["torch.nn.functional"],
+        type(pipe),
+        [type(d) for d in families.denoisers_of(pipe)],
+        torch.nn.functional is sys.modules["torch.nn.functional"],
     )
 
 
@@ -60,8 +67,12 @@ def test_negative_equal_to_positive_changes_nothing(name):
 def test_it_changes_the_picture_and_reaches_every_layer(name, cfg):
     with nag.guide(pipeline(name), NEGATIVE, **STRONG) as guidance:
         out = draw(name, cfg=cfg)
-    skips_layers = cfg is not None and "skip_guidance_layers" in PIPELINES[name].cfg[cfg]  # in another call with the same text
-    assert guidance.guided_steps == guidance.step == 2 and guidance.guided_calls == (4 if skips_layers else 2)
+    skips_layers = (
+        cfg is not None and "skip_guidance_layers" in PIPELINES[name].cfg[cfg]
+    )  # in another call with the same text
+    assert guidance.guided_steps == guidance.step == 2 and guidance.guided_calls == (
+        4 if skips_layers else 2
+    )
     assert out.isfinite().all() and differ(out, draw(name, cfg=cfg))
 
 
@@ -71,7 +82,7 @@ def test_packed_equals_doubled(name, cfg, monkeypatch):
     with text_seen(pipe, seen):
         draw(name, PROMPT, steps=1)
         draw(name, ALIKE, steps=1)
-    with doubled(pipe, *seen, monkeypatch, s=8.0, tau=3.0, alpha=.7):
+    with doubled(pipe, *seen, monkeypatch, s=8.0, tau=3.0, alpha=0.7):
         expected = draw(name, cfg=cfg)
     assert differ(expected, draw(name, cfg=cfg))
     close(guided(name, ALIKE, cfg), expected, 1e-4)
@@ -103,7 +114,7 @@ def test_everything_is_given_back(name, monkeypatch):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_end_counts_steps(name):
-    with nag.guide(pipeline(name), NEGATIVE, end=.5) as guidance:
+    with nag.guide(pipeline(name), NEGATIVE, end=0.5) as guidance:
         half = draw(name, steps=4)
     assert guidance.guided_calls == 2 and guidance.step >= 4
     assert differ(half, draw(name, steps=4)) and differ(half, guided(name, steps=4))
@@ -113,7 +124,9 @@ def test_end_counts_steps(name):
 def test_with_cfg_the_unconditional_rows_stay_untouched(name, cfg):
     """Rows of the first step, where the latents are the same: all whose text is the prompt's differ, and no others."""
     pipe, outputs, seen = pipeline(name), [], []
-    handle = families.denoiser_of(pipe).register_forward_hook(lambda m, a, o: outputs.extend(row.detach().clone() for row in o[0]))
+    handle = families.denoiser_of(pipe).register_forward_hook(
+        lambda m, a, o: outputs.extend(row.detach().clone() for row in o[0])
+    )
     try:
         draw(name, steps=1)
         outputs.clear()
@@ -126,7 +139,9 @@ def test_with_cfg_the_unconditional_rows_stay_untouched(name, cfg):
         touched.extend(outputs)
     finally:
         handle.remove()
-    prompt, *texts = [row for texts in seen for row in texts[families.find(pipe).inputs[0].argument]]
+    prompt, *texts = [
+        row for texts in seen for row in texts[families.find(pipe).inputs[0].argument]
+    ]
     conditional = [row.shape == prompt.shape and torch.equal(row, prompt) for row in texts]
     assert len(conditional) == len(plain) == len(touched) and any(conditional)
     for row, before, after in zip(conditional, plain, touched, strict=True):
@@ -174,7 +189,9 @@ def test_several_pictures_of_a_prompt_without_a_negative(name):
     pictures = "num_videos_per_prompt" if name == "wan" else "num_images_per_prompt"
     with nag.guide(pipeline(name), [None, NEGATIVE], **STRONG):
         batch = draw(name, [PROMPT, "a chef"], generator=same_seeds(4), **{pictures: 2})
-    for row, expected in zip(batch, [draw(name)] * 2 + [guided(name, prompt="a chef")] * 2, strict=True):
+    for row, expected in zip(
+        batch, [draw(name)] * 2 + [guided(name, prompt="a chef")] * 2, strict=True
+    ):
         close(row[None], expected, 1e-4)
 
 
@@ -191,7 +208,10 @@ def test_guided_prompts_that_are_not_neighbours_are_refused():
     with pytest.raises(RuntimeError, match=sentence), nag.guide(pipeline("sd"), ["a", None, "b"]):
         draw("sd", [PROMPT] * 3, generator=same_seeds(3))
     for nothing in ([None], [None, None], []):
-        with pytest.raises(ValueError, match="must have words for one prompt at least"), nag.guide(pipeline("sd"), nothing):
+        with (
+            pytest.raises(ValueError, match="must have words for one prompt at least"),
+            nag.guide(pipeline("sd"), nothing),
+        ):
             pass
 
 
@@ -205,11 +225,14 @@ def test_a_negative_longer_or_shorter_than_the_positive(name, length):
 
     def given(embeds):
         return list(embeds) if isinstance(text, list) else embeds
+
     embeds = torch.randn(1, length, text[0].shape[-1])
     with nag.guide(pipe, negative_prompt_embeds=given(embeds), **STRONG):
         out = draw(name)
     assert out.isfinite().all() and differ(out, draw(name))
-    if {kind for kind, _ in families.find(pipe).layers(families.denoiser_of(pipe)).values()} == {"cross"} and length > 1:
+    if {kind for kind, _ in families.find(pipe).layers(families.denoiser_of(pipe)).values()} == {
+        "cross"
+    } and length > 1:
         # keys shown twice weigh the same as keys shown once: a longer negative that must give the same picture
         with nag.guide(pipe, negative_prompt_embeds=given(embeds.repeat(1, 2, 1)), **STRONG):
             close(draw(name), out, 1e-4)
@@ -220,13 +243,19 @@ def test_masked_negative_tokens_do_not_count():
     with nag.guide(pipe, negative_prompt_embeds=embeds[:, :4], **STRONG):
         short = draw("pixart")
     mask = torch.tensor([[1, 1, 1, 1, 0, 0]])
-    with nag.guide(pipe, negative_prompt_embeds=embeds, negative_prompt_attention_mask=mask, **STRONG):
+    with nag.guide(
+        pipe, negative_prompt_embeds=embeds, negative_prompt_attention_mask=mask, **STRONG
+    ):
         close(draw("pixart"), short, 1e-4)
 
 
 def test_two_runs_in_one_context_are_both_guided():
     with nag.guide(pipeline("flux"), NEGATIVE, **STRONG):
-        first, second, other = draw("flux", cfg=0), draw("flux", cfg=0), draw("flux", "a chef", cfg=0)
+        first, second, other = (
+            draw("flux", cfg=0),
+            draw("flux", cfg=0),
+            draw("flux", "a chef", cfg=0),
+        )
     assert torch.equal(first, second) and differ(other, draw("flux", "a chef", cfg=0))
 
 
@@ -237,7 +266,10 @@ def test_a_layer_that_is_not_reached_raises():
     attention = pipe.unet.mid_block.attentions[0].transformer_blocks[0].attn2
     original, attention.processor = attention.processor, AttnProcessor()
     try:
-        with pytest.raises(RuntimeError, match="did not reach the attention of 1 of"), nag.guide(pipe, NEGATIVE):
+        with (
+            pytest.raises(RuntimeError, match="did not reach the attention of 1 of"),
+            nag.guide(pipe, NEGATIVE),
+        ):
             draw("sd")
     finally:
         attention.processor = original
@@ -249,7 +281,10 @@ def test_a_processor_that_cannot_be_guided_leaves_nothing_behind():
     original, before = attention.processor, state(pipe)
     attention.processor = functools.partial(original)
     try:
-        with pytest.raises(ValueError, match="processor that is a partial"), nag.guide(pipe, NEGATIVE):
+        with (
+            pytest.raises(ValueError, match="processor that is a partial"),
+            nag.guide(pipe, NEGATIVE),
+        ):
             draw("sd")
     finally:
         attention.processor = original
@@ -261,7 +296,10 @@ def test_another_scheduler_inside_is_refused():
     pipe = pipeline("sd")
     scheduler = pipe.scheduler
     try:
-        with pytest.raises(RuntimeError, match="scheduler was replaced inside"), nag.guide(pipe, NEGATIVE, end=.5):
+        with (
+            pytest.raises(RuntimeError, match="scheduler was replaced inside"),
+            nag.guide(pipe, NEGATIVE, end=0.5),
+        ):
             pipe.scheduler = type(scheduler).from_config(scheduler.config)
             draw("sd", steps=4)
     finally:
@@ -274,7 +312,11 @@ def test_embeddings_that_nobody_recognises_raise():
     def changed(encode_prompt, *args, **kwargs):
         return tuple(None if x is None else x + 1 for x in encode_prompt(*args, **kwargs))
 
-    with pytest.raises(RuntimeError, match="NAG guided nothing"), nag.guide(pipe, NEGATIVE), replaced(pipe, "encode_prompt", changed):
+    with (
+        pytest.raises(RuntimeError, match="NAG guided nothing"),
+        nag.guide(pipe, NEGATIVE),
+        replaced(pipe, "encode_prompt", changed),
+    ):
         draw("sd")
 
 
@@ -282,22 +324,39 @@ def test_bad_arguments_are_refused_with_a_sentence():
     pipe = pipeline("sd")
     for arguments, sentence in (
         ({}, "NAG needs a negative prompt"),
-        ({"negative_prompt": "a", "negative_prompt_embeds": torch.zeros(1, 2, 16)}, "give one of them"),
+        (
+            {"negative_prompt": "a", "negative_prompt_embeds": torch.zeros(1, 2, 16)},
+            "give one of them",
+        ),
         ({"negative_prompt": "a", "scale": 0}, "NAG scale must be"),
         ({"negative_prompt": 3}, "must be words.*got 3"),
         ({"negative_prompt": ["a", 1]}, "must be words"),
-        ({"negative_prompt": "a", "negative_prompt_attention_mask": torch.ones(1, 7)}, "without the negative_prompt_embeds"),
+        (
+            {"negative_prompt": "a", "negative_prompt_attention_mask": torch.ones(1, 7)},
+            "without the negative_prompt_embeds",
+        ),
     ):
         with pytest.raises(ValueError, match=sentence), nag.guide(pipe, **arguments):
             pass
     with pytest.raises(ValueError, match="2 negative prompts for 1"), nag.guide(pipe, ["a", "b"]):
         draw("sd")
     for embeds in (torch.randn(1, 7, 17), [torch.randn(7, 16)]):
-        with pytest.raises(ValueError, match="must have the form of the prompt's"), nag.guide(pipe, negative_prompt_embeds=embeds):
+        with (
+            pytest.raises(ValueError, match="must have the form of the prompt's"),
+            nag.guide(pipe, negative_prompt_embeds=embeds),
+        ):
             draw("sd")
-    mask = torch.ones(1, 5)  # would be padded with ones, and count tokens that it was meant to leave out
-    with (pytest.raises(ValueError, match=r"\(1, 5\), and does not fit embeddings of \(1, 6, 16\)"),
-          nag.guide(pipeline("pixart"), negative_prompt_embeds=torch.randn(1, 6, 16), negative_prompt_attention_mask=mask)):
+    mask = torch.ones(
+        1, 5
+    )  # would be padded with ones, and count tokens that it was meant to leave out
+    with (
+        pytest.raises(ValueError, match=r"\(1, 5\), and does not fit embeddings of \(1, 6, 16\)"),
+        nag.guide(
+            pipeline("pixart"),
+            negative_prompt_embeds=torch.randn(1, 6, 16),
+            negative_prompt_attention_mask=mask,
+        ),
+    ):
         pass
 
 

@@ -15,12 +15,22 @@ def test_two_parts_merged_are_one_attention(dtype, mask):
     q, k, v = (torch.randn(2, 4, n, 64, dtype=torch.float64) for n in (50, 70, 70))
     keep = torch.ones(2, 1, 1, 70, dtype=torch.bool)
     if mask:
-        keep[0, ..., 30:60], keep[1, ..., :20] = False, False  # of the second row's first part nothing is left
+        keep[0, ..., 30:60], keep[1, ..., :20] = (
+            False,
+            False,
+        )  # of the second row's first part nothing is left
     expected = F.scaled_dot_product_attention(q, k, v, keep)
     q, k, v = (x.to(dtype) for x in (q, k, v))
-    given = {None: None, "bool": keep, "float": torch.zeros(keep.shape).masked_fill(~keep, float("-inf")).to(dtype)}[mask]
+    given = {
+        None: None,
+        "bool": keep,
+        "float": torch.zeros(keep.shape).masked_fill(~keep, float("-inf")).to(dtype),
+    }[mask]
     assert kernels.able(q, k, v, given)
-    parts = [kernels.attend(q, k[:, :, part], v[:, :, part], None if given is None else given[..., part]) for part in (slice(0, 20), slice(20, 70))]
+    parts = [
+        kernels.attend(q, k[:, :, part], v[:, :, part], None if given is None else given[..., part])
+        for part in (slice(0, 20), slice(20, 70))
+    ]
     error = (kernels.merge(*parts) - expected).abs().max()
     whole = (F.scaled_dot_product_attention(q, k, v, given) - expected).abs().max()
     assert error <= 1.5 * whole + 1e-6
@@ -31,19 +41,24 @@ def test_two_parts_merged_are_one_attention(dtype, mask):
 def test_several_query_heads_may_share_a_key_head():
     q, k, v = torch.randn(2, 6, 50, 64), torch.randn(2, 2, 70, 64), torch.randn(2, 2, 70, 64)
     assert kernels.able(q, k, v, None)
-    merged = kernels.merge(*[kernels.attend(q, k[:, :, part], v[:, :, part]) for part in (slice(0, 20), slice(20, 70))])
+    merged = kernels.merge(
+        *[kernels.attend(q, k[:, :, part], v[:, :, part]) for part in (slice(0, 20), slice(20, 70))]
+    )
     assert (merged - F.scaled_dot_product_attention(q, k, v, enable_gqa=True)).abs().max() < 1e-5
 
 
 def test_where_no_kernel_can_there_are_two_passes():
     q, k = torch.randn(1, 4, 5, 8), torch.randn(1, 3, 5, 8)
     assert not kernels.able(q, k, k, None)  # query heads that cannot be shared out
-    assert not kernels.able(q, q, q, torch.zeros(1, 1, 5, 5))  # a mask that differs from query to query
+    assert not kernels.able(
+        q, q, q, torch.zeros(1, 1, 5, 5)
+    )  # a mask that differs from query to query
     assert not kernels.able(*[x.to("meta") for x in (q, q, q)], None)
 
 
 def test_a_kernel_is_used_only_where_it_was_seen_to_be_right(monkeypatch):
     """As a GPU's are chosen; here the processor stands in for one."""
+
     def broken(*_):
         raise RuntimeError("No available kernel.")
 
@@ -67,19 +82,30 @@ def test_a_kernel_is_used_only_where_it_was_seen_to_be_right(monkeypatch):
     x = torch.randn(1, 4, 5, 8)
     assert not kernels.able(x, x, x, None)
     assert decided(broken, no_masks, kernels._cpu) == {
-        ("cpu", dtype, masked): kernels._cpu if masked else no_masks for dtype in kernels.DTYPES for masked in (False, True)}
+        ("cpu", dtype, masked): kernels._cpu if masked else no_masks
+        for dtype in kernels.DTYPES
+        for masked in (False, True)
+    }
 
 
 def test_the_kernels_of_a_gpu_return_what_is_expected_of_their_shapes():
     """Their schema alone: a GPU decides the rest when it is met."""
     q, k = (torch.empty(2, 4, n, 64, dtype=torch.bfloat16, device="meta") for n in (50, 70))
     mask = torch.empty(2, 1, 1, 70, dtype=torch.bfloat16, device="meta")
-    for kernel, given in ((kernels._flash, None), (kernels._efficient, None), (kernels._efficient, mask)):
+    for kernel, given in (
+        (kernels._flash, None),
+        (kernels._efficient, None),
+        (kernels._efficient, mask),
+    ):
         out, sums = kernel(q, k, k, given, None)
-        assert out.shape == (2, 4, 50, 64) and sums.shape == (2, 4, 50) and sums.dtype == torch.float32
+        assert (
+            out.shape == (2, 4, 50, 64) and sums.shape == (2, 4, 50) and sums.dtype == torch.float32
+        )
 
 
-@pytest.mark.parametrize("name", ["FluxTransformer2DModel", "SD3Transformer2DModel", "QwenImageTransformer2DModel"])
+@pytest.mark.parametrize(
+    "name", ["FluxTransformer2DModel", "SD3Transformer2DModel", "QwenImageTransformer2DModel"]
+)
 def test_in_bfloat16_the_error_is_no_larger_than_in_two_passes(name):
     """Of one guided denoiser call, against float32."""
     import copy
@@ -91,14 +117,27 @@ def test_in_bfloat16_the_error_is_no_larger_than_in_two_passes(name):
         other = type(pipe)(pipe.case, denoiser)
 
         def cast(values):
-            return {n: v.to(dtype) if isinstance(v, torch.Tensor) and v.is_floating_point() and n != "timestep" else v for n, v in values.items()}
+            return {
+                n: v.to(dtype)
+                if isinstance(v, torch.Tensor) and v.is_floating_point() and n != "timestep"
+                else v
+                for n, v in values.items()
+            }
 
-        with nag.guide(other, "with big glasses", scale=8.0, tau=3.0, alpha=.7, **options), torch.no_grad():
+        with (
+            nag.guide(other, "with big glasses", scale=8.0, tau=3.0, alpha=0.7, **options),
+            torch.no_grad(),
+        ):
             texts = other.texts("a portrait of a pirate")
             other.scheduler.set_timesteps(1)
-            return denoiser(**cast(pipe.case.arguments(latents, torch.tensor(500.0))), **cast(texts))[0].float()
+            return denoiser(
+                **cast(pipe.case.arguments(latents, torch.tensor(500.0))), **cast(texts)
+            )[0].float()
 
     expected = outputs(pipe.transformer, torch.float32, exact=True)
     half = copy.deepcopy(pipe.transformer).to(torch.bfloat16)
-    errors = {exact: (outputs(half, torch.bfloat16, exact=exact) - expected).norm() for exact in (True, False)}
+    errors = {
+        exact: (outputs(half, torch.bfloat16, exact=exact) - expected).norm()
+        for exact in (True, False)
+    }
     assert 0 < errors[False] <= 1.5 * errors[True], errors

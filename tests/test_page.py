@@ -16,8 +16,15 @@ import pytest
 from test_presets import HOSTILE
 
 ROOT = Path(__file__).resolve().parent.parent
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 DONE = "[...document.querySelectorAll('#bench .cell')].filter(c => c.classList.contains('done')).length"
 
 
@@ -29,7 +36,9 @@ def serving(tmp_path_factory, *command):
         port = probe.getsockname()[1]
     log = tmp_path_factory.mktemp("server") / "log"
     with log.open("w") as out:
-        process = subprocess.Popen([sys.executable, *command, str(port)], cwd=ROOT, stdout=out, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            [sys.executable, *command, str(port)], cwd=ROOT, stdout=out, stderr=subprocess.STDOUT
+        )
     url = f"http://127.0.0.1:{port}"
     try:
         for _ in range(240):
@@ -38,7 +47,7 @@ def serving(tmp_path_factory, *command):
                 break
             except OSError:
                 assert process.poll() is None, log.read_text()
-                time.sleep(.25)
+                time.sleep(0.25)
         yield url
     finally:
         process.terminate()
@@ -53,10 +62,19 @@ def server(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -r tests/requirements.txt")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    playwright = pytest.importorskip(
+        "playwright.sync_api",
+        reason="playwright is not installed: pip install -r tests/requirements.txt",
+    )
+    chromium = (
+        shutil.which("chromium")
+        or shutil.which("chromium-browser")
+        or shutil.which("google-chrome")
+    )
     if not chromium:
-        pytest.skip("no Chromium on this machine (Debian: apt install chromium): the page was not tested in a browser")
+        pytest.skip(
+            "no Chromium on this machine (Debian: apt install chromium): the page was not tested in a browser"
+        )
     with playwright.sync_playwright() as p:
         running = p.chromium.launch(executable_path=chromium, headless=True, args=FLAGS)
         yield running
@@ -68,7 +86,12 @@ def opened_page(server, browser):
     """A page that fails its test if anything leaves the machine or the console shows an error."""
     context = browser.new_context(viewport={"width": 1360, "height": 900})
     opened, outside, errors = context.new_page(), [], []
-    opened.on("request", lambda r: outside.append(r.url) if not r.url.startswith((server, "data:", "blob:")) else None)
+    opened.on(
+        "request",
+        lambda r: (
+            outside.append(r.url) if not r.url.startswith((server, "data:", "blob:")) else None
+        ),
+    )
     opened.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
     opened.on("pageerror", lambda e: errors.append(str(e)))
     opened.goto(server)
@@ -90,7 +113,9 @@ def compare(page, columns=3, timeout=120_000, click=True):
     if click:
         page.click("#compare")
     page.wait_for_function("document.querySelector('#compare').disabled")
-    page.wait_for_function(f"!document.querySelector('#compare').disabled && {DONE} == {columns}", timeout=timeout)
+    page.wait_for_function(
+        f"!document.querySelector('#compare').disabled && {DONE} == {columns}", timeout=timeout
+    )
 
 
 def pictures(page, server):
@@ -108,19 +133,26 @@ def put(page, setting, value):
 def test_the_page_does_not_wait_for_torch():
     code = "import sys, app; app.build(app.Engine()); sys.exit(', '.join({'torch', 'diffusers', 'transformers'} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 1 and done.stderr.strip() == "", done.stderr  # sys.exit("") says nothing, and 1
+    assert done.returncode == 1 and done.stderr.strip() == "", (
+        done.stderr
+    )  # sys.exit("") says nothing, and 1
 
 
 def test_who_asks_while_the_server_still_imports_is_answered(tmp_path_factory):
     """Two threads that import diffusers at once find it half made; the server did not survive that."""
     with serving(tmp_path_factory, "app.py", "--port") as url:
         for seed in (1, 2):
-            assert call(url, {"seed": seed, "guidance": ["nag"], "num_inference_steps": 1})[0] == "complete"
+            assert (
+                call(url, {"seed": seed, "guidance": ["nag"], "num_inference_steps": 1})[0]
+                == "complete"
+            )
 
 
 def test_results_are_shown_before_anything_was_run(page):
     page.wait_for_function(f"{DONE} == 3")
-    assert page.eval_on_selector_all("#bench .cell img", "all => all.every(i => i.complete && i.naturalWidth == 128)")
+    assert page.eval_on_selector_all(
+        "#bench .cell img", "all => all.every(i => i.complete && i.naturalWidth == 128)"
+    )
 
 
 def test_compare_gives_three_pictures_and_the_same_seed_the_same_bytes(page, server):
@@ -129,13 +161,21 @@ def test_compare_gives_three_pictures_and_the_same_seed_the_same_bytes(page, ser
     assert set(first) == {"none", "cfg", "nag"} and len(set(first.values())) == 3
     assert all(data.startswith(b"\x89PNG") for data in first.values())
     compare(page)
-    assert pictures(page, server) == first and page.inner_text("#bench").count("kept from an earlier run") == 3
+    assert (
+        pictures(page, server) == first
+        and page.inner_text("#bench").count("kept from an earlier run") == 3
+    )
     page.click("text=More: CFG scale")
     page.click("#fresh input")
     compare(page)
     assert pictures(page, server) == first and "kept from" not in page.inner_text("#bench")
     text = page.inner_text("#bench")
-    assert "done 4/4" in text and "1.00× time" in text and "it/s" in text and re.search(r"hat\s+\d+ % → \d+ %", text)
+    assert (
+        "done 4/4" in text
+        and "1.00× time" in text
+        and "it/s" in text
+        and re.search(r"hat\s+\d+ % → \d+ %", text)
+    )
 
 
 def test_nag_at_scale_one_gives_the_bytes_of_no_guidance(page, server):
@@ -157,7 +197,9 @@ def long_run(page):
     page.click("text=CFG + NAG")
     page.click("#fresh input")
     page.click("#compare")
-    page.wait_for_function("/step [1-9]/.test(document.querySelector('#bench').innerText)", timeout=60_000)
+    page.wait_for_function(
+        "/step [1-9]/.test(document.querySelector('#bench').innerText)", timeout=60_000
+    )
 
 
 def test_stop_ends_within_a_step_and_the_next_run_works(page):
@@ -179,17 +221,21 @@ def test_a_closed_tab_frees_the_engine(server, browser, page):
     compare(other, columns=4, click=False)
     whole = time.monotonic() - begun  # what a comparison waits for when the tab stays open
     other.click("#compare")
-    other.wait_for_function("/step [1-9]/.test(document.querySelector('#bench').innerText)", timeout=60_000)
+    other.wait_for_function(
+        "/step [1-9]/.test(document.querySelector('#bench').innerText)", timeout=60_000
+    )
     other.close()
     begun = time.monotonic()
     compare(page)
-    assert time.monotonic() - begun < .6 * whole
+    assert time.monotonic() - begun < 0.6 * whole
 
 
 def test_words_stay_words(page):
     """The refusal of a link or a setting repeats what it refuses, in a toast; labels and reasons go through textContent."""
     page.evaluate("document.querySelectorAll('textarea')[0].removeAttribute('maxlength')")
-    page.fill("textarea >> nth=0", "<img src=x onerror=document.title='hacked'>" + " a pirate" * 300)
+    page.fill(
+        "textarea >> nth=0", "<img src=x onerror=document.title='hacked'>" + " a pirate" * 300
+    )
     page.click("#compare")
     page.wait_for_selector("text=prompt must have at most 2000 characters")
     script = (ROOT / "assets" / "bench" / "bench.js").read_text()
@@ -225,7 +271,9 @@ def test_views_by_key_and_by_hand(page):
 
 
 def test_a_link_carries_settings_and_a_hostile_one_is_ignored(page, server):
-    page.goto(f"{server}/?prompt=portrait%20of%20a%20spy&negative_prompt=sunglasses&seed=7&nag_scale=9")
+    page.goto(
+        f"{server}/?prompt=portrait%20of%20a%20spy&negative_prompt=sunglasses&seed=7&nag_scale=9"
+    )
     page.wait_for_function("document.querySelectorAll('textarea')[0]?.value == 'portrait of a spy'")
     assert page.input_value("#nag_scale input[type=number]") == "9"
     page.goto(f"{server}/?prompt=portrait%20of%20a%20spy&nag_scale=NaN&seed=1e999")
@@ -255,7 +303,11 @@ def test_columns_are_drawn_together_on_request(page, server):
     page.wait_for_function("document.querySelector('#batched input')?.checked")
     compare(page)
     text = page.inner_text("#bench")
-    assert len(re.findall(r"together in \d+\.\d\d s, 2 columns", text)) == 2 and text.count("it/s") == 1 and "× time" not in text
+    assert (
+        len(re.findall(r"together in \d+\.\d\d s, 2 columns", text)) == 2
+        and text.count("it/s") == 1
+        and "× time" not in text
+    )
 
 
 def test_a_preset_that_is_not_here_says_what_to_do_and_the_page_stays_up(page):
@@ -263,7 +315,10 @@ def test_a_preset_that_is_not_here_says_what_to_do_and_the_page_stays_up(page):
     page.click("text=SDXL Turbo")
     page.wait_for_function("/SDXL Turbo/.test(document.querySelector('#look').innerText)")
     page.click("#compare")
-    page.wait_for_function("/hub cannot be reached|needs a GPU|accept it at/.test(document.querySelector('#bench .hint').innerText)", timeout=60_000)
+    page.wait_for_function(
+        "/hub cannot be reached|needs a GPU|accept it at/.test(document.querySelector('#bench .hint').innerText)",
+        timeout=60_000,
+    )
     page.wait_for_function("!document.querySelector('#compare').disabled")
 
 
@@ -277,7 +332,10 @@ def test_a_preset_that_begins_with_a_picture_asks_for_one(page):
     page.set_input_files("#begin input[type=file]", str(ROOT / "assets" / "screenshot.png"))
     page.wait_for_selector("#begin img")
     page.click("#compare")
-    page.wait_for_function("/hub cannot be reached|needs a GPU|accept it at/.test(document.querySelector('#bench .hint').innerText)", timeout=60_000)
+    page.wait_for_function(
+        "/hub cannot be reached|needs a GPU|accept it at/.test(document.querySelector('#bench .hint').innerText)",
+        timeout=60_000,
+    )
     page.click("#preset input")
     page.click("text=Video · Wan2.1 T2V 1.3B")
     page.wait_for_function("/Wan2.1/.test(document.querySelector('#look').innerText)")
@@ -292,7 +350,10 @@ def test_a_phone_has_no_sideways_scrolling_and_buttons_before_pictures(server, b
     phone.wait_for_selector("#bench .hint", state="attached")
     phone.wait_for_timeout(500)
     assert phone.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    top = {name: phone.locator(name).bounding_box()["y"] for name in ("#compare", "#bench", "#num_inference_steps")}
+    top = {
+        name: phone.locator(name).bounding_box()["y"]
+        for name in ("#compare", "#bench", "#num_inference_steps")
+    }
     assert top["#compare"] < top["#bench"] < top["#num_inference_steps"]
     phone.close()
 
@@ -303,9 +364,13 @@ def test_a_phone_has_no_sideways_scrolling_and_buttons_before_pictures(server, b
 def call(server, settings):
     """POSTs to the public endpoint and reads the event stream -> ("complete" or "error", data)"""
     body = json.dumps({"data": [settings]}, allow_nan=True).encode()
-    request = urllib.request.Request(f"{server}/gradio_api/call/compare", body, {"Content-Type": "application/json"})
+    request = urllib.request.Request(
+        f"{server}/gradio_api/call/compare", body, {"Content-Type": "application/json"}
+    )
     ticket = json.loads(urllib.request.urlopen(request, timeout=60).read())["event_id"]
-    with urllib.request.urlopen(f"{server}/gradio_api/call/compare/{ticket}", timeout=120) as stream:
+    with urllib.request.urlopen(
+        f"{server}/gradio_api/call/compare/{ticket}", timeout=120
+    ) as stream:
         event = None
         for line in stream.read().decode().splitlines():
             if line.startswith("event:"):
@@ -316,9 +381,18 @@ def call(server, settings):
 
 
 def test_the_api_takes_one_object_and_returns_the_run_and_its_pictures(server):
-    event, (run, files) = call(server, {"seed": 3, "guidance": ["nag", "none"], "num_inference_steps": 2})
-    assert event == "complete" and list(run["columns"]) == ["nag", "none"] and run["settings"]["seed"] == 3
-    assert len({c["latents_sha256"] for c in run["columns"].values()}) == 1 and run["columns"]["nag"]["steps"] == 2
+    event, (run, files) = call(
+        server, {"seed": 3, "guidance": ["nag", "none"], "num_inference_steps": 2}
+    )
+    assert (
+        event == "complete"
+        and list(run["columns"]) == ["nag", "none"]
+        and run["settings"]["seed"] == 3
+    )
+    assert (
+        len({c["latents_sha256"] for c in run["columns"].values()}) == 1
+        and run["columns"]["nag"]["steps"] == 2
+    )
     drawn = [urllib.request.urlopen(file["url"]).read() for file in files]
     assert len(drawn) == 2 and all(d.startswith(b"\x89PNG") for d in drawn)
     assert [Path(f["path"]).name.split("-")[-1] for f in files] == ["nag.png", "none.png"]
@@ -329,7 +403,9 @@ def test_hostile_settings_are_refused_and_the_next_good_run_works(server):
     for settings, sentence in HOSTILE:
         try:
             event, data = call(server, settings)
-        except urllib.error.HTTPError as error:  # refused before the queue: numbers that JSON does not have
+        except (
+            urllib.error.HTTPError
+        ) as error:  # refused before the queue: numbers that JSON does not have
             assert error.code in (400, 413, 422), error
             continue
         assert event == "error" and sentence in json.dumps(data), (settings, data)
@@ -341,10 +417,21 @@ def test_hostile_settings_are_refused_and_the_next_good_run_works(server):
 
 def test_only_compare_is_public(server):
     info = json.loads(urllib.request.urlopen(f"{server}/gradio_api/info").read())
-    assert list(info["named_endpoints"]) == ["/compare", "/compare_from_image"] and not info["unnamed_endpoints"]
+    assert (
+        list(info["named_endpoints"]) == ["/compare", "/compare_from_image"]
+        and not info["unnamed_endpoints"]
+    )
 
 
-@pytest.mark.parametrize("path", ["/gradio_api/file=/etc/passwd", "/gradio_api/file=app.py", "/gradio_api/file=../../etc/passwd", "/monitoring"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/gradio_api/file=/etc/passwd",
+        "/gradio_api/file=app.py",
+        "/gradio_api/file=../../etc/passwd",
+        "/monitoring",
+    ],
+)
 def test_no_file_of_the_machine_is_served(server, path):
     with pytest.raises(urllib.error.HTTPError) as caught:
         urllib.request.urlopen(server + path)
@@ -352,8 +439,15 @@ def test_no_file_of_the_machine_is_served(server, path):
 
 
 def test_large_bodies_and_foreign_pages_are_turned_away(server):
-    for headers, body, code in (({"Origin": "https://evil.example"}, b"{}", 403), ({}, b"x" * 400_000, 413)):
-        request = urllib.request.Request(f"{server}/gradio_api/call/compare", body, {"Content-Type": "application/json", **headers})
+    for headers, body, code in (
+        ({"Origin": "https://evil.example"}, b"{}", 403),
+        ({}, b"x" * 400_000, 413),
+    ):
+        request = urllib.request.Request(
+            f"{server}/gradio_api/call/compare",
+            body,
+            {"Content-Type": "application/json", **headers},
+        )
         with pytest.raises(urllib.error.HTTPError) as caught:
             urllib.request.urlopen(request)
         assert caught.value.code == code

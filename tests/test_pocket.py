@@ -21,18 +21,22 @@ def test_captions_are_true_and_never_say_what_is_absent():
                 continue
             for value in values:
                 if value not in ("none", person.labels[name]):
-                    assert value not in [part.strip(" .") for part in text.replace(" with ", ", ").split(", ")], (text, person)
+                    assert value not in [
+                        part.strip(" .") for part in text.replace(" with ", ", ").split(", ")
+                    ], (text, person)
 
 
 def test_roles_imply_their_attribute_and_references_lack_it():
     rng = random.Random(0)
     cowboys = [data.sample_person(rng, "cowboy") for _ in range(500)]
-    assert .92 < sum(p.labels["head"] == "hat" for p in cowboys) / 500 < 1
+    assert 0.92 < sum(p.labels["head"] == "hat" for p in cowboys) / 500 < 1
     for case, (attribute, value, tuning, reported) in CASES.items():
         assert not set(tuning) & set(reported), case
         for role in reported:
             assert data.ROLES[role] == (attribute, value)
-            assert all(p.labels[attribute] != value for p in data.references(role, (attribute, value), 50))
+            assert all(
+                p.labels[attribute] != value for p in data.references(role, (attribute, value), 50)
+            )
 
 
 def test_any_text_becomes_tokens():
@@ -81,31 +85,59 @@ def test_the_whole_recipe_runs_and_its_exports_load_with_diffusers(tmp_path, mon
     joint.train_t5(tmp_path, 1, size=8)
     video.train_text(tmp_path, 1, size=8)
     video.encode_clips(tmp_path, 8)
-    for kind, names in ((train.Portrait, ("student", "control")), (joint.Joint, ("joint-student", "joint-control")),
-                        (video.Video, ()), (video.FewSteps, ("video-student",))):
+    for kind, names in (
+        (train.Portrait, ("student", "control")),
+        (joint.Joint, ("joint-student", "joint-control")),
+        (video.Video, ()),
+        (video.FewSteps, ("video-student",)),
+    ):
         source = kind(tmp_path)
         source.size = 4
         if kind is not video.FewSteps:
-            train.train_teacher(tmp_path, 2, source)  # of a video the first step sees a picture, the second parts of a clip
+            train.train_teacher(
+                tmp_path, 2, source
+            )  # of a video the first step sees a picture, the second parts of a clip
         for name, guidance in zip(names, (3.0, 1.0), strict=False):
-            train.distill(tmp_path, 1, source, guidance=guidance, name=name, size=16 if kind is video.FewSteps else 4)
+            train.distill(
+                tmp_path,
+                1,
+                source,
+                guidance=guidance,
+                name=name,
+                size=16 if kind is video.FewSteps else 4,
+            )
     for rows, of in ((1, "HELD"), (2, "LED"), (1, "MIXED")):
         monkeypatch.setattr(second, of, rows)
     second.train_second(tmp_path, 1, count=4, pairs=2)
     export(tmp_path, tmp_path / "assets")
-    for name, variant, denoiser in (("pocket-portrait", None, "second"), ("pocket-joint", None, "joint-student"),
-                                    ("pocket-joint", "teacher", "joint"), ("pocket-video", None, "video-student")):
+    for name, variant, denoiser in (
+        ("pocket-portrait", None, "second"),
+        ("pocket-joint", None, "joint-student"),
+        ("pocket-joint", "teacher", "joint"),
+        ("pocket-video", None, "video-student"),
+    ):
         folder = tmp_path / "assets" / name
         pipe = DiffusionPipeline.from_pretrained(folder, dtype=torch.float32, variant=variant)
         pipe.set_progress_bar_config(disable=True)
 
         def draw(pipe, **more):
-            options = {"num_inference_steps": 2, "height": 128, "width": 128, "output_type": "latent", "guidance_scale": 1.0, **more}
+            options = {
+                "num_inference_steps": 2,
+                "height": 128,
+                "width": 128,
+                "output_type": "latent",
+                "guidance_scale": 1.0,
+                **more,
+            }
             return pipe("a cowboy", generator=torch.Generator().manual_seed(0), **options)[0]
 
-        more = {"pocket-joint": {"max_sequence_length": 24}, "pocket-video": {"num_frames": 4}}.get(name, {})
+        more = {"pocket-joint": {"max_sequence_length": 24}, "pocket-video": {"num_frames": 4}}.get(
+            name, {}
+        )
         out, trained = draw(pipe, **more), draw(pipeline(tmp_path, denoiser), **more)
-        assert (out - trained).abs().max() < .05 * trained.abs().max()  # half precision on disk, and nothing else
+        assert (
+            out - trained
+        ).abs().max() < 0.05 * trained.abs().max()  # half precision on disk, and nothing else
         sizes = [f.stat().st_size for f in folder.rglob("*.safetensors")]
         assert sum(sizes) < 52e6 and max(sizes) < 12.5e6
 
@@ -122,15 +154,21 @@ def test_what_fidelity_measures():
     for person, text, names in zip(people, captions, stated, strict=True):
         assert all(data.phrases(person)[name] in text for name in names) and 1 <= len(names) <= 3
     exact = [data.render(person) for person in people]
-    assert fidelity.lines([one.filter(ImageFilter.GaussianBlur(1)) for one in exact]) < .6 * fidelity.lines(exact)
-    between = [Image.blend(*two, .5) for two in zip(exact[::2], exact[1::2], strict=True)]
+    assert fidelity.lines(
+        [one.filter(ImageFilter.GaussianBlur(1)) for one in exact]
+    ) < 0.6 * fidelity.lines(exact)
+    between = [Image.blend(*two, 0.5) for two in zip(exact[::2], exact[1::2], strict=True)]
     assert fidelity.off_palette(between) > 2 * fidelity.off_palette(exact)
     preset = presets.load_all()["pocket-portrait"]
     pipe = loading.load(preset).pipe
     pipe.set_progress_bar_config(disable=True)
     found = fidelity.measure(pipe, preset, 40, [1])[1]
-    assert found["stated"] > .85 and found["interval"][0] < found["all"] < found["interval"][1] and .8 < found["lines"] < 1.2
-    assert 0 < found["off_renders"] < found["off"] < .3
+    assert (
+        found["stated"] > 0.85
+        and found["interval"][0] < found["all"] < found["interval"][1]
+        and 0.8 < found["lines"] < 1.2
+    )
+    assert 0 < found["off_renders"] < found["off"] < 0.3
 
 
 def test_a_drawing_is_found_again_by_its_labels_and_by_trying():
@@ -141,7 +179,9 @@ def test_a_drawing_is_found_again_by_its_labels_and_by_trying():
     for _ in range(3):
         person = data.sample_person(rng)
         picture = np.asarray(data.render(person))
-        noisy = np.clip(picture + np.random.default_rng(0).normal(0, 20, picture.shape), 0, 255).astype(np.uint8)
+        noisy = np.clip(
+            picture + np.random.default_rng(0).normal(0, 20, picture.shape), 0, 255
+        ).astype(np.uint8)
         drawn, error = second.nearest((noisy, person.labels))
         assert np.array_equal(drawn, picture) and error > 0
 
@@ -153,20 +193,29 @@ def test_mixtures_have_an_answer():
     rng, difference = random.Random(0), torch.rand(1, 16, 16)
     masks = [second.mask(difference, rng) for _ in range(200)]
     shares = [float((mask * difference).sum() / difference.sum()) for mask in masks]
-    assert max(shares) <= .43 and .1 < sum(share == 0 for share in shares) / 200 < .4
-    assert sum(float(mask.std()) > .05 for mask in masks) > 40
+    assert max(shares) <= 0.43 and 0.1 < sum(share == 0 for share in shares) / 200 < 0.4
+    assert sum(float(mask.std()) > 0.05 for mask in masks) > 40
     people, pictures = second.pair(3)
-    assert people[0].role == people[1].role and people[0] != people[1] and pictures.shape == (2, 128, 128, 3)
+    assert (
+        people[0].role == people[1].role
+        and people[0] != people[1]
+        and pictures.shape == (2, 128, 128, 3)
+    )
 
 
 def test_muon_is_pytorchs_in_float32():
     from nag.pocket.muon import Muon
 
     torch.manual_seed(0)
-    ours = [torch.nn.Parameter(torch.randn(shape)) for shape in ((24, 24), (24, 24), (48, 16), (16, 40))]
+    ours = [
+        torch.nn.Parameter(torch.randn(shape)) for shape in ((24, 24), (24, 24), (48, 16), (16, 40))
+    ]
     theirs = [torch.nn.Parameter(p.detach().clone()) for p in ours]
     before = [p.detach().clone() for p in ours]
-    optimisers = Muon(ours, lr=.1, weight_decay=.01), torch.optim.Muon(theirs, lr=.1, weight_decay=.01, adjust_lr_fn="match_rms_adamw")
+    optimisers = (
+        Muon(ours, lr=0.1, weight_decay=0.01),
+        torch.optim.Muon(theirs, lr=0.1, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+    )
     for _ in range(3):
         for mine, other in zip(ours, theirs, strict=True):
             mine.grad = torch.randn_like(mine)
@@ -175,7 +224,9 @@ def test_muon_is_pytorchs_in_float32():
             optimiser.step()
     for mine, other, start in zip(ours, theirs, before, strict=True):
         moved = (mine - start).abs().max()
-        assert moved > .05 and (mine - other).abs().max() < .02 * moved  # theirs computes in bfloat16
+        assert (
+            moved > 0.05 and (mine - other).abs().max() < 0.02 * moved
+        )  # theirs computes in bfloat16
 
 
 def test_looks_at_one_picture_through_noise_teach_what_their_posterior_mean_says():
@@ -185,13 +236,23 @@ def test_looks_at_one_picture_through_noise_teach_what_their_posterior_mean_says
     torch.manual_seed(0)
     source, frames = object.__new__(video.Video), 4
     source.frames, source.moves, source.share = range(frames), False, 1.0
-    source.teach = lambda x, t: (x - (1 - t) * x / ((1 - t) ** 2 + t ** 2)) / t  # a perfect teacher of single pictures
-    picture, s = torch.randn(2, 12, 16, 16).repeat(1, 1, frames, 1), torch.tensor([.3, .8]).view(2, 1, 1, 1)
+    source.teach = lambda x, t: (
+        (x - (1 - t) * x / ((1 - t) ** 2 + t**2)) / t
+    )  # a perfect teacher of single pictures
+    picture, s = (
+        torch.randn(2, 12, 16, 16).repeat(1, 1, frames, 1),
+        torch.tensor([0.3, 0.8]).view(2, 1, 1, 1),
+    )
     noise = torch.randn_like(picture)
     x = (1 - s) * picture + s * noise
     mean = x.unflatten(2, (frames, 16)).mean(2)
-    posterior = (frames * (1 - s) / s ** 2 * mean) / (1 + frames * (1 - s) ** 2 / s ** 2)
-    torch.testing.assert_close(source.target(x, s, noise - picture), (x - posterior.repeat(1, 1, frames, 1)) / s, rtol=0, atol=1e-5)
+    posterior = (frames * (1 - s) / s**2 * mean) / (1 + frames * (1 - s) ** 2 / s**2)
+    torch.testing.assert_close(
+        source.target(x, s, noise - picture),
+        (x - posterior.repeat(1, 1, frames, 1)) / s,
+        rtol=0,
+        atol=1e-5,
+    )
 
 
 def test_the_video_model_begins_as_the_portrait_on_every_frame_and_numbers_its_frames():
@@ -203,17 +264,25 @@ def test_the_video_model_begins_as_the_portrait_on_every_frame_and_numbers_its_f
     source, model = object.__new__(video.Video), video.build_unet().eval()
     source.frames = [1, 4, 9]
     portrait = UNet2DConditionModel.from_pretrained(train.SHIPPED / "unet", dtype=torch.float32)
-    x, s, text = torch.randn(2, 12, 3 * 16, 16), torch.tensor([.3, .8]).view(2, 1, 1, 1), (torch.randn(2, 24, 192),)
+    x, s, text = (
+        torch.randn(2, 12, 3 * 16, 16),
+        torch.tensor([0.3, 0.8]).view(2, 1, 1, 1),
+        (torch.randn(2, 24, 192),),
+    )
     with torch.no_grad():
         first = source.predict(model, x, s, text)
         for frame, rows in zip(x.split(16, 2), first.split(16, 2), strict=True):
-            torch.testing.assert_close(rows, portrait(frame, 1000 * s.flatten(), *text).sample, rtol=0, atol=1e-4)
+            torch.testing.assert_close(
+                rows, portrait(frame, 1000 * s.flatten(), *text).sample, rtol=0, atol=1e-4
+            )
         for name, parameter in model.named_parameters():
             if "motion_modules" in name and "proj_out" in name:
-                torch.nn.init.normal_(parameter, std=.1)
+                torch.nn.init.normal_(parameter, std=0.1)
         moved = source.predict(model, x, s, text)
         source.frames = [2, 5, 10]
-        assert (source.predict(model, x, s, text) - moved).abs().max() > 1e-3  # other numbers, other answers
+        assert (
+            source.predict(model, x, s, text) - moved
+        ).abs().max() > 1e-3  # other numbers, other answers
         source.frames = [1, 4, 9]
         assert torch.equal(source.predict(model, x, s, text), moved)
     assert all(place.pe.shape[1] == 16 for place in video.numbered(model, [0]).places)
@@ -224,7 +293,9 @@ def test_the_video_students_levels_are_its_schedulers():
 
     source, scheduler = object.__new__(video.FewSteps), models.build_scheduler(shift=4.0)
     scheduler.set_timesteps(4)
-    assert [round(float(source.level(1 - k / 4)), 2) for k in range(5)] == [round(float(s), 2) for s in scheduler.sigmas]
+    assert [round(float(source.level(1 - k / 4)), 2) for k in range(5)] == [
+        round(float(s), 2) for s in scheduler.sigmas
+    ]
 
 
 def test_frames_that_are_the_same_are_found_and_put_back():
@@ -232,7 +303,11 @@ def test_frames_that_are_the_same_are_found_and_put_back():
 
     frames = np.random.default_rng(0).integers(0, 9, (5, 2, 2, 3), np.uint8)[[3, 0, 3, 4, 0]]
     different, places = clips.distinct(frames)
-    assert len(different) == 3 and places == [0, 1, 0, 2, 1] and np.array_equal(different[places], frames)
+    assert (
+        len(different) == 3
+        and places == [0, 1, 0, 2, 1]
+        and np.array_equal(different[places], frames)
+    )
 
 
 def test_the_joint_models_latents_are_packed_as_its_pipeline_packs_them():
@@ -242,7 +317,9 @@ def test_the_joint_models_latents_are_packed_as_its_pipeline_packs_them():
 
     latents = torch.randn(2, 12, 16, 16)
     packed = FluxPipeline._pack_latents(latents, 2, 12, 16, 16)
-    assert torch.equal(joint.pack(latents), packed) and torch.equal(joint.unpack(packed, 16, 16), latents)
+    assert torch.equal(joint.pack(latents), packed) and torch.equal(
+        joint.unpack(packed, 16, 16), latents
+    )
     ids = FluxPipeline._prepare_latent_image_ids(1, 8, 8, "cpu", torch.float32)
     assert torch.equal(joint.places(), ids)
 
@@ -251,7 +328,14 @@ def test_words_are_single_tokens_and_nothing_is_too_long_for_the_joint_models_te
     from nag.pocket import joint
 
     tok = joint.build_tokenizer(tmp_path)
-    assert tok.tokenize("portrait of a cowboy, hat") == ["\u2581portrait", "\u2581of", "\u2581a", "\u2581cowboy", ",", "\u2581hat"]
+    assert tok.tokenize("portrait of a cowboy, hat") == [
+        "\u2581portrait",
+        "\u2581of",
+        "\u2581a",
+        "\u2581cowboy",
+        ",",
+        "\u2581hat",
+    ]
     rng = random.Random(3)
     captions = [data.caption(data.sample_person(rng), rng) for _ in range(500)]
     ids = tok(captions).input_ids
@@ -261,7 +345,15 @@ def test_words_are_single_tokens_and_nothing_is_too_long_for_the_joint_models_te
 def test_all_shipped_models_together_are_small():
     from nag.pocket.export import ASSETS
 
-    assert sum(f.stat().st_size for folder in ASSETS.glob("pocket-*") for f in folder.rglob("*") if f.is_file()) < 120e6
+    assert (
+        sum(
+            f.stat().st_size
+            for folder in ASSETS.glob("pocket-*")
+            for f in folder.rglob("*")
+            if f.is_file()
+        )
+        < 120e6
+    )
 
 
 @pytest.mark.parametrize("name", ["pocket-portrait", "pocket-joint", "pocket-video"])
@@ -271,7 +363,9 @@ def test_a_shipped_model_has_a_card_and_no_code(name):
     files = [f for f in (ASSETS / name).rglob("*") if f.is_file()]
     assert (ASSETS / name / "README.md") in files and max(f.stat().st_size for f in files) < 12.5e6
     assert not [f for f in files if f.suffix in (".py", ".bin", ".pt", ".pkl")]
-    assert not [f for f in files if f.suffix == ".json" and "_name_or_path" in f.read_text()]  # a path of the machine that made it
+    assert not [
+        f for f in files if f.suffix == ".json" and "_name_or_path" in f.read_text()
+    ]  # a path of the machine that made it
 
 
 def test_the_joint_model_obeys_and_nag_takes_away_what_it_was_told_to():
@@ -282,18 +376,27 @@ def test_the_joint_model_obeys_and_nag_takes_away_what_it_was_told_to():
     from nag.media.meter import Meter
     from nag.pocket.export import ASSETS
 
-    pipe = DiffusionPipeline.from_pretrained(ASSETS / "pocket-joint", dtype=torch.float32, local_files_only=True)
+    pipe = DiffusionPipeline.from_pretrained(
+        ASSETS / "pocket-joint", dtype=torch.float32, local_files_only=True
+    )
     pipe.set_progress_bar_config(disable=True)
     meter = Meter.load(ASSETS / "pocket-portrait" / "classifier")
 
     def glasses(count=12):
-        images = pipe(["portrait of an AI researcher"] * count, num_inference_steps=4, guidance_scale=0.0, height=128, width=128,
-                      max_sequence_length=24, generator=[torch.Generator().manual_seed(i) for i in range(count)]).images
-        return sum(shown["eyewear"]["glasses"] > .5 for shown in meter.read(images))
+        images = pipe(
+            ["portrait of an AI researcher"] * count,
+            num_inference_steps=4,
+            guidance_scale=0.0,
+            height=128,
+            width=128,
+            max_sequence_length=24,
+            generator=[torch.Generator().manual_seed(i) for i in range(count)],
+        ).images
+        return sum(shown["eyewear"]["glasses"] > 0.5 for shown in meter.read(images))
 
     with torch.inference_mode():
         assert glasses() >= 9
-        with nag.guide(pipe, "glasses", scale=8.0, tau=2.5, alpha=.75) as guidance:
+        with nag.guide(pipe, "glasses", scale=8.0, tau=2.5, alpha=0.75) as guidance:
             assert glasses() <= 3
         assert guidance.guided_steps == 4
 
@@ -306,33 +409,56 @@ def test_the_video_model_obeys_moves_and_nag_takes_away_what_it_was_told_to():
     from nag.media.meter import Meter
     from nag.pocket.export import ASSETS
 
-    pipe = DiffusionPipeline.from_pretrained(ASSETS / "pocket-video", dtype=torch.float32, local_files_only=True)
+    pipe = DiffusionPipeline.from_pretrained(
+        ASSETS / "pocket-video", dtype=torch.float32, local_files_only=True
+    )
     pipe.set_progress_bar_config(disable=True)
     meter = Meter.load(ASSETS / "pocket-portrait" / "classifier")
 
     def clips(words, count):
-        return pipe([words] * count, num_inference_steps=4, guidance_scale=1.0, height=128, width=128, num_frames=8,
-                    generator=[torch.Generator().manual_seed(i) for i in range(count)]).frames
+        return pipe(
+            [words] * count,
+            num_inference_steps=4,
+            guidance_scale=1.0,
+            height=128,
+            width=128,
+            num_frames=8,
+            generator=[torch.Generator().manual_seed(i) for i in range(count)],
+        ).frames
 
     def glasses():
-        return sum(shown["eyewear"]["glasses"] > .5 for frames in clips("portrait of a professor", 3) for shown in meter.read(frames[::4]))
+        return sum(
+            shown["eyewear"]["glasses"] > 0.5
+            for frames in clips("portrait of a professor", 3)
+            for shown in meter.read(frames[::4])
+        )
 
     def moved(words):
-        return np.mean([np.abs(np.diff(np.stack(frames).astype(float), axis=0)).mean() for frames in clips(words, 4)])
+        return np.mean(
+            [
+                np.abs(np.diff(np.stack(frames).astype(float), axis=0)).mean()
+                for frames in clips(words, 4)
+            ]
+        )
 
     with torch.inference_mode():
         assert glasses() >= 4
-        with nag.guide(pipe, "glasses", scale=5.0, tau=2.0, alpha=.85) as guidance:
+        with nag.guide(pipe, "glasses", scale=5.0, tau=2.0, alpha=0.85) as guidance:
             assert glasses() <= 2
         assert guidance.guided_steps == 4
-        assert moved("portrait of a professor, nodding") > 1.3 * moved("portrait of a professor, blinking")
+        assert moved("portrait of a professor, nodding") > 1.3 * moved(
+            "portrait of a professor, blinking"
+        )
 
 
 def test_the_teacher_is_the_same_pipeline_with_another_transformer():
     from nag import presets
     from nag.engine import loading
 
-    student, teacher = (loading.load(presets.load_all()[name]).pipe for name in ("pocket-joint", "pocket-joint-teacher"))
+    student, teacher = (
+        loading.load(presets.load_all()[name]).pipe
+        for name in ("pocket-joint", "pocket-joint-teacher")
+    )
     for name in ("vae", "text_encoder", "text_encoder_2", "transformer"):
         mine, other = (getattr(pipe, name).state_dict() for pipe in (student, teacher))
         assert mine.keys() == other.keys()

@@ -58,24 +58,46 @@ def test_hostile_settings_are_refused_by_name(raw, sentence):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("field", ["guidance_scale", "nag_scale", "nag_tau", "nag_alpha", "nag_end", "seed", "width", "num_inference_steps"])
+@pytest.mark.parametrize(
+    "field",
+    [
+        "guidance_scale",
+        "nag_scale",
+        "nag_tau",
+        "nag_alpha",
+        "nag_end",
+        "seed",
+        "width",
+        "num_inference_steps",
+    ],
+)
 def test_no_number_that_is_none(field, value):
     with pytest.raises(Refused, match=f"{field} must be a finite number"):
         resolve({field: value})
 
 
 def test_the_product_of_size_steps_and_columns_is_capped():
-    big = {"preset": "sdxl-turbo", "width": 1024, "height": 1024, "num_inference_steps": 8, "guidance": ["none", "cfg", "nag", "cfg+nag"]}
+    big = {
+        "preset": "sdxl-turbo",
+        "width": 1024,
+        "height": 1024,
+        "num_inference_steps": 8,
+        "guidance": ["none", "cfg", "nag", "cfg+nag"],
+    }
     with pytest.raises(Refused, match="times the most work"):
         resolve(big)
 
 
 def test_switched_off_the_bound_is_out_of_reach_and_nothing_is_blended():
-    request = resolve({"nag_tau": 2, "nag_alpha": .5})[1]
-    assert (request.nag.tau, request.nag.alpha) == (2, .5)
-    request = resolve({"nag_tau": 2, "nag_alpha": 0, "nag_normalisation": False, "nag_refinement": False})[1]
+    request = resolve({"nag_tau": 2, "nag_alpha": 0.5})[1]
+    assert (request.nag.tau, request.nag.alpha) == (2, 0.5)
+    request = resolve(
+        {"nag_tau": 2, "nag_alpha": 0, "nag_normalisation": False, "nag_refinement": False}
+    )[1]
     positive, negative = torch.randn(2, 3, 8)
-    out = normalized_attention_guidance(positive, negative, 1000.0, request.nag.tau, request.nag.alpha)
+    out = normalized_attention_guidance(
+        positive, negative, 1000.0, request.nag.tau, request.nag.alpha
+    )
     torch.testing.assert_close(out, positive + 999 * (positive - negative))
     assert not request.nag.off and resolve({})[1].nag_normalisation is True
 
@@ -88,18 +110,29 @@ def test_settings_are_one_object(raw):
 
 def test_a_subset_is_completed_from_its_preset():
     preset, request = resolve({"preset": "flux-schnell", "seed": 7, "nag_scale": 3})
-    assert request.seed == 7 and request.nag_scale == 3.0 and request.num_inference_steps == 4 and request.width == 1024
+    assert (
+        request.seed == 7
+        and request.nag_scale == 3.0
+        and request.num_inference_steps == 4
+        and request.width == 1024
+    )
     assert preset.arguments == {"max_sequence_length": 256}
 
 
 @pytest.mark.parametrize("name", list(presets.load_all()))
 def test_every_preset_is_valid_and_says_why(name):
     preset, request = resolve({"preset": name})
-    assert preset.look_for and preset.source and preset.prompts and "MEASURED" not in preset.look_for
+    assert (
+        preset.look_for and preset.source and preset.prompts and "MEASURED" not in preset.look_for
+    )
     for pair in preset.prompts:
         resolve({"preset": name, "prompt": pair.prompt, "negative_prompt": pair.negative_prompt})
     assert preset.local or preset.revision is None or re.fullmatch("[0-9a-f]{40}", preset.revision)
-    assert preset.licence and preset.largest_gb <= preset.size_gb and (preset.local or preset.largest_gb > 0)
+    assert (
+        preset.licence
+        and preset.largest_gb <= preset.size_gb
+        and (preset.local or preset.largest_gb > 0)
+    )
     assert len(preset.prompts) >= 3 and preset.prompts[0].prompt == request.prompt
     assert next(iter(presets.load_all())) == DEFAULT and request.guidance[0] == "none"
 
@@ -110,8 +143,16 @@ def test_a_broken_preset_file_is_named():
         presets.parse("mine", good[:-5])
     with pytest.raises(Refused, match="colour"):
         presets.parse("mine", json.dumps(json.loads(good) | {"colour": "red"}))
-    for bad in ({"ranges": {"steps": [1, 2]}}, {"ranges": {"prompt": [1, 2]}}, {"multiple": 0}, {"cap": -1},
-                {"frames": 0}, {"fps": -1}, {"largest_gb": -1}, {"cfg": "perhaps"}):
+    for bad in (
+        {"ranges": {"steps": [1, 2]}},
+        {"ranges": {"prompt": [1, 2]}},
+        {"multiple": 0},
+        {"cap": -1},
+        {"frames": 0},
+        {"fps": -1},
+        {"largest_gb": -1},
+        {"cfg": "perhaps"},
+    ):
         with pytest.raises(Refused, match=r"presets/mine\.json"):
             presets.parse("mine", json.dumps(json.loads(good) | bad))
     with pytest.raises(Refused, match="nag_tau must be between"):
@@ -119,31 +160,52 @@ def test_a_broken_preset_file_is_named():
 
 
 def test_unpinned_repositories_are_the_known_two():
-    assert {name for name, preset in presets.load_all().items() if not preset.local and not preset.revision} == {"sana-sprint", "ltx2-distilled"}
+    assert {
+        name
+        for name, preset in presets.load_all().items()
+        if not preset.local and not preset.revision
+    } == {"sana-sprint", "ltx2-distilled"}
 
 
-@pytest.mark.parametrize("name", [name for name, preset in presets.load_all().items() if preset.fps])
+@pytest.mark.parametrize(
+    "name", [name for name, preset in presets.load_all().items() if preset.fps]
+)
 def test_a_video_has_only_as_many_frames_as_its_model_can_make(name):
     preset, request = resolve({"preset": name})
     (lowest, highest), rule = map(int, preset.range("num_frames")), preset.frames
-    assert 1 < lowest < request.num_frames <= highest and (lowest - 1) % rule == (highest - 1) % rule == 0
-    assert (rule == 1) == (preset.pipeline == "AnimateDiffPipeline")  # whose VAE knows single pictures
+    assert (
+        1 < lowest < request.num_frames <= highest
+        and (lowest - 1) % rule == (highest - 1) % rule == 0
+    )
+    assert (rule == 1) == (
+        preset.pipeline == "AnimateDiffPipeline"
+    )  # whose VAE knows single pictures
     assert resolve({"preset": name, "num_frames": lowest})[1].num_frames == lowest
-    with contextlib.nullcontext() if rule == 1 else pytest.raises(
-            Refused, match=rf"num_frames must be a multiple of {rule} plus 1 for .*, like {lowest} or {lowest + rule}, got"):
+    with (
+        contextlib.nullcontext()
+        if rule == 1
+        else pytest.raises(
+            Refused,
+            match=rf"num_frames must be a multiple of {rule} plus 1 for .*, like {lowest} or {lowest + rule}, got",
+        )
+    ):
         resolve({"preset": name, "num_frames": lowest + 1})
     with pytest.raises(Refused, match="num_frames must be between"):
         resolve({"preset": name, "num_frames": highest + rule})
 
 
 def test_a_video_that_costs_too_much_is_told_its_frames():
-    with pytest.raises(Refused, match=r"times the most work .*, num_frames \(81\) or the number of columns"):
+    with pytest.raises(
+        Refused, match=r"times the most work .*, num_frames \(81\) or the number of columns"
+    ):
         resolve({"preset": "wan21-1b", "num_frames": 81, "num_inference_steps": 50})
 
 
 def test_a_picture_has_one_frame():
     for preset in presets.load_all().values():
-        assert bool(preset.fps) == ("num_frames" in preset.ranges) and (preset.fps or preset.frames == 1)
+        assert bool(preset.fps) == ("num_frames" in preset.ranges) and (
+            preset.fps or preset.frames == 1
+        )
 
 
 def test_a_fixed_setting_is_refused_as_such():
@@ -158,7 +220,10 @@ def test_a_model_without_cfg_refuses_its_columns():
 
 def test_what_a_gpu_needs_is_one_sentence():
     everything = presets.load_all()
-    assert everything["flux-dev"].memory == "34 GB of weights: a GPU with 39 GB free; with less, model offload, down to 29 GB."
+    assert (
+        everything["flux-dev"].memory
+        == "34 GB of weights: a GPU with 39 GB free; with less, model offload, down to 29 GB."
+    )
     assert everything["wan22-14b"].memory.endswith("down to 34 GB. Long videos need more.")
     assert all(preset.memory for preset in everything.values())
 
@@ -173,12 +238,19 @@ def signature(name):
     return found
 
 
-@pytest.mark.parametrize("name", [name for name, preset in presets.load_all().items() if preset.pipeline != "DiffusionPipeline"])
+@pytest.mark.parametrize(
+    "name",
+    [name for name, preset in presets.load_all().items() if preset.pipeline != "DiffusionPipeline"],
+)
 def test_every_pipeline_and_its_arguments_exist(name):
     preset = presets.load_all()[name]
     known = signature(preset.pipeline)
-    assert {*preset.arguments, "prompt", "num_inference_steps", "width", "height", "generator"} <= {*known}
-    assert preset.cfg == ("negative_prompt" in known) and bool(preset.fps) == bool({"num_frames", "video_length"} & {*known})
+    assert {*preset.arguments, "prompt", "num_inference_steps", "width", "height", "generator"} <= {
+        *known
+    }
+    assert preset.cfg == ("negative_prompt" in known) and bool(preset.fps) == bool(
+        {"num_frames", "video_length"} & {*known}
+    )
     if preset.image:
         assert "image" in known
     for key in ("timesteps", "sigmas"):
@@ -186,9 +258,13 @@ def test_every_pipeline_and_its_arguments_exist(name):
             assert preset.range("num_inference_steps") == (len(preset.arguments[key]),) * 2
 
 
-@pytest.mark.parametrize("name", [name for name, preset in presets.load_all().items() if preset.scheduler])
+@pytest.mark.parametrize(
+    "name", [name for name, preset in presets.load_all().items() if preset.scheduler]
+)
 def test_every_scheduler_and_its_settings_exist(name):
     import diffusers
 
     settings = dict(presets.load_all()[name].scheduler)
-    assert {*settings} - {"class"} <= {*inspect.signature(getattr(diffusers, settings["class"]).__init__).parameters}
+    assert {*settings} - {"class"} <= {
+        *inspect.signature(getattr(diffusers, settings["class"]).__init__).parameters
+    }

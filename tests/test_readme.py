@@ -22,22 +22,42 @@ def test_every_file_is_in_the_tree_and_every_picture_exists():
 
 
 def test_the_table_of_families_is_the_codes():
-    assert f"<!-- families -->\n{families_table()}\n<!-- /families -->" in README, "python -m nag families --write README.md"
+    assert f"<!-- families -->\n{families_table()}\n<!-- /families -->" in README, (
+        "python -m nag families --write README.md"
+    )
 
 
 def test_every_preset_is_in_the_table_with_its_settings():
     for name, preset in presets.load_all().items():
-        numbers = ", ".join(f"{preset.settings[key]:g}".removeprefix("0") for key in ("nag_scale", "nag_tau", "nag_alpha"))
-        frames = f" {preset.settings['width']} x {preset.settings['height']}, {preset.settings['num_frames']} |" if preset.fps else ""
+        numbers = ", ".join(
+            f"{preset.settings[key]:g}".removeprefix("0")
+            for key in ("nag_scale", "nag_tau", "nag_alpha")
+        )
+        frames = (
+            f" {preset.settings['width']} x {preset.settings['height']}, {preset.settings['num_frames']} |"
+            if preset.fps
+            else ""
+        )
         row = rf"`{name}` \|.*\| {preset.settings['num_inference_steps']} \| {re.escape(numbers)} \|{re.escape(frames)}\n"
         assert re.search(row, README), (name, numbers, frames)
 
 
 def test_the_command_line_runs_as_written(tmp_path):
     command = re.search(r"^python (-m nag compare .*) --out out$", README, re.M).group(1)
-    done = subprocess.run([sys.executable, *shlex.split(command), "--out", str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, *shlex.split(command), "--out", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
-    assert {p.name for p in tmp_path.iterdir()} == {"none.png", "cfg.png", "nag.png", "strip.png", "run.json"}
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "none.png",
+        "cfg.png",
+        "nag.png",
+        "strip.png",
+        "run.json",
+    }
 
 
 def test_a_refused_comparison_says_why(tmp_path, capsys):
@@ -51,7 +71,11 @@ def test_models_and_check_run_as_written(capsys):
     listed = capsys.readouterr().out.splitlines()
     for name, preset in presets.load_all().items():
         line = next(line for line in listed if line.startswith(f"{name} "))
-        assert preset.licence in line and ("runs here" in line or "needs a GPU" in line) and ("gated" in line) == preset.gated
+        assert (
+            preset.licence in line
+            and ("runs here" in line or "needs a GPU" in line)
+            and ("gated" in line) == preset.gated
+        )
     assert main(["check", "--preset", "pocket-portrait"]) == 0
     checked = capsys.readouterr().out
     assert "4 cross-attention layers" in checked, checked
@@ -63,7 +87,9 @@ def test_models_and_check_run_as_written(capsys):
 
 def test_the_python_example_runs_as_written(monkeypatch):
     monkeypatch.chdir(ROOT)
-    example = next(block for block in re.findall(r"```python\n(.*?)```", README, re.S) if "nag.guide" in block)
+    example = next(
+        block for block in re.findall(r"```python\n(.*?)```", README, re.S) if "nag.guide" in block
+    )
     names = {}
     exec(compile(example, "README.md", "exec"), names)
     assert names["image"].size == (128, 128)

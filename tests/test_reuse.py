@@ -23,7 +23,10 @@ def encodings(pipe):
     seen, handles = [], []
     for name, part in pipe.components.items():
         if name.startswith("text_encoder") and part is not None:
-            handles += [m.register_forward_hook(lambda *_, name=name: seen.append(name)) for m in part.modules()]
+            handles += [
+                m.register_forward_hook(lambda *_, name=name: seen.append(name))
+                for m in part.modules()
+            ]
     try:
         yield seen
     finally:
@@ -34,7 +37,7 @@ def encodings(pipe):
 def both_ways(name) -> list:
     """Latents without guidance, with every style of CFG, and with NAG."""
     out = [draw(name), *(draw(name, cfg=style) for style in range(len(PIPELINES[name].cfg)))]
-    with nag.guide(pipeline(name), NEGATIVE, scale=8, alpha=.9):
+    with nag.guide(pipeline(name), NEGATIVE, scale=8, alpha=0.9):
         return [*out, draw(name)]
 
 
@@ -79,17 +82,29 @@ def test_what_is_handed_out_may_be_written_into():
     encoder, words = Encoder(), Words()
     for _ in range(3):
         (embeds,), nothing, masks = words.recall(encoder.encode_prompt, "a")
-        assert torch.equal(embeds, torch.ones(2)) and nothing is None and torch.equal(masks["mask"], torch.ones(1))
+        assert (
+            torch.equal(embeds, torch.ones(2))
+            and nothing is None
+            and torch.equal(masks["mask"], torch.ones(1))
+        )
         embeds.zero_()
         masks["mask"].zero_()
     assert encoder.calls == 1
 
 
-@pytest.mark.parametrize(("args", "kwargs", "calls"), [
-    (("a",), {}, 1), ((), {"prompt": "a", "count": 1}, 1),  # the same call, spelled out
-    (("b",), {}, 2), (("a", None, 2), {}, 2), ((["a"],), {}, 2), (("a", torch.device("cpu")), {}, 2), (("a",), {"clip_skip": 1}, 2),
-    (("a",), {"count": True}, 2),  # True == 1
-])
+@pytest.mark.parametrize(
+    ("args", "kwargs", "calls"),
+    [
+        (("a",), {}, 1),
+        ((), {"prompt": "a", "count": 1}, 1),  # the same call, spelled out
+        (("b",), {}, 2),
+        (("a", None, 2), {}, 2),
+        ((["a"],), {}, 2),
+        (("a", torch.device("cpu")), {}, 2),
+        (("a",), {"clip_skip": 1}, 2),
+        (("a",), {"count": True}, 2),  # True == 1
+    ],
+)
 def test_only_the_same_call_is_remembered(args, kwargs, calls):
     encoder, words = Encoder(), Words()
     words.recall(encoder.encode_prompt, "a")
@@ -114,7 +129,9 @@ def test_kept_values_are_bounded_by_count_bytes_and_age(monkeypatch):
         kept.put(key, key.upper(), 2)
     assert kept.get("a") == "A"
     kept.put("d", "D", 2)
-    assert kept.get("b") is None and [kept.get(key) for key in "acd"] == ["A", "C", "D"], "the one unused for longest goes first"
+    assert kept.get("b") is None and [kept.get(key) for key in "acd"] == ["A", "C", "D"], (
+        "the one unused for longest goes first"
+    )
     kept.put("e", "E", 8)
     assert [kept.get(key) for key in "acde"] == [None, None, "D", "E"]
     kept.put("f", "F", 11)
@@ -133,16 +150,31 @@ def reused(run) -> list:
 
 
 def shown(run) -> list:
-    return [(c.key, c.state, c.image.tobytes(), c.latents_sha256, c.guided_steps, c.step) for c in run.columns]
+    return [
+        (c.key, c.state, c.image.tobytes(), c.latents_sha256, c.guided_steps, c.step)
+        for c in run.columns
+    ]
 
 
-@pytest.mark.parametrize(("change", "kept"), [
-    ({}, ALL),
-    ({"nag_scale": 6}, ["none", "cfg"]), ({"nag_tau": 3}, ["none", "cfg"]), ({"nag_end": .5}, ["none", "cfg"]),
-    ({"guidance_scale": 3.0}, ["none", "nag"]), ({"negative_prompt": "hat"}, ["none"]),
-    ({"prompt": "a chef"}, []), ({"seed": 1}, []), ({"num_inference_steps": 2}, []), ({"width": 48}, []), ({"height": 48}, []),
-    ({"nag_normalisation": False}, ["none", "cfg"]), ({"nag_refinement": False}, ["none", "cfg"]), ({"fresh": True}, []),
-])
+@pytest.mark.parametrize(
+    ("change", "kept"),
+    [
+        ({}, ALL),
+        ({"nag_scale": 6}, ["none", "cfg"]),
+        ({"nag_tau": 3}, ["none", "cfg"]),
+        ({"nag_end": 0.5}, ["none", "cfg"]),
+        ({"guidance_scale": 3.0}, ["none", "nag"]),
+        ({"negative_prompt": "hat"}, ["none"]),
+        ({"prompt": "a chef"}, []),
+        ({"seed": 1}, []),
+        ({"num_inference_steps": 2}, []),
+        ({"width": 48}, []),
+        ({"height": 48}, []),
+        ({"nag_normalisation": False}, ["none", "cfg"]),
+        ({"nag_refinement": False}, ["none", "cfg"]),
+        ({"fresh": True}, []),
+    ],
+)
 def test_a_column_is_drawn_again_only_when_something_that_it_uses_has_changed(change, kept):
     desk = engine()
     before = finish(desk, "sd", guidance=ALL)
@@ -152,19 +184,30 @@ def test_a_column_is_drawn_again_only_when_something_that_it_uses_has_changed(ch
     said = after.json()["columns"]
     assert [key for key in said if said[key]["reused"]] == kept
     cells = {c.key: cells.cell(after, c) for c in after.columns}
-    assert [key for key in cells if cells[key]["remark"].endswith("kept from an earlier run")] == kept
-    assert [key for key in cells if cells[key]["cost"].startswith("≈")] == ([key for key in ALL if key not in kept] if kept else [])
-    assert [c.seconds for c in after.columns if c.reused] == [c.seconds for c in before.columns if c.key in kept]
+    assert [
+        key for key in cells if cells[key]["remark"].endswith("kept from an earlier run")
+    ] == kept
+    assert [key for key in cells if cells[key]["cost"].startswith("≈")] == (
+        [key for key in ALL if key not in kept] if kept else []
+    )
+    assert [c.seconds for c in after.columns if c.reused] == [
+        c.seconds for c in before.columns if c.key in kept
+    ]
 
 
 def test_a_setting_that_is_switched_off_changes_nothing():
     desk = engine()
     finish(desk, "sd", nag_normalisation=False, nag_refinement=False)
-    run = finish(desk, "sd", nag_normalisation=False, nag_refinement=False, nag_tau=9, nag_alpha=.1)
+    run = finish(
+        desk, "sd", nag_normalisation=False, nag_refinement=False, nag_tau=9, nag_alpha=0.1
+    )
     said = run.json()["columns"]["nag"]
     assert reused(run) == ["none", "cfg", "nag"] and not {"nag_tau", "nag_alpha"} & said.keys()
     assert said["nag_normalisation"] is said["nag_refinement"] is False
-    assert cells.cell(run, run.columns[2])["remark"] == "no normalisation, no refinement, kept from an earlier run"
+    assert (
+        cells.cell(run, run.columns[2])["remark"]
+        == "no normalisation, no refinement, kept from an earlier run"
+    )
     assert cells.cell(run, run.columns[1])["remark"] == "kept from an earlier run"
 
 
@@ -176,7 +219,12 @@ def test_columns_kept_are_shown_before_anything_is_drawn_and_without_the_model()
     assert free(desk)
     desk.shelf.loaded.clear()
     run = finish(desk, "sd")
-    assert reused(run) == ["none", "cfg", "nag"] and run.device == "cpu" and not desk.shelf.loaded and "NAG changed" in run.hint
+    assert (
+        reused(run) == ["none", "cfg", "nag"]
+        and run.device == "cpu"
+        and not desk.shelf.loaded
+        and "NAG changed" in run.hint
+    )
 
 
 def test_failed_and_stopped_columns_are_drawn_again(monkeypatch):
@@ -200,7 +248,10 @@ def test_another_model_or_other_words_of_a_preset_keep_nothing():
     desk = engine()
     finish(desk, "sd")
     chosen, request = ask("sd")
-    for other in (chosen.with_model("someone/else"), chosen.model_copy(update={"arguments": {"eta": 0.0}})):
+    for other in (
+        chosen.with_model("someone/else"),
+        chosen.model_copy(update={"arguments": {"eta": 0.0}}),
+    ):
         *_, (run, _, _) = desk.run(other, request)
         assert reused(run) == []
 
@@ -208,18 +259,25 @@ def test_another_model_or_other_words_of_a_preset_keep_nothing():
 def test_what_the_meter_reads_follows_the_negative_prompt():
     desk = Engine(previews=False)
     for words, kept in (("hat", []), ("glasses", ["none"]), ("hat", ["none", "nag"])):
-        chosen, request = presets.resolve({"negative_prompt": words, "num_inference_steps": 1, "guidance": ["none", "nag"]})
+        chosen, request = presets.resolve(
+            {"negative_prompt": words, "num_inference_steps": 1, "guidance": ["none", "nag"]}
+        )
         *_, (run, _, _) = desk.run(chosen, request)
         assert reused(run) == kept and all(list(c.readings) == [words] for c in run.columns)
 
 
 def test_videos_are_kept_with_their_frames():
     chosen, desk = video_preset(folder_of("wan")), Engine(previews=False)
-    request = presets.resolve({"preset": "tiny-video", "num_frames": 5, "guidance": ["none", "nag"]}, {"tiny-video": chosen})[1]
+    request = presets.resolve(
+        {"preset": "tiny-video", "num_frames": 5, "guidance": ["none", "nag"]},
+        {"tiny-video": chosen},
+    )[1]
     *_, (first, _, _) = desk.run(chosen, request)
     *_, (second, _, _) = desk.run(chosen, request)
     assert reused(second) == ["none", "nag"] and second.hint == first.hint
-    assert [(c.video, len(c.frames)) for c in second.columns] == [(c.video, 5) for c in first.columns] and first.columns[0].video
+    assert [(c.video, len(c.frames)) for c in second.columns] == [
+        (c.video, 5) for c in first.columns
+    ] and first.columns[0].video
     sizes = [size for _, size, _ in desk.kept.values.values()]
     assert sizes == [len(c.video) + 5 * 96 * 64 * 3 for c in first.columns]
 

@@ -34,7 +34,9 @@ def by_hand(method, q, scale, plus, minus):
     """Image queries q; keys and values that go with the positive, and those of the negative."""
     if method == "nasa":
         return attention(q, *plus) - scale * attention(q, *minus)
-    return attention(q, torch.cat([plus[0], minus[0]], 2), torch.cat([plus[1], -scale * minus[1]], 2))
+    return attention(
+        q, torch.cat([plus[0], minus[0]], 2), torch.cat([plus[1], -scale * minus[1]], 2)
+    )
 
 
 def op(q, k, v, mask):
@@ -65,12 +67,27 @@ def test_joint_attention(method, plain):
 
     assert_close(of(out, text), attention(of(q, text), of(k, text, image), of(v, text, image)))
     assert_close(of(out, other), attention(of(q, other), of(k, other, image), of(v, other, image)))
-    minus = (of(k, other), of(v, other)) if method == "vsf" else (of(k, other, image), of(v, other, image))
-    assert_close(of(out, image), by_hand(method, of(q, image), 1.5, (of(k, text, image), of(v, text, image)), minus))
+    minus = (
+        (of(k, other), of(v, other))
+        if method == "vsf"
+        else (of(k, other, image), of(v, other, image))
+    )
+    assert_close(
+        of(out, image),
+        by_hand(method, of(q, image), 1.5, (of(k, text, image), of(v, text, image)), minus),
+    )
 
 
 @pytest.mark.parametrize("method", ["nasa", "vsf"])
-@pytest.mark.parametrize("name", ["FluxTransformer2DModel", "SD3Transformer2DModel", "UNet2DConditionModel", "WanTransformer3DModel"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "FluxTransformer2DModel",
+        "SD3Transformer2DModel",
+        "UNet2DConditionModel",
+        "WanTransformer3DModel",
+    ],
+)
 def test_on_whole_models_they_steer_and_leave_nothing_behind(name, method):
     pipe = bare(name)
 
@@ -81,8 +98,10 @@ def test_on_whole_models_they_steer_and_leave_nothing_behind(name, method):
         return out
 
     before = pipe("a portrait of a pirate", steps=1)
-    assert 0 < (guided(.1) - before).norm() < (guided(1.0) - before).norm()
-    assert torch.equal(guided(0), before) and torch.equal(pipe("a portrait of a pirate", steps=1), before)
+    assert 0 < (guided(0.1) - before).norm() < (guided(1.0) - before).norm()
+    assert torch.equal(guided(0), before) and torch.equal(
+        pipe("a portrait of a pirate", steps=1), before
+    )
 
 
 def test_methods_and_their_ranges():
@@ -91,29 +110,35 @@ def test_methods_and_their_ranges():
     with pytest.raises(ValueError, match="NAG scale must be a finite number from 0 up, got -1"):
         NAGSettings(scale=-1, method="vsf")
     with pytest.raises(ValueError, match="NAG scale must be a finite number from 1 up"):
-        NAGSettings(scale=.5)
+        NAGSettings(scale=0.5)
     assert NAGSettings(scale=1.0).off and not NAGSettings(scale=1.0, method="nasa").off
 
 
 def test_without_the_bound_it_is_extrapolation_and_blend():
     z, w = torch.randn(2, 3, 40, 8), torch.randn(2, 3, 40, 8)
     z[0, :, 0] = w[0, :, 0] = 0  # padding
-    out = nag.normalized_attention_guidance(z, w, 8.0, math.inf, .5, dim=(1, 3))
-    assert_close(out, z + .5 * 7 * (z - w))
+    out = nag.normalized_attention_guidance(z, w, 8.0, math.inf, 0.5, dim=(1, 3))
+    assert_close(out, z + 0.5 * 7 * (z - w))
 
 
 def test_they_are_columns_of_a_comparison_with_scales_of_their_own():
     from nag import presets
     from nag.page import cells
 
-    preset, request = presets.resolve({"guidance": ["none", "nag", "nasa", "vsf"], "nasa_scale": .4, "nag_end": .5})
+    preset, request = presets.resolve(
+        {"guidance": ["none", "nag", "nasa", "vsf"], "nasa_scale": 0.4, "nag_end": 0.5}
+    )
     *_, (run, _, _) = Engine(previews=False).run(preset, request)
     columns = {column.key: column for column in run.columns}
     assert [column.state for column in run.columns] == ["done"] * 4
     assert len({column.image.tobytes() for column in run.columns}) == 4
     assert columns["nasa"].guided_steps == columns["vsf"].guided_steps == 2
     said = run.json()["columns"]
-    assert said["nasa"]["nasa_scale"] == .4 and said["vsf"]["vsf_scale"] == 1 and "nag_scale" not in said["vsf"]
+    assert (
+        said["nasa"]["nasa_scale"] == 0.4
+        and said["vsf"]["vsf_scale"] == 1
+        and "nag_scale" not in said["vsf"]
+    )
     assert cells.label(run, "nasa") == "NASA 0.4 (research)"
     assert cells.cell(run, columns["vsf"])["remark"].startswith("VSF active in 2 of 4 steps")
     with pytest.raises(Refused, match="vsf_scale must be between 0 and 10"):

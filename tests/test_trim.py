@@ -8,7 +8,13 @@ import nag
 from nag import families
 
 # pipeline -> tokens of "with big glasses" in its text: letters and an end in T5-like tokenizers; CLIP's too, with a start; 24 of CLIP before SD3's T5
-OWN = {"flux": "tokenizer_2", "sd": "tokenizer", "sdxl": "tokenizer", "sd3": "tokenizer_3", "wan": "tokenizer"}
+OWN = {
+    "flux": "tokenizer_2",
+    "sd": "tokenizer",
+    "sdxl": "tokenizer",
+    "sd3": "tokenizer_3",
+    "wan": "tokenizer",
+}
 
 
 def own(pipe, words: str, name: str) -> int:
@@ -48,8 +54,17 @@ def test_of_several_negatives_the_longest_counts_and_one_that_fills_the_text_is_
 
 
 def test_where_padding_is_masked_or_unknown_it_is_refused():
-    with pytest.raises(ValueError, match="trim is not possible here: LTXPipeline masks"), nag.guide(pipeline("ltx"), "hat", trim=True):
+    with (
+        pytest.raises(ValueError, match="trim is not possible here: LTXPipeline masks"),
+        nag.guide(pipeline("ltx"), "hat", trim=True),
+    ):
         pass
-    with pytest.raises(ValueError, match="trim needs the negative prompt as words"), \
-            nag.guide(pipeline("flux"), negative_prompt_embeds=pipeline("flux").encode_prompt("a")[0], trim=True):
+    with (
+        pytest.raises(ValueError, match="trim needs the negative prompt as words"),
+        nag.guide(
+            pipeline("flux"),
+            negative_prompt_embeds=pipeline("flux").encode_prompt("a")[0],
+            trim=True,
+        ),
+    ):
         pass

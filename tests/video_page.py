@@ -13,12 +13,39 @@ from nag.engine.engine import Engine
 
 def preset(folder: str, **more) -> presets.Preset:
     """Settings for a tiny random video pipeline in a folder."""
-    return presets.parse("tiny-video", json.dumps({
-        "schema": 1, "title": "Tiny video", "model": folder, "dtype": "float32", "multiple": 16, "fps": 8,
-        "ranges": {"width": [32, 128], "height": [32, 128], "num_frames": [5, 33], "num_inference_steps": [1, 8]},
-        "arguments": {"max_sequence_length": 24}, "prompt": "a pirate turns her head", "negative_prompt": "glasses", "seed": 3,
-        "num_inference_steps": 3, "guidance_scale": 4.0, "nag_scale": 8.0, "nag_alpha": 0.7, "width": 96, "height": 64, "num_frames": 17,
-        "prompts": [], "look_for": "Random weights: nothing to see but that it moves.", **more}))
+    return presets.parse(
+        "tiny-video",
+        json.dumps(
+            {
+                "schema": 1,
+                "title": "Tiny video",
+                "model": folder,
+                "dtype": "float32",
+                "multiple": 16,
+                "fps": 8,
+                "ranges": {
+                    "width": [32, 128],
+                    "height": [32, 128],
+                    "num_frames": [5, 33],
+                    "num_inference_steps": [1, 8],
+                },
+                "arguments": {"max_sequence_length": 24},
+                "prompt": "a pirate turns her head",
+                "negative_prompt": "glasses",
+                "seed": 3,
+                "num_inference_steps": 3,
+                "guidance_scale": 4.0,
+                "nag_scale": 8.0,
+                "nag_alpha": 0.7,
+                "width": 96,
+                "height": 64,
+                "num_frames": 17,
+                "prompts": [],
+                "look_for": "Random weights: nothing to see but that it moves.",
+                **more,
+            }
+        ),
+    )
 
 
 if __name__ == "__main__":

@@ -18,10 +18,17 @@ def _arguments(pipe, run: Run, key: str) -> dict:
     request, preset = run.request, run.preset
     known = inspect.signature(pipe.__call__).parameters
     arguments = {
-        "prompt": request.prompt, "num_inference_steps": request.num_inference_steps,
-        "generator": torch.Generator("cpu").manual_seed(request.seed), **preset.arguments,
+        "prompt": request.prompt,
+        "num_inference_steps": request.num_inference_steps,
+        "generator": torch.Generator("cpu").manual_seed(request.seed),
+        **preset.arguments,
     }
-    for name, of_request in (("width", "width"), ("height", "height"), ("num_frames", "num_frames"), ("video_length", "num_frames")):
+    for name, of_request in (
+        ("width", "width"),
+        ("height", "height"),
+        ("num_frames", "num_frames"),
+        ("video_length", "num_frames"),
+    ):
         if name in known:
             arguments[name] = getattr(request, of_request)
     if preset.cfg:
@@ -42,33 +49,52 @@ def _call(loaded: Loaded, run: Run, keys: tuple[str, ...], on_step):
     """
     import torch
 
-    from .. import families  # here and not above: these load diffusers, and a page answers before it is there
+    from .. import (
+        families,
+    )  # here and not above: these load diffusers, and a page answers before it is there
     from ..guidance import guide
     from ..patch import Wrapped, placed, replaced
 
     pipe, request = loaded.pipe, run.request
     arguments, negative = _arguments(pipe, run, keys[0]), request.negative_prompt
-    settings = next(filter(None, map(request.attention, keys)), None)  # the same for all that have any
+    settings = next(
+        filter(None, map(request.attention, keys)), None
+    )  # the same for all that have any
     if len(keys) > 1:
-        arguments |= {name: [arguments[name]] * len(keys) for name in ("prompt", "negative_prompt") if name in arguments}
+        arguments |= {
+            name: [arguments[name]] * len(keys)
+            for name in ("prompt", "negative_prompt")
+            if name in arguments
+        }
         arguments["generator"] = [torch.Generator("cpu").manual_seed(request.seed) for _ in keys]
         negative = [negative if request.attention(key) else None for key in keys]
     watch = _Watch(pipe, loaded.device, on_step, len(keys))
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.inference_mode())
-        if hasattr(pipe, "encode_prompt"):  # before `guide` wraps it, which then asks here for the negative prompt too
+        if hasattr(
+            pipe, "encode_prompt"
+        ):  # before `guide` wraps it, which then asks here for the negative prompt too
             stack.enter_context(replaced(pipe, "encode_prompt", loaded.words.recall))
         for denoiser in families.denoisers_of(pipe):
-            stack.callback(families.unwrapped(denoiser).register_forward_pre_hook(watch.begin).remove)
+            stack.callback(
+                families.unwrapped(denoiser).register_forward_pre_hook(watch.begin).remove
+            )
         guidance = None
         if settings is not None:
             guidance = stack.enter_context(guide(pipe, negative, **asdict(settings)))
-        stack.enter_context(placed(pipe.scheduler, "step", Wrapped(pipe.scheduler.step, watch.stepped)))
+        stack.enter_context(
+            placed(pipe.scheduler, "step", Wrapped(pipe.scheduler.step, watch.stepped))
+        )
         result = pipe(**arguments)
     if not torch.isfinite(watch.latents).all():
         raise ArithmeticError("not a number")
     if any(getattr(result, "nsfw_content_detected", None) or ()):
-        raise Refused("The model's own safety checker blacked this picture out; another seed or other words may pass.")
+        raise Refused(
+            "The model's own safety checker blacked this picture out; another seed or other words may pass."
+        )
     if guidance is not None:
         watch.guided = guidance.guided_steps
-    return [[result.images[i]] if hasattr(result, "images") else video.frames_of(result, i) for i in range(len(keys))], watch
+    return [
+        [result.images[i]] if hasattr(result, "images") else video.frames_of(result, i)
+        for i in range(len(keys))
+    ], watch

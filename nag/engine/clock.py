@@ -36,8 +36,10 @@ class _Watch:
 
     def stepped(self, step, model_output, timestep, sample, *args, **kwargs):
         if not self.sha256:
-            self.sha256 = [hashlib.sha256(one.float().cpu().contiguous().numpy().tobytes()).hexdigest()
-                           for one in _rows(sample.detach(), self.rows)]
+            self.sha256 = [
+                hashlib.sha256(one.float().cpu().contiguous().numpy().tobytes()).hexdigest()
+                for one in _rows(sample.detach(), self.rows)
+            ]
         result = step(model_output, timestep, sample, *args, **kwargs)
         self.latents = result[0] if isinstance(result, tuple) else result.prev_sample
         self.step += 1
@@ -51,7 +53,11 @@ class _Watch:
         """The picture as it would be if it were finished now, where the noise level says how: clearer than the noisy latents."""
         scheduler = self.pipe.scheduler
         kept = getattr(scheduler, "model_outputs", None)  # DPM-Solver keeps its own estimate
-        if kept and kept[-1] is not None and getattr(scheduler.config, "algorithm_type", "") == "dpmsolver++":
+        if (
+            kept
+            and kept[-1] is not None
+            and getattr(scheduler.config, "algorithm_type", "") == "dpmsolver++"
+        ):
             return kept[-1].detach()
         if type(scheduler).__name__ == "FlowMatchEulerDiscreteScheduler":
             return (sample - scheduler.sigmas[self.step - 1].to(sample) * model_output).detach()
@@ -64,13 +70,13 @@ class _Watch:
     @property
     def steady(self) -> float:
         """Seconds if every step had taken its kind's median: guided steps come first, and cost more than the others."""
-        kinds = self.times[:self.guided], self.times[self.guided:]
+        kinds = self.times[: self.guided], self.times[self.guided :]
         return sum(len(times) * statistics.median(times) for times in kinds if times)
 
     @property
     def saved(self) -> float | None:
         """Share of the time saved by the un-guided steps at the end, if each of them would have taken the guided ones' median."""
-        guided, others = self.times[:self.guided], self.times[self.guided:]
+        guided, others = self.times[: self.guided], self.times[self.guided :]
         if not guided or not others:
             return None
         full = statistics.median(guided)

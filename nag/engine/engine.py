@@ -28,13 +28,16 @@ from .run import Column, Run, _bytes, _identity
 from .verdict import _judge
 
 log = logging.getLogger("nag")
-DEADLINE = 30 * 60     # seconds that one run may take
+DEADLINE = 30 * 60  # seconds that one run may take
 
 
 def _together(columns: list[Column]) -> list[list[Column]]:
     """Which columns can be rows of one call: those without CFG, and those with it, for that is switched for a whole call. In each, the
     guided one is the last. The rivals change attention in ways of their own, and stay alone."""
-    shared = [[c for key in keys for c in columns if c.key == key] for keys in (("none", "nag"), ("cfg", "cfg+nag"))]
+    shared = [
+        [c for key in keys for c in columns if c.key == key]
+        for keys in (("none", "nag"), ("cfg", "cfg+nag"))
+    ]
     return [group for group in shared if group] + [[c] for c in columns if c.key in ("nasa", "vsf")]
 
 
@@ -63,13 +66,22 @@ class Engine:
 
     def __init__(self, shelf: Shelf | None = None, previews: bool = True):
         self.shelf, self.lock, self.previews = shelf or Shelf(), threading.Lock(), previews
-        self.kept = Kept(*self.KEPT, 3600)  # (identity, drawn with others) -> (column, device, dtype); the lock guards it
+        self.kept = Kept(
+            *self.KEPT, 3600
+        )  # (identity, drawn with others) -> (column, device, dtype); the lock guards it
 
     @property
     def busy(self) -> bool:
         return self.lock.locked()
 
-    def run(self, preset: Preset, request: Request, stop: threading.Event | None = None, run_id: str = "run", image=None):
+    def run(
+        self,
+        preset: Preset,
+        request: Request,
+        stop: threading.Event | None = None,
+        run_id: str = "run",
+        image=None,
+    ):
         """Yields `(run, column or None, preview or None)` whenever something changed; the last one has `run.over`.
 
         `preview` is a small PIL image; `image` the PIL image that an image-to-image or image-to-video preset begins with.
@@ -78,13 +90,20 @@ class Engine:
         if preset.image and image is None:
             raise Refused(f"{preset.title} begins with a picture: give it one.")
         stop, events = stop or threading.Event(), queue.Queue()
-        run = Run(run_id, preset, request, [Column(key, request.num_inference_steps) for key in request.guidance],
-                  start=fitted(image, request.width, request.height) if preset.image else None)
+        run = Run(
+            run_id,
+            preset,
+            request,
+            [Column(key, request.num_inference_steps) for key in request.guidance],
+            start=fitted(image, request.width, request.height) if preset.image else None,
+        )
 
         def work():
             try:
                 with self._held(stop):
-                    self._sample(run, stop, lambda column, preview=None: events.put((column, preview)))
+                    self._sample(
+                        run, stop, lambda column, preview=None: events.put((column, preview))
+                    )
             except Exception as error:
                 events.put(error)
             finally:
@@ -104,7 +123,7 @@ class Engine:
 
     @contextlib.contextmanager
     def _held(self, stop):
-        while not self.lock.acquire(timeout=.1):
+        while not self.lock.acquire(timeout=0.1):
             if stop.is_set():
                 raise Stopped
         try:
@@ -123,7 +142,10 @@ class Engine:
         tell(run.columns[0])
         loaded = self.shelf.get(run.preset) if missing or run.preset.meter else None
         if missing:
-            run.device, run.dtype = ", ".join(filter(None, (loaded.device, loaded.placement))), loaded.dtype
+            run.device, run.dtype = (
+                ", ".join(filter(None, (loaded.device, loaded.placement))),
+                loaded.dtype,
+            )
         until = time.monotonic() + DEADLINE  # a first download does not count
         for column in missing:
             column.state = "queued"
@@ -142,14 +164,18 @@ class Engine:
             for column in columns:
                 tell(column)
                 if column.frames:
-                    coders.append(threading.Thread(target=_encode, args=(run, column, tell), daemon=True))
+                    coders.append(
+                        threading.Thread(target=_encode, args=(run, column, tell), daemon=True)
+                    )
                     coders[-1].start()
                     if loaded.device == "cpu":  # or the next column would pay for it
                         coders[-1].join()
         for coder in coders:
             coder.join()
         for column in missing:
-            if column.state == "done" and (column.video or not column.frames):  # a video that could not be coded is tried again
+            if column.state == "done" and (
+                column.video or not column.frames
+            ):  # a video that could not be coded is tried again
                 key = _identity(run, column.key), bool(column.together)
                 self.kept.put(key, (replace(column), run.device, run.dtype), _bytes(column))
         try:
@@ -161,7 +187,7 @@ class Engine:
     def _recall(self, run: Run) -> None:
         """Puts the columns that are kept in their places."""
         for place, column in enumerate(run.columns):
-            for together in (False, True)[:1 + run.request.batched]:
+            for together in (False, True)[: 1 + run.request.batched]:
                 if found := self.kept.get((_identity(run, column.key), together)):
                     kept, run.device, run.dtype = found
                     run.columns[place] = replace(kept, reused=True)
@@ -173,7 +199,10 @@ class Engine:
         if not run.request.batched or not missing or len(run.columns) == 1:
             return alone, ""
         if all(len(columns) == 1 for columns in _together(run.columns)):
-            return alone, "No two of these columns can share a call: no guidance goes with NAG, and CFG with CFG + NAG."
+            return (
+                alone,
+                "No two of these columns can share a call: no guidance goes with NAG, and CFG with CFG + NAG.",
+            )
         if reason := _apart(loaded):
             return alone, reason
         return sorted(_together(missing), key=lambda columns: min(map(missing.index, columns))), ""
@@ -181,13 +210,20 @@ class Engine:
     def _draw(self, loaded: Loaded, run: Run, columns: list[Column], stop, until, tell) -> bool:
         """Draws the columns of one pipeline call. False where several failed together: one of them may be the cause, or the lack of room for
         all, so each is to be tried alone."""
-        request, previews, keys = run.request, _Previews(loaded, run.request, len(columns)), tuple(column.key for column in columns)
+        request, previews, keys = (
+            run.request,
+            _Previews(loaded, run.request, len(columns)),
+            tuple(column.key for column in columns),
+        )
         try:
             warm = (request.width, request.height, request.num_frames, keys)
             for column in columns:
                 column.state = "step"
                 tell(column)
-            if warm not in loaded.warm:  # the first call of a size pays for caches that are nobody's guidance
+            if (
+                warm not in loaded.warm
+            ):  # the first call of a size pays for caches that are nobody's guidance
+
                 def one_step(step, latents):
                     if self.previews:
                         previews.draw(latents)
@@ -208,16 +244,36 @@ class Engine:
                 if stop.is_set():
                     raise Stopped
                 if time.monotonic() > until:
-                    raise TimeoutError(f"The run took more than {DEADLINE // 60} minutes and was ended.")
+                    raise TimeoutError(
+                        f"The run took more than {DEADLINE // 60} minutes and was ended."
+                    )
 
             results, watch = _call(loaded, run, keys, on_step)
-            for column, frames, sha256, spread in zip(columns, results, watch.sha256, watch.spread(len(columns)), strict=True):
+            for column, frames, sha256, spread in zip(
+                columns, results, watch.sha256, watch.spread(len(columns)), strict=True
+            ):
                 nag = run.request.attention(column.key) is not None
-                column.together, column.seconds, column.latents_sha256, column.spread = keys if len(keys) > 1 else (), watch.seconds, sha256, spread
+                column.together, column.seconds, column.latents_sha256, column.spread = (
+                    keys if len(keys) > 1 else (),
+                    watch.seconds,
+                    sha256,
+                    spread,
+                )
                 if not column.together:  # else the steps' times are of all columns together
-                    column.steady, column.saved = watch.steady, watch.saved if "nag" in column.key else None
-                column.guided_steps, column.step, column.run = watch.guided if nag else 0, watch.step, run.id
-                column.image, column.frames, column.state = frames[len(frames) // 2], frames if len(frames) > 1 else None, "done"
+                    column.steady, column.saved = (
+                        watch.steady,
+                        watch.saved if "nag" in column.key else None,
+                    )
+                column.guided_steps, column.step, column.run = (
+                    watch.guided if nag else 0,
+                    watch.step,
+                    run.id,
+                )
+                column.image, column.frames, column.state = (
+                    frames[len(frames) // 2],
+                    frames if len(frames) > 1 else None,
+                    "done",
+                )
         except Stopped:
             for column in columns:
                 column.state = "stopped"
@@ -239,7 +295,11 @@ def _encode(run: Run, column: Column, tell) -> None:
     try:
         column.video = video.encode(column.frames, run.preset.fps or 16)
     except Exception:
-        log.exception("run %s, column %s: the frames are there, but could not be made a video", run.id, column.key)
+        log.exception(
+            "run %s, column %s: the frames are there, but could not be made a video",
+            run.id,
+            column.key,
+        )
         column.reason = "The frames could not be coded as a video; the middle one is shown."
     tell(column)
 
@@ -255,7 +315,9 @@ def _put_back(loaded: Loaded) -> None:
     """A pipeline call that ended early leaves things where its last lines would have put them back."""
     loaded.pipe.maybe_free_model_hooks()  # offloaded parts off the GPU again
     vae = getattr(loaded.pipe, "vae", None)
-    if vae is not None and vae.dtype != loaded.vae_dtype:  # SDXL decodes in float32 and returns to half only on success
+    if (
+        vae is not None and vae.dtype != loaded.vae_dtype
+    ):  # SDXL decodes in float32 and returns to half only on success
         vae.to(loaded.vae_dtype)
     if loaded.device != "cpu":
         free_memory()
@@ -265,11 +327,17 @@ def _why(error: Exception, loaded: Loaded, request: Request) -> str:
     """What went wrong in a column and what to do, without paths or traces."""
     if isinstance(error, ArithmeticError):
         return f"The numbers left the range of {loaded.dtype}. A lower CFG or NAG scale helps, or a wider dtype in the preset."
-    if type(error).__name__ in ("OutOfMemoryError", "MemoryError") or "out of memory" in str(error).lower():
+    if (
+        type(error).__name__ in ("OutOfMemoryError", "MemoryError")
+        or "out of memory" in str(error).lower()
+    ):
         return f"Out of memory at {request.width} x {request.height}. A smaller size helps; with CFG the batch is twice as large."
     if isinstance(error, NameError) and "ftfy" in str(error):
         return "This pipeline needs one more package on this machine: pip install ftfy."
-    if isinstance(error, Refused) or (isinstance(error, (RuntimeError, TimeoutError)) and str(error).startswith(("NAG ", "The run "))):
+    if isinstance(error, Refused) or (
+        isinstance(error, (RuntimeError, TimeoutError))
+        and str(error).startswith(("NAG ", "The run "))
+    ):
         return str(error)
     return f"This column failed ({type(error).__name__}); the log has the details under this run's number."
 

@@ -25,9 +25,11 @@ class Loaded:
     dtype: str
     vae_dtype: Any
     meter: Any = None
-    placement: str = ""                      # where the weights stay: "", "model offload", "sequential offload"
+    placement: str = ""  # where the weights stay: "", "model offload", "sequential offload"
     warm: set = field(default_factory=set)  # (width, height, frames, columns) that ran once
-    previews: dict = field(default_factory=dict)  # (width, height, frames, count) -> seconds that so many previews take
+    previews: dict = field(
+        default_factory=dict
+    )  # (width, height, frames, count) -> seconds that so many previews take
     words: Words = field(default_factory=Words)  # encoded already
 
 
@@ -42,7 +44,13 @@ def load(preset: Preset) -> Loaded:
         log.disable_progress_bar()
     folder = PROJECT / preset.model
     source, local = str(folder) if folder.is_dir() else preset.model, folder.is_dir()
-    device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    device = (
+        "cuda"
+        if torch.cuda.is_available()
+        else "mps"
+        if torch.backends.mps.is_available()
+        else "cpu"
+    )
     _enough_memory(preset, device, local)
     dtype = _dtype(preset.dtype, device)
     try:
@@ -59,7 +67,15 @@ def load(preset: Preset) -> Loaded:
         raise
     except Exception as error:
         raise Refused(explain(error, preset)) from error
-    return Loaded(preset, pipe, device, dtype, getattr(getattr(pipe, "vae", None), "dtype", None), meter, placement)
+    return Loaded(
+        preset,
+        pipe,
+        device,
+        dtype,
+        getattr(getattr(pipe, "vae", None), "dtype", None),
+        meter,
+        placement,
+    )
 
 
 def import_libraries() -> None:
@@ -75,8 +91,14 @@ def _from_pretrained(preset: Preset, source: str, revision: str | None, dtype, l
     cls = getattr(diffusers, preset.pipeline)
     # never code that came with a model, never pickles
     return cls.from_pretrained(
-        source, revision=revision, variant=preset.variant, dtype=dtype, use_safetensors=True,
-        local_files_only=local, trust_remote_code=False)
+        source,
+        revision=revision,
+        variant=preset.variant,
+        dtype=dtype,
+        use_safetensors=True,
+        local_files_only=local,
+        trust_remote_code=False,
+    )
 
 
 def _prepare(preset: Preset, pipe) -> None:
@@ -84,12 +106,16 @@ def _prepare(preset: Preset, pipe) -> None:
 
     if preset.scheduler:
         configuration = dict(preset.scheduler)
-        pipe.scheduler = getattr(diffusers, configuration.pop("class")).from_config(pipe.scheduler.config, **configuration)
+        pipe.scheduler = getattr(diffusers, configuration.pop("class")).from_config(
+            pipe.scheduler.config, **configuration
+        )
     if preset.lora:
         try:
             import peft  # noqa: F401
         except ImportError:
-            raise Refused(f"{preset.title} is a LoRA, and loading one needs one more package: pip install peft.") from None
+            raise Refused(
+                f"{preset.title} is a LoRA, and loading one needs one more package: pip install peft."
+            ) from None
         lora = dict(preset.lora)
         pipe.load_lora_weights(lora.pop("model"), **lora)
         pipe.fuse_lora()
@@ -118,10 +144,16 @@ def explain(error: Exception, preset: Preset) -> str:
     kinds = tuple(type(e).__name__ for e in chain)
     page, source = f"https://huggingface.co/{preset.model}", preset.model_name
     for package in ("sentencepiece", "protobuf", "tiktoken", "bitsandbytes"):
-        if any(isinstance(e, (ImportError, ValueError)) and package in str(e).lower() for e in chain):
+        if any(
+            isinstance(e, (ImportError, ValueError)) and package in str(e).lower() for e in chain
+        ):
             needed = " ".join(dict.fromkeys(("sentencepiece", "protobuf", package)))
             return f"{preset.title} needs one more package on this machine: pip install {needed}."
-    if any(isinstance(e, errors.GatedRepoError) for e in chain) or "401" in str(error) or "403" in str(error):
+    if (
+        any(isinstance(e, errors.GatedRepoError) for e in chain)
+        or "401" in str(error)
+        or "403" in str(error)
+    ):
         return f"{preset.title} asks for a licence: accept it at {page}, then set the environment variable HF_TOKEN to your token and start again."
     if any(isinstance(e, errors.RevisionNotFoundError) for e in chain):
         return f"{preset.title}: revision {preset.revision} is no longer on the hub; take another one into presets/{preset.name}.json."
@@ -131,10 +163,25 @@ def explain(error: Exception, preset: Preset) -> str:
         return f"The disk is full: {preset.title} needs about {preset.size_gb:.0f} GB. Free some, or set HF_HOME to a larger disk."
     if "OutOfMemoryError" in kinds or "MemoryError" in kinds:
         return f"Not enough memory for {preset.title} (about {preset.size_gb:.0f} GB)."
-    offline = ("LocalEntryNotFoundError", "OfflineModeIsEnabled", "ConnectionError", "ConnectError", "ConnectTimeout", "ProxyError", "NetworkError")
-    if any(name in offline for name in kinds) or "couldn't connect" in str(error) or "Cannot load model" in str(error) or "offline" in str(error):
-        return (f"{preset.title} is not on this machine and the hub cannot be reached. Connect once (about {preset.size_gb:.0f} GB are fetched), "
-                "or choose a pocket preset: those are here.")
+    offline = (
+        "LocalEntryNotFoundError",
+        "OfflineModeIsEnabled",
+        "ConnectionError",
+        "ConnectError",
+        "ConnectTimeout",
+        "ProxyError",
+        "NetworkError",
+    )
+    if (
+        any(name in offline for name in kinds)
+        or "couldn't connect" in str(error)
+        or "Cannot load model" in str(error)
+        or "offline" in str(error)
+    ):
+        return (
+            f"{preset.title} is not on this machine and the hub cannot be reached. Connect once (about {preset.size_gb:.0f} GB are fetched), "
+            "or choose a pocket preset: those are here."
+        )
     if "model_index.json" in str(error) or isinstance(error, (EnvironmentError, ValueError)):
         return f"{source} does not load as a diffusers pipeline: {str(error).splitlines()[0][:200]}"
     return f"{preset.title} failed to load ({type(error).__name__}); the log has the details."
@@ -161,4 +208,6 @@ def versions() -> dict[str, str]:
     """Of the packages that decide what a picture looks like."""
     from importlib import metadata
 
-    return {name: metadata.version(name) for name in ("torch", "diffusers", "transformers", "gradio")}
+    return {
+        name: metadata.version(name) for name in ("torch", "diffusers", "transformers", "gradio")
+    }

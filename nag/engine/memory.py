@@ -21,11 +21,17 @@ def _place(pipe, device: str) -> str:
     if device != "cuda":
         pipe.to(device)
         return ""
-    sizes = [sum(p.numel() * p.element_size() for p in part.parameters()) / 1e9
-             for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
+    sizes = [
+        sum(p.numel() * p.element_size() for p in part.parameters()) / 1e9
+        for part in pipe.components.values()
+        if isinstance(part, torch.nn.Module)
+    ]
     where = placement(sum(sizes), max(sizes), torch.cuda.mem_get_info()[0] / 1e9)
-    {"": lambda: pipe.to(device), "model offload": pipe.enable_model_cpu_offload,
-     "sequential offload": pipe.enable_sequential_cpu_offload}[where]()
+    {
+        "": lambda: pipe.to(device),
+        "model offload": pipe.enable_model_cpu_offload,
+        "sequential offload": pipe.enable_sequential_cpu_offload,
+    }[where]()
     return where
 
 

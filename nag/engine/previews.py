@@ -9,7 +9,7 @@ from .loading import Loaded
 
 log = logging.getLogger("nag")
 PREVIEW_EVERY = 1 / 8  # seconds
-PREVIEW_SHARE = .03    # of a column's time, at most
+PREVIEW_SHARE = 0.03  # of a column's time, at most
 
 
 class _Previews:
@@ -17,7 +17,9 @@ class _Previews:
     beside the sampling they would take its time, and more from short columns than from long ones. They are never more than PREVIEW_SHARE
     of the time since the column began: one that is done before that is enough for a preview has none."""
 
-    LATENT_SIDE = 24  # decoding is done at most this large: a preview costs a fraction of a step on any model
+    LATENT_SIDE = (
+        24  # decoding is done at most this large: a preview costs a fraction of a step on any model
+    )
 
     def __init__(self, loaded: Loaded, request: Request, count: int = 1):
         self.loaded, self.request, self.count, self.next = loaded, request, count, 0.0
@@ -25,7 +27,9 @@ class _Previews:
 
     def wait(self) -> None:
         """From now on until the next previews: as long as makes up for them."""
-        self.next = time.monotonic() + max(PREVIEW_EVERY, self.loaded.previews.get(self.size, 0) / PREVIEW_SHARE)
+        self.next = time.monotonic() + max(
+            PREVIEW_EVERY, self.loaded.previews.get(self.size, 0) / PREVIEW_SHARE
+        )
 
     def make(self, latents) -> list:
         """A preview for each column of the call, or None for each where it is too early."""
@@ -39,9 +43,14 @@ class _Previews:
         """Previews at once, whose time is noted."""
         begun = time.monotonic()
         try:
-            return [self._decode(self.loaded.pipe, one[:1], self.request) for one in _rows(latents, self.count)]
+            return [
+                self._decode(self.loaded.pipe, one[:1], self.request)
+                for one in _rows(latents, self.count)
+            ]
         except Exception:
-            log.debug("no preview", exc_info=True)  # a model whose latents we cannot show is still a model
+            log.debug(
+                "no preview", exc_info=True
+            )  # a model whose latents we cannot show is still a model
             return [None] * self.count
         finally:
             self.loaded.previews[self.size] = time.monotonic() - begun
@@ -58,25 +67,42 @@ class _Previews:
                 return _colours(latents)
             side = max(latents.shape[-2:])
             if side > self.LATENT_SIDE:
-                latents = torch.nn.functional.interpolate(latents.float(), scale_factor=self.LATENT_SIDE / side, mode="area")
+                latents = torch.nn.functional.interpolate(
+                    latents.float(), scale_factor=self.LATENT_SIDE / side, mode="area"
+                )
             try:
                 pixels = _pixels(vae, latents)  # (3, H, W)
             except Exception:  # a decoder that wants more than latents
                 return _colours(latents)
-            pixels = ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
+            pixels = (
+                ((pixels.float().clamp(-1, 1) + 1) * 127.5)
+                .round()
+                .byte()
+                .permute(1, 2, 0)
+                .cpu()
+                .numpy()
+            )
         return Image.fromarray(pixels)
 
 
 def _middle(pipe, latents, request: Request):
     """A picture's latents, or those of a video's middle frame, (1, C, H, W), whatever form the pipeline keeps them in."""
-    channels = getattr(pipe.vae.config, "latent_channels", None) or getattr(pipe.vae.config, "z_dim", None)
+    channels = getattr(pipe.vae.config, "latent_channels", None) or getattr(
+        pipe.vae.config, "z_dim", None
+    )
     if latents.ndim == 3 and request.num_frames > 1:  # tokens of all frames, (1, F H W, C)
-        height, width = (side // pipe.vae_spatial_compression_ratio for side in (request.height, request.width))
+        height, width = (
+            side // pipe.vae_spatial_compression_ratio for side in (request.height, request.width)
+        )
         latents = latents.unflatten(1, (-1, height, width)).permute(0, 4, 1, 2, 3)
     elif latents.ndim == 3:
-        latents = pipe._unpack_latents(latents, request.height, request.width, pipe.vae_scale_factor)
+        latents = pipe._unpack_latents(
+            latents, request.height, request.width, pipe.vae_scale_factor
+        )
     if latents.ndim == 5:
-        frames = 1 if latents.shape[2] == channels and latents.shape[1] != channels else 2  # CogVideoX has the frames first
+        frames = (
+            1 if latents.shape[2] == channels and latents.shape[1] != channels else 2
+        )  # CogVideoX has the frames first
         latents = latents.select(frames, latents.shape[frames] // 2)
     return latents
 
@@ -88,7 +114,10 @@ def _pixels(vae, latents):
     one = next(vae.parameters())
     latents = latents.to(one)
     buffers = dict(vae.named_buffers(recurse=False))
-    mean, std = (buffers.get(name, getattr(vae.config, name, None)) for name in ("latents_mean", "latents_std"))
+    mean, std = (
+        buffers.get(name, getattr(vae.config, name, None))
+        for name in ("latents_mean", "latents_std")
+    )
     scale = getattr(vae.config, "scaling_factor", None) or 1
     if mean is not None and std is not None:
         mean, std = (torch.as_tensor(x).to(one).reshape(1, -1, 1, 1) for x in (mean, std))
@@ -105,5 +134,5 @@ def _colours(latents):
     from PIL import Image
 
     pixels = latents[0, :3].float().cpu()
-    pixels = (pixels / pixels.std().clamp_min(1e-6) / 6 + .5).clamp(0, 1)
+    pixels = (pixels / pixels.std().clamp_min(1e-6) / 6 + 0.5).clamp(0, 1)
     return Image.fromarray((pixels * 255).byte().permute(1, 2, 0).numpy())

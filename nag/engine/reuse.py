@@ -11,7 +11,12 @@ class Kept:
     """The values used last: at most `count`, of together `size` bytes, none unused for `seconds`. Not thread-safe."""
 
     def __init__(self, count: int, size: int, seconds: float):
-        self.count, self.size, self.seconds, self.values = count, size, seconds, OrderedDict()  # key -> (value, bytes, last used)
+        self.count, self.size, self.seconds, self.values = (
+            count,
+            size,
+            seconds,
+            OrderedDict(),
+        )  # key -> (value, bytes, last used)
 
     def get(self, key):
         """The value, or None."""
@@ -31,8 +36,11 @@ class Kept:
 
     def _clear(self) -> None:
         oldest = time.monotonic() - self.seconds
-        while self.values and (len(self.values) > self.count or sum(size for _, size, _ in self.values.values()) > self.size
-                               or next(iter(self.values.values()))[2] < oldest):
+        while self.values and (
+            len(self.values) > self.count
+            or sum(size for _, size, _ in self.values.values()) > self.size
+            or next(iter(self.values.values()))[2] < oldest
+        ):
             self.values.popitem(last=False)
 
 
@@ -67,9 +75,12 @@ class Words:
         result, sizes = encode_prompt(*args, **kwargs), []
 
         def park(tensor):
-            copy = tensor.to("cpu", copy=True)  # embeddings of a few MB come back in a moment, and GPU memory is scarce
+            copy = tensor.to(
+                "cpu", copy=True
+            )  # embeddings of a few MB come back in a moment, and GPU memory is scarce
             sizes.append(copy.nbytes)
             return Parked(copy, tensor.device)
+
         with contextlib.suppress(TypeError):  # of something that cannot be copied part by part
             parked = _mapped(result, torch.Tensor, park)
             self.kept.put(key, parked, sum(sizes))

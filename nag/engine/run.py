@@ -9,7 +9,14 @@ from ..presets import Preset
 from ..request import Request
 from .loading import versions
 
-LABELS = {"none": "No guidance", "cfg": "CFG", "nag": "NAG", "cfg+nag": "CFG + NAG", "nasa": "NASA (research)", "vsf": "VSF (research)"}
+LABELS = {
+    "none": "No guidance",
+    "cfg": "CFG",
+    "nag": "NAG",
+    "cfg+nag": "CFG + NAG",
+    "nasa": "NASA (research)",
+    "vsf": "VSF (research)",
+}
 
 
 @dataclass
@@ -20,20 +27,28 @@ class Column:
     total: int
     state: str = "queued"
     step: int = 0
-    seconds: float = 0.0           # of the denoising steps alone: text, decoding and previews are the same for all
-    steady: float = 0.0            # the same from medians: a step of 20 ms is easily disturbed by a browser next to it; 0: has no time of its own
-    together: tuple = ()           # keys of the columns that were drawn in one call, this one's among them; `seconds` is then the call's
-    image: Any = None              # PIL image, when done; of a video the middle frame
-    frames: list | None = None     # PIL images, of a video
-    video: bytes = b""             # the same as MP4, a little later
-    reason: str = ""               # when failed
-    latents_sha256: str = ""       # of the starting noise
-    guided_steps: int = 0          # steps in which NAG was active
-    saved: float | None = None     # share of the time that ending NAG early saved, where both kinds of steps were measured
-    readings: dict = field(default_factory=dict)   # {"hat": .93}: what the meter sees of the negative prompt's words
-    spread: float = 0.0            # standard deviation of the final latents: a burnt picture has a large one
-    reused: bool = False           # finished in an earlier run with the same settings; its times are from then
-    run: str = ""                  # the run that measured it
+    seconds: float = (
+        0.0  # of the denoising steps alone: text, decoding and previews are the same for all
+    )
+    steady: float = 0.0  # the same from medians: a step of 20 ms is easily disturbed by a browser next to it; 0: has no time of its own
+    together: tuple = ()  # keys of the columns that were drawn in one call, this one's among them; `seconds` is then the call's
+    image: Any = None  # PIL image, when done; of a video the middle frame
+    frames: list | None = None  # PIL images, of a video
+    video: bytes = b""  # the same as MP4, a little later
+    reason: str = ""  # when failed
+    latents_sha256: str = ""  # of the starting noise
+    guided_steps: int = 0  # steps in which NAG was active
+    saved: float | None = (
+        None  # share of the time that ending NAG early saved, where both kinds of steps were measured
+    )
+    readings: dict = field(
+        default_factory=dict
+    )  # {"hat": .93}: what the meter sees of the negative prompt's words
+    spread: float = 0.0  # standard deviation of the final latents: a burnt picture has a large one
+    reused: bool = (
+        False  # finished in an earlier run with the same settings; its times are from then
+    )
+    run: str = ""  # the run that measured it
 
 
 @dataclass
@@ -48,12 +63,18 @@ class Run:
     dtype: str = ""
     hint: str = ""
     over: bool = False
-    start: Any = None   # PIL image that the model begins with
+    start: Any = None  # PIL image that the model begins with
 
     def relative(self, column: Column) -> float | None:
         """Time against the un-guided column, by the medians of their steps; see `across` on when these were measured."""
         plain = next((c for c in self.columns if c.key == "none"), None)
-        if plain is None or plain.state != "done" or column.state != "done" or not plain.steady or not column.steady:
+        if (
+            plain is None
+            or plain.state != "done"
+            or column.state != "done"
+            or not plain.steady
+            or not column.steady
+        ):
             return None
         return column.steady / plain.steady
 
@@ -65,18 +86,42 @@ class Run:
     def json(self) -> dict:
         """What can be said about a run: no paths, no host, no user."""
         return {
-            "schema": 1, "run": self.id, "preset": self.preset.name, "model": self.preset.model_name, "revision": self.preset.revision,
-            "settings": self.request.model_dump(mode="json"), "device": self.device, "dtype": self.dtype,
-            "columns": {c.key: {
-                "state": c.state, "reused": c.reused, "steps": c.step, "seconds": None if c.together else round(c.seconds, 4),
-                **({"together": {"columns": c.together, "seconds": round(c.seconds, 4)}} if c.together else {}),
-                "relative_time": _rounded(self.relative(c)),
-                "guided_steps": c.guided_steps, **({} if c.saved is None else {"saved_by_early_end": round(c.saved, 4)}),
-                "latents_sha256": c.latents_sha256, "latents_std": round(c.spread, 4),
-                **_asked(self.request, c.key), **({"reason": c.reason} if c.reason else {}),
-                **({"shows": {k: round(v, 4) for k, v in c.readings.items()}} if c.readings else {}),
-            } for c in self.columns},
-            "hint": self.hint, "versions": versions(),
+            "schema": 1,
+            "run": self.id,
+            "preset": self.preset.name,
+            "model": self.preset.model_name,
+            "revision": self.preset.revision,
+            "settings": self.request.model_dump(mode="json"),
+            "device": self.device,
+            "dtype": self.dtype,
+            "columns": {
+                c.key: {
+                    "state": c.state,
+                    "reused": c.reused,
+                    "steps": c.step,
+                    "seconds": None if c.together else round(c.seconds, 4),
+                    **(
+                        {"together": {"columns": c.together, "seconds": round(c.seconds, 4)}}
+                        if c.together
+                        else {}
+                    ),
+                    "relative_time": _rounded(self.relative(c)),
+                    "guided_steps": c.guided_steps,
+                    **({} if c.saved is None else {"saved_by_early_end": round(c.saved, 4)}),
+                    "latents_sha256": c.latents_sha256,
+                    "latents_std": round(c.spread, 4),
+                    **_asked(self.request, c.key),
+                    **({"reason": c.reason} if c.reason else {}),
+                    **(
+                        {"shows": {k: round(v, 4) for k, v in c.readings.items()}}
+                        if c.readings
+                        else {}
+                    ),
+                }
+                for c in self.columns
+            },
+            "hint": self.hint,
+            "versions": versions(),
         }
 
 
@@ -88,7 +133,10 @@ def _asked(request: Request, key: str) -> dict:
     """The settings that a column really used."""
     used = {"guidance_scale": request.guidance_scale} if "cfg" in key else {}
     if "nag" in key:
-        used |= {name: getattr(request, name) for name in ("nag_scale", "nag_end", "nag_normalisation", "nag_refinement")}
+        used |= {
+            name: getattr(request, name)
+            for name in ("nag_scale", "nag_end", "nag_normalisation", "nag_refinement")
+        }
         used |= {"nag_tau": request.nag_tau} if request.nag_normalisation else {}
         used |= {"nag_alpha": request.nag_alpha} if request.nag_refinement else {}
     if key in ("nasa", "vsf"):
@@ -99,7 +147,10 @@ def _asked(request: Request, key: str) -> dict:
 def _identity(run: Run, key: str) -> str:
     """Of everything that decides a column's picture: columns with the same one are the same."""
     request = run.request
-    used = {name: getattr(request, name) for name in ("prompt", "seed", "num_inference_steps", "width", "height", "num_frames")}
+    used = {
+        name: getattr(request, name)
+        for name in ("prompt", "seed", "num_inference_steps", "width", "height", "num_frames")
+    }
     if key != "none":
         used["negative_prompt"] = request.negative_prompt
     start = hashlib.sha256(run.start.tobytes()).hexdigest() if run.start is not None else None
@@ -109,4 +160,7 @@ def _identity(run: Run, key: str) -> str:
 
 def _bytes(column: Column) -> int:
     """What a finished column holds in memory."""
-    return len(column.video) + sum(image.width * image.height * len(image.getbands()) for image in column.frames or [column.image])
+    return len(column.video) + sum(
+        image.width * image.height * len(image.getbands())
+        for image in column.frames or [column.image]
+    )

@@ -8,10 +8,18 @@ def mean_difference(a, b) -> float:
     import numpy as np
 
     if isinstance(a, list):
-        return float(np.mean([mean_difference(one, other) for one, other in zip(a, b, strict=False)]))
-    return float(np.abs(np.asarray(a.convert("RGB"), np.float32) - np.asarray(b.convert("RGB"), np.float32)).mean())
+        return float(
+            np.mean([mean_difference(one, other) for one, other in zip(a, b, strict=False)])
+        )
+    return float(
+        np.abs(
+            np.asarray(a.convert("RGB"), np.float32) - np.asarray(b.convert("RGB"), np.float32)
+        ).mean()
+    )
+
+
 NOTHING, TOO_MUCH = 1.5, 1.6  # of 255; times the spread of the un-guided latents
-MANY = 2                      # attributes that nobody asked to change
+MANY = 2  # attributes that nobody asked to change
 
 
 def _judge(meter, run: Run) -> None:
@@ -20,15 +28,27 @@ def _judge(meter, run: Run) -> None:
     also = []  # what the meter sees changed beyond the negative prompt
     if meter and done:
         named = meter.named_in(run.request.negative_prompt)
-        readings = dict(zip(done, meter.read([c.frames or c.image for c in done.values()]), strict=True))
+        readings = dict(
+            zip(done, meter.read([c.frames or c.image for c in done.values()]), strict=True)
+        )
         for key, reading in readings.items():
             done[key].readings = {meter.phrase(pair): reading[pair[0]][pair[1]] for pair in named}
         if "none" in readings and "nag" in readings:
-            seen = {key: {name: max(shares, key=shares.get) for name, shares in readings[key].items()} for key in ("none", "nag")}
-            also = [name for name, value in seen["none"].items() if value != seen["nag"][name] and name not in dict(named)]
+            seen = {
+                key: {name: max(shares, key=shares.get) for name, shares in readings[key].items()}
+                for key in ("none", "nag")
+            }
+            also = [
+                name
+                for name, value in seen["none"].items()
+                if value != seen["nag"][name] and name not in dict(named)
+            ]
     if "none" not in done or "nag" not in done:
         return
-    request, changed = run.request, mean_difference(*(done[key].frames or done[key].image for key in ("none", "nag")))
+    request, changed = (
+        run.request,
+        mean_difference(*(done[key].frames or done[key].image for key in ("none", "nag"))),
+    )
     whole = request.nag_normalisation and request.nag_refinement
     if request.nag.off:
         run.hint = "NAG is off: scale 1, alpha 0 or end 0 means that nothing is touched."
@@ -41,4 +61,6 @@ def _judge(meter, run: Run) -> None:
         lowered = "alpha, or tau" if whole else "the scale, or bound and blend it again"
         run.hint = f"NAG changed more than it was asked to ({', '.join(also)}): lower {lowered}, to keep more of the picture."
     else:
-        run.hint = f"NAG changed {changed:.0f} of 255 on average" + (f", and beyond what was asked: {', '.join(also)}." if also else ".")
+        run.hint = f"NAG changed {changed:.0f} of 255 on average" + (
+            f", and beyond what was asked: {', '.join(also)}." if also else "."
+        )

@@ -29,17 +29,27 @@ def check(metrics, references: Path | None) -> None:
     if not {"fid", "pfid"} & set(metrics):
         return
     if references is None:
-        raise Refused("FID and PFID compare with real pictures: give --reference-images DIR, or leave them out of --metrics.")
+        raise Refused(
+            "FID and PFID compare with real pictures: give --reference-images DIR, or leave them out of --metrics."
+        )
     if len(images_in(references)) < 2:
-        raise Refused(f"--reference-images {references} needs at least two pictures ({', '.join(ENDINGS)}).")
+        raise Refused(
+            f"--reference-images {references} needs at least two pictures ({', '.join(ENDINGS)})."
+        )
     try:
         import torch_fidelity  # noqa: F401
     except ImportError:
-        raise Refused("FID and PFID need torch-fidelity: pip install '.[evaluate]', or leave them out of --metrics.") from None
+        raise Refused(
+            "FID and PFID need torch-fidelity: pip install '.[evaluate]', or leave them out of --metrics."
+        ) from None
 
 
 def images_in(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS) if folder.is_dir() else []
+    return (
+        sorted(path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS)
+        if folder.is_dir()
+        else []
+    )
 
 
 class Similarity:
@@ -60,14 +70,20 @@ class Similarity:
         import torch
 
         with torch.inference_mode():
-            words = self.processor(text=captions, images=images, return_tensors="pt", padding=True, truncation=True).to(self.device)
+            words = self.processor(
+                text=captions, images=images, return_tensors="pt", padding=True, truncation=True
+            ).to(self.device)
             out = self.model(**words)
             return (out.image_embeds * out.text_embeds).sum(-1).float().cpu()  # both have length 1
 
 
 def _missing(source: str, error: Exception) -> str:
-    preset = Preset.model_construct(title=source, model=source, revision=None, size_gb=2, settings={"preset": source})
-    return explain(error, preset).replace("or choose a pocket preset: those are here", "or leave its metric out of --metrics")
+    preset = Preset.model_construct(
+        title=source, model=source, revision=None, size_gb=2, settings={"preset": source}
+    )
+    return explain(error, preset).replace(
+        "or choose a pocket preset: those are here", "or leave its metric out of --metrics"
+    )
 
 
 def inception(weights: Path | None = None):
@@ -76,10 +92,14 @@ def inception(weights: Path | None = None):
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     try:
-        network = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=weights and str(weights))
+        network = FeatureExtractorInceptionV3(
+            "inception", ["2048"], feature_extractor_weights_path=weights and str(weights)
+        )
     except (OSError, RuntimeError) as error:
-        raise Refused(f"FID's Inception weights could not be had ({type(error).__name__}): torch-fidelity fetches them once from "
-                      "github.com, or give their file by --inception FILE.") from error
+        raise Refused(
+            f"FID's Inception weights could not be had ({type(error).__name__}): torch-fidelity fetches them once from "
+            "github.com, or give their file by --inception FILE."
+        ) from error
     network.to("cuda" if torch.cuda.is_available() else "cpu")
     return lambda pixels: network(pixels.to(next(network.parameters()).device))[0].cpu()
 
@@ -123,11 +143,21 @@ class Files:
         return Image.open(self.paths[i])
 
 
-def measure(pictures, columns: dict[str, list[Path]], metrics, size, device: str, references: Path | None = None, clip: str = CLIP,
-            weights: Path | None = None) -> dict[str, dict]:
+def measure(
+    pictures,
+    columns: dict[str, list[Path]],
+    metrics,
+    size,
+    device: str,
+    references: Path | None = None,
+    clip: str = CLIP,
+    weights: Path | None = None,
+) -> dict[str, dict]:
     """{column: its numbers}; `columns` has every column's files, in the order of `pictures`. Raises `Refused`."""
     if "pfid" in metrics and min(size) < PATCH:
-        raise Refused(f"PFID looks at {PATCH} x {PATCH} pixels, and these pictures have {size[0]} x {size[1]}: leave pfid out of --metrics.")
+        raise Refused(
+            f"PFID looks at {PATCH} x {PATCH} pixels, and these pictures have {size[0]} x {size[1]}: leave pfid out of --metrics."
+        )
     numbers = {key: {"count": len(paths)} for key, paths in columns.items()}
     captions = [picture.prompt for picture in pictures]
     for metric, source in (("clip", clip), ("pickscore", PICKSCORE)):
@@ -138,15 +168,25 @@ def measure(pictures, columns: dict[str, list[Path]], metrics, size, device: str
         similar = Similarity(source, device)
         for key, paths in columns.items():
             files = Files(paths, True)
-            parts = [range(start, min(start + BATCH, len(files))) for start in range(0, len(files), BATCH)]
-            cosines = torch.cat([similar([files[i] for i in part], [captions[i] for i in part]) for part in parts])
+            parts = [
+                range(start, min(start + BATCH, len(files)))
+                for start in range(0, len(files), BATCH)
+            ]
+            cosines = torch.cat(
+                [similar([files[i] for i in part], [captions[i] for i in part]) for part in parts]
+            )
             scores = 100 * cosines.clamp_min(0) if metric == "clip" else similar.scale * cosines
-            numbers[key] |= {metric: float(scores.double().mean()), f"{metric}_interval": of_mean(scores)}
+            numbers[key] |= {
+                metric: float(scores.double().mean()),
+                f"{metric}_interval": of_mean(scores),
+            }
     if {"fid", "pfid"} & set(metrics):
         network, real = inception(weights), Files(images_in(references), False)
         for metric in [name for name in ("fid", "pfid") if name in metrics]:
             distance = Frechet(features(network, real, size, metric == "pfid"))
             for key, paths in columns.items():
                 if len(paths) > 1:
-                    numbers[key][metric] = float(distance(features(network, Files(paths, True), size, metric == "pfid")))
+                    numbers[key][metric] = float(
+                        distance(features(network, Files(paths, True), size, metric == "pfid"))
+                    )
     return numbers

@@ -25,11 +25,34 @@ from nag.presets import Preset
 
 from .plan import Column, Picture
 
-NAMED = ("model", "revision", "variant", "pipeline", "dtype", "scheduler", "lora", "arguments", "cfg_offset")
+NAMED = (
+    "model",
+    "revision",
+    "variant",
+    "pipeline",
+    "dtype",
+    "scheduler",
+    "lora",
+    "arguments",
+    "cfg_offset",
+)
 # A change in these files of nag/ may change what is drawn.
 CODE = (
-    "formula.py", "rivals.py", "settings.py", "segments.py", "attention_processor.py", "twins.py", "kernels.py", "patch.py", "guidance/*.py",
-    "families/**/*.py", "engine/call.py", "engine/loading.py", "engine/memory.py", "evaluate/draw.py")
+    "formula.py",
+    "rivals.py",
+    "settings.py",
+    "segments.py",
+    "attention_processor.py",
+    "twins.py",
+    "kernels.py",
+    "patch.py",
+    "guidance/*.py",
+    "families/**/*.py",
+    "engine/call.py",
+    "engine/loading.py",
+    "engine/memory.py",
+    "evaluate/draw.py",
+)
 
 
 class Painter:
@@ -48,13 +71,21 @@ class Painter:
         """Model, machine and code: the same for every picture."""
         import torch
 
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"  # as `loading.load` chooses
+        device = (
+            "cuda"
+            if torch.cuda.is_available()
+            else "mps"
+            if torch.backends.mps.is_available()
+            else "cpu"
+        )  # as `loading.load` chooses
         model = loading.PROJECT / self.preset.model
         code = sorted(path for pattern in CODE for path in (loading.PROJECT / "nag").glob(pattern))
         versions = loading.versions()
         return {
-            **{name: getattr(self.preset, name) for name in NAMED}, "model": self.preset.model_name,
-            "weights": contents(model) if model.is_dir() else "", "device": device,
+            **{name: getattr(self.preset, name) for name in NAMED},
+            "model": self.preset.model_name,
+            "weights": contents(model) if model.is_dir() else "",
+            "device": device,
             "code": hashlib.sha256(b"".join(path.read_bytes() for path in code)).hexdigest()[:12],
             **{name: versions[name] for name in ("torch", "diffusers", "transformers")},
         }
@@ -76,13 +107,27 @@ class Painter:
         try:
             frames, seconds, black = self._call(column, pictures)  # (n, F, H, W, 3), 0 to 1
         except (RuntimeError, MemoryError) as error:
-            if type(error).__name__ not in ("OutOfMemoryError", "MemoryError") and "out of memory" not in str(error).lower():
+            if (
+                type(error).__name__ not in ("OutOfMemoryError", "MemoryError")
+                and "out of memory" not in str(error).lower()
+            ):
                 raise
-            raise Refused(f"Out of memory at --batch {len(pictures)}: choose a smaller one. Finished pictures are kept.") from error
+            raise Refused(
+                f"Out of memory at --batch {len(pictures)}: choose a smaller one. Finished pictures are kept."
+            ) from error
         if not np.isfinite(frames).all():
-            raise Refused(f'Column "{column.key}": the numbers left the range of {self.loaded.dtype}. Lower its scale, or leave it out.')
+            raise Refused(
+                f'Column "{column.key}": the numbers left the range of {self.loaded.dtype}. Lower its scale, or leave it out.'
+            )
         for picture, one, refused in zip(pictures, frames, black, strict=True):
-            self._save(self.path(column, picture), column, picture, one, seconds / len(pictures), **({"blacked_out": True} if refused else {}))
+            self._save(
+                self.path(column, picture),
+                column,
+                picture,
+                one,
+                seconds / len(pictures),
+                **({"blacked_out": True} if refused else {}),
+            )
 
     def _call(self, column: Column, pictures: list[Picture]):
         """-> pixels, the seconds from the first denoiser call to the decoded pictures, and which of them a safety checker blacked out."""
@@ -95,7 +140,8 @@ class Painter:
         negatives = [picture.negative for picture in pictures]
         arguments = _arguments(pipe, Run("evaluate", self.preset, request, []), column.guidance)
         arguments |= {
-            "prompt": [picture.prompt for picture in pictures], "output_type": "np",
+            "prompt": [picture.prompt for picture in pictures],
+            "output_type": "np",
             "generator": [torch.Generator("cpu").manual_seed(picture.seed) for picture in pictures],
         }
         if "negative_prompt" in arguments:
@@ -121,17 +167,30 @@ class Painter:
         black = getattr(result, "nsfw_content_detected", None) or [False] * len(pictures)
         return frames if frames.ndim == 5 else frames[:, None], seconds, black
 
-    def _save(self, path: Path, column: Column, picture: Picture, frames, seconds: float, **remarks) -> None:
+    def _save(
+        self, path: Path, column: Column, picture: Picture, frames, seconds: float, **remarks
+    ) -> None:
         import numpy as np
         from PIL import Image
         from PIL.PngImagePlugin import PngInfo
 
         text = PngInfo()
-        made = {**column.settings, "prompt": picture.prompt, "negative_prompt": picture.negative, "seed": picture.seed,
-                "model": self.preset.model_name, "revision": self.preset.revision, "frames": len(frames), "seconds": round(seconds, 5), **remarks}
+        made = {
+            **column.settings,
+            "prompt": picture.prompt,
+            "negative_prompt": picture.negative,
+            "seed": picture.seed,
+            "model": self.preset.model_name,
+            "revision": self.preset.revision,
+            "frames": len(frames),
+            "seconds": round(seconds, 5),
+            **remarks,
+        }
         text.add_text("nag-evaluate", json.dumps(made))
         image = Image.fromarray(np.concatenate((frames * 255).round().astype(np.uint8), axis=1))
-        unfinished = path.with_suffix(f".{os.getpid()}.part")  # no other process sees half a picture
+        unfinished = path.with_suffix(
+            f".{os.getpid()}.part"
+        )  # no other process sees half a picture
         image.save(unfinished, "png", pnginfo=text, compress_level=1)
         os.replace(unfinished, path)
 
@@ -143,18 +202,24 @@ def read(path: Path):
     with Image.open(path) as image:
         made = json.loads(image.text["nag-evaluate"])
         width = image.width // made["frames"]
-        return [image.crop((i * width, 0, (i + 1) * width, image.height)) for i in range(made["frames"])], made
+        return [
+            image.crop((i * width, 0, (i + 1) * width, image.height)) for i in range(made["frames"])
+        ], made
 
 
 def motion(paths: list[Path]) -> float:
     """How much a video's frame differs from the one before it: mean of all values and videos, 0 to 255."""
-    return sum(mean_difference(frames[:-1], frames[1:]) for frames, _ in map(read, paths)) / len(paths)
+    return sum(mean_difference(frames[:-1], frames[1:]) for frames, _ in map(read, paths)) / len(
+        paths
+    )
 
 
 def contents(folder: Path) -> str:
     """Hash of a folder's files: by what is in them up to 64 MB, by size and time above."""
     total = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".md"):
+    for path in sorted(
+        path for path in folder.rglob("*") if path.is_file() and path.suffix != ".md"
+    ):
         stat = path.stat()
         large = stat.st_size > 64e6
         total.update(f"{path.relative_to(folder)}\n".encode())

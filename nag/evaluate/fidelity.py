@@ -34,19 +34,43 @@ def asked(count: int) -> tuple[list[data.Person], list[str], list[list[str]]]:
     for person in people:
         phrases = data.phrases(person)
         names = rng.sample(list(phrases), rng.randint(1, 3))
-        captions.append(", ".join([f"portrait of {data.with_article(person.role)}", *(phrases[name] for name in names)]))
+        captions.append(
+            ", ".join(
+                [
+                    f"portrait of {data.with_article(person.role)}",
+                    *(phrases[name] for name in names),
+                ]
+            )
+        )
         stated.append(names)
     return people, captions, stated
 
 
 def lines(pictures) -> float:
-    return float(np.mean([sum(np.square(np.diff(np.asarray(one, np.float32), axis=axis)).mean() for axis in (0, 1)) for one in pictures]))
+    return float(
+        np.mean(
+            [
+                sum(
+                    np.square(np.diff(np.asarray(one, np.float32), axis=axis)).mean()
+                    for axis in (0, 1)
+                )
+                for one in pictures
+            ]
+        )
+    )
 
 
 def off_palette(pictures) -> float:
     colours = {*data.SKIN, *data.HAIR, "#000000", "#ffffff"}
-    colours |= {colour for name in ("shirt", "background") for variants in data.VARIANTS[name].values() for colour in variants}
-    palette = np.array([[int(colour[i:i + 2], 16) for i in (1, 3, 5)] for colour in sorted(colours)], np.float32)
+    colours |= {
+        colour
+        for name in ("shirt", "background")
+        for variants in data.VARIANTS[name].values()
+        for colour in variants
+    }
+    palette = np.array(
+        [[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in sorted(colours)], np.float32
+    )
     shares = []
     for picture in pictures:
         pixels = np.asarray(picture, np.float32)[::2, ::2].reshape(-1, 1, 3)
@@ -60,14 +84,24 @@ def draw(pipe, preset, captions: list[str], steps: int):
 
     import torch
 
-    off = {} if "true_cfg_scale" in inspect.signature(pipe.__call__).parameters else {"guidance_scale": 1.0}
+    off = (
+        {}
+        if "true_cfg_scale" in inspect.signature(pipe.__call__).parameters
+        else {"guidance_scale": 1.0}
+    )
     pictures = []
     with torch.inference_mode():
         for start in range(0, len(captions), BATCH):
-            some = captions[start:start + BATCH]
+            some = captions[start : start + BATCH]
             generators = [torch.Generator().manual_seed(SEED + start + i) for i in range(len(some))]
-            pictures += pipe(some, num_inference_steps=steps, height=data.SIZE, width=data.SIZE, generator=generators,
-                             **{**off, **preset.arguments}).images
+            pictures += pipe(
+                some,
+                num_inference_steps=steps,
+                height=data.SIZE,
+                width=data.SIZE,
+                generator=generators,
+                **{**off, **preset.arguments},
+            ).images
     return pictures
 
 
@@ -87,27 +121,42 @@ def measure(pipe, preset, count: int, steps: list[int]) -> dict[int, dict]:
     renders = pocket.renders(pipe.vae, people)
     features = pocket.look(reader, renders)[1]
     renders, middle = [frames[0] for frames in renders], features.mean(0)
-    basis = torch.linalg.svd(features - middle, full_matrices=False).Vh[:pocket.COMPONENTS].mT
+    basis = torch.linalg.svd(features - middle, full_matrices=False).Vh[: pocket.COMPONENTS].mT
     distance, found = Frechet((features - middle) @ basis), {}
     for number in steps:
         pictures = draw(pipe, preset, captions, number)
         labels, features = pocket.look(reader, [[picture] for picture in pictures])
-        shown = [[bool(labels[i, names.index(name)] == truth[i, names.index(name)]) for name in of_one] for i, of_one in enumerate(stated)]
+        shown = [
+            [bool(labels[i, names.index(name)] == truth[i, names.index(name)]) for name in of_one]
+            for i, of_one in enumerate(stated)
+        ]
         whole = sum(map(all, shown))
         found[number] = {
-            "stated": sum(map(sum, shown)) / sum(map(len, shown)), "all": whole / count, "interval": wilson(whole, count),
-            "frechet": float(distance((features - middle) @ basis)), "lines": lines(pictures) / lines(renders),
-            "off": off_palette(pictures), "off_renders": off_palette(renders),
+            "stated": sum(map(sum, shown)) / sum(map(len, shown)),
+            "all": whole / count,
+            "interval": wilson(whole, count),
+            "frechet": float(distance((features - middle) @ basis)),
+            "lines": lines(pictures) / lines(renders),
+            "off": off_palette(pictures),
+            "off_renders": off_palette(renders),
         }
     return found
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description, parser.formatter_class = __doc__, argparse.RawTextHelpFormatter
-    parser.add_argument("--preset", default="pocket-portrait", choices=("pocket-portrait", "pocket-joint", "pocket-joint-teacher"))
+    parser.add_argument(
+        "--preset",
+        default="pocket-portrait",
+        choices=("pocket-portrait", "pocket-joint", "pocket-joint-teacher"),
+    )
     parser.add_argument("--count", type=int, default=512)
     parser.add_argument("--steps", type=int, nargs="+", help="default: the preset's")
-    parser.add_argument("--denoiser", choices=[name for name in DENOISERS if not name.startswith("video")], help="of a training run")
+    parser.add_argument(
+        "--denoiser",
+        choices=[name for name in DENOISERS if not name.startswith("video")],
+        help="of a training run",
+    )
     parser.add_argument("--run", type=Path, default=Path("runs"))
 
 
@@ -117,7 +166,9 @@ def run(options) -> int:
     from nag.engine import loading
 
     if options.count < 33:
-        raise Refused(f"--count must be 33 or more, for a distance in 32 dimensions; got {options.count}.")
+        raise Refused(
+            f"--count must be 33 or more, for a distance in 32 dimensions; got {options.count}."
+        )
     preset, _ = presets.resolve({"preset": options.preset}, dict(presets.load_all()))
     if options.denoiser:
         from nag.pocket.export import pipeline
@@ -127,8 +178,13 @@ def run(options) -> int:
         pipe = loading.load(preset).pipe
     pipe.set_progress_bar_config(disable=True)
     print("| steps | stated | all (95 %) | frechet | lines | off |\n|---|---|---|---|---|---|")
-    for steps, one in measure(pipe, preset, options.count, options.steps or [preset.settings["num_inference_steps"]]).items():
+    for steps, one in measure(
+        pipe, preset, options.count, options.steps or [preset.settings["num_inference_steps"]]
+    ).items():
         low, high = one["interval"]
-        print(f"| {steps} | {one['stated']:.3f} | {one['all']:.2f} ({low:.2f}-{high:.2f}) | {one['frechet']:.0f} | {one['lines']:.3f} | "
-              f"{one['off']:.3f} ({one['off_renders']:.3f}) |", flush=True)
+        print(
+            f"| {steps} | {one['stated']:.3f} | {one['all']:.2f} ({low:.2f}-{high:.2f}) | {one['frechet']:.0f} | {one['lines']:.3f} | "
+            f"{one['off']:.3f} ({one['off_renders']:.3f}) |",
+            flush=True,
+        )
     return 0

@@ -13,11 +13,25 @@ from nag.request import PROMPT_LENGTH, Request
 
 # guidance -> the settings that change it. NASA and VSF are rival methods, here for research.
 USES = {
-    "none": (), "cfg": ("guidance_scale",), "nag": ("nag_scale", "nag_tau", "nag_alpha", "nag_end"),
-    "cfg+nag": ("guidance_scale", "nag_scale", "nag_tau", "nag_alpha", "nag_end"), "nasa": ("nasa_scale", "nag_end"), "vsf": ("vsf_scale", "nag_end"),
+    "none": (),
+    "cfg": ("guidance_scale",),
+    "nag": ("nag_scale", "nag_tau", "nag_alpha", "nag_end"),
+    "cfg+nag": ("guidance_scale", "nag_scale", "nag_tau", "nag_alpha", "nag_end"),
+    "nasa": ("nasa_scale", "nag_end"),
+    "vsf": ("vsf_scale", "nag_end"),
 }
-SCALES = {"cfg": "guidance_scale", "nag": "nag_scale", "cfg+nag": "nag_scale", "nasa": "nasa_scale", "vsf": "vsf_scale"}
-ABLATIONS = {"no normalisation": ("nag_tau",), "no refinement": ("nag_alpha",), "neither": ("nag_tau", "nag_alpha")}  # what is not used then
+SCALES = {
+    "cfg": "guidance_scale",
+    "nag": "nag_scale",
+    "cfg+nag": "nag_scale",
+    "nasa": "nasa_scale",
+    "vsf": "vsf_scale",
+}
+ABLATIONS = {
+    "no normalisation": ("nag_tau",),
+    "no refinement": ("nag_alpha",),
+    "neither": ("nag_tau", "nag_alpha"),
+}  # what is not used then
 SWITCHES = {"nag_tau": "nag_normalisation", "nag_alpha": "nag_refinement"}
 HELD_OUT, TUNING = 10_000, 50_000  # first seeds
 
@@ -28,7 +42,7 @@ class Column:
 
     key: str
     guidance: str
-    request: Request            # checked; its words and its seed are each picture's
+    request: Request  # checked; its words and its seed are each picture's
     ablation: str = ""
 
     @property
@@ -39,7 +53,10 @@ class Column:
     def settings(self) -> dict:
         """What this column depends on, beside the picture's words and seed."""
         request, unused = self.request, ABLATIONS.get(self.ablation, ())
-        used = {name: getattr(request, name) for name in ("num_inference_steps", "width", "height", "num_frames")}
+        used = {
+            name: getattr(request, name)
+            for name in ("num_inference_steps", "width", "height", "num_frames")
+        }
         used |= {name: getattr(request, name) for name in USES[self.guidance] if name not in unused}
         return {"guidance": self.guidance, **used, **{SWITCHES[name]: False for name in unused}}
 
@@ -66,9 +83,13 @@ def preset_of(name: str, model: str | None, captions: bool) -> Preset:
         # the meter stays: it reads pictures of pocket data, whichever model drew them
         preset = preset.with_model(model).model_copy(update={"meter": preset.meter})
     if preset.image:
-        raise Refused(f"{preset.title} begins with a picture, and an evaluation has none to give it.")
+        raise Refused(
+            f"{preset.title} begins with a picture, and an evaluation has none to give it."
+        )
     if not captions and not preset.meter:
-        raise Refused(f"{preset.title} has no classifier that reads its pictures: give --prompts FILE with captions and --negative TEXT.")
+        raise Refused(
+            f"{preset.title} has no classifier that reads its pictures: give --prompts FILE with captions and --negative TEXT."
+        )
     return preset
 
 
@@ -78,7 +99,9 @@ def kinds_of(words: list[str] | None, preset: Preset) -> list[str]:
     kinds = list(dict.fromkeys(kind for word in words for kind in word.split(",") if kind))
     unknown = [kind for kind in kinds if kind not in USES]
     if unknown or not kinds:
-        raise Refused(f"--guidance is out of {', '.join(USES)}; got {', '.join(unknown) or 'nothing'}.")
+        raise Refused(
+            f"--guidance is out of {', '.join(USES)}; got {', '.join(unknown) or 'nothing'}."
+        )
     return kinds
 
 
@@ -88,31 +111,57 @@ def sweep_of(pairs: list[str], kinds: list[str]) -> dict[str, list[float]]:
     for pair in pairs:
         name, _, values = pair.partition("=")
         if name not in known:
-            raise Refused(f"--sweep wants SETTING=VALUE,VALUE with a setting out of {', '.join(known)}; got {pair!r}.")
+            raise Refused(
+                f"--sweep wants SETTING=VALUE,VALUE with a setting out of {', '.join(known)}; got {pair!r}."
+            )
         try:
             sweep[name] = list(dict.fromkeys(float(value) for value in values.split(",")))
         except ValueError:
-            raise Refused(f"--sweep {name} wants numbers with commas between them, got {values!r}.") from None
+            raise Refused(
+                f"--sweep {name} wants numbers with commas between them, got {values!r}."
+            ) from None
         if not any(name in USES[kind] for kind in kinds):
             raise Refused(f"--sweep {name} changes none of the columns {', '.join(kinds)}.")
     return sweep
 
 
-def columns_of(preset: Preset, kinds: list[str], steps: list[int], sweep: dict[str, list[float]], ablate: bool = False) -> list[Column]:
+def columns_of(
+    preset: Preset,
+    kinds: list[str],
+    steps: list[int],
+    sweep: dict[str, list[float]],
+    ablate: bool = False,
+) -> list[Column]:
     """Every combination of guidance, the swept settings that change it, and steps. Raises `Refused`, as `presets.resolve` says it."""
     if ablate and "nag" not in kinds:
-        raise Refused("--ablate takes NAG apart, and there is no column \"nag\": add it to --guidance.")
+        raise Refused(
+            '--ablate takes NAG apart, and there is no column "nag": add it to --guidance.'
+        )
     steps = list(dict.fromkeys(steps)) or [preset.settings["num_inference_steps"]]
     columns = []
     for count, kind in itertools.product(steps, kinds):
         for ablation in ["", *(ABLATIONS if ablate and kind == "nag" else ())]:
-            swept = [name for name in sweep if name in USES[kind] and name not in ABLATIONS.get(ablation, ())]
+            swept = [
+                name
+                for name in sweep
+                if name in USES[kind] and name not in ABLATIONS.get(ablation, ())
+            ]
             for values in itertools.product(*(sweep[name] for name in swept)):
                 chosen = dict(zip(swept, values, strict=True))
-                words = [kind, *filter(None, [ablation]), *(f"{name}={value:g}" for name, value in chosen.items())]
+                words = [
+                    kind,
+                    *filter(None, [ablation]),
+                    *(f"{name}={value:g}" for name, value in chosen.items()),
+                ]
                 words += [f"steps={count}"] if len(steps) > 1 else []
                 off = {SWITCHES[name]: False for name in ABLATIONS.get(ablation, ())}
-                raw = {"preset": preset.name, "num_inference_steps": count, "guidance": [kind], **chosen, **off}
+                raw = {
+                    "preset": preset.name,
+                    "num_inference_steps": count,
+                    "guidance": [kind],
+                    **chosen,
+                    **off,
+                }
                 _, request = presets.resolve(raw, {preset.name: preset})
                 columns.append(Column(" ".join(words), kind, request, ablation))
     return columns
@@ -135,13 +184,21 @@ def captions_in(path: Path) -> list[str]:
     except UnicodeDecodeError:
         raise Refused(f"--prompts {path} is not UTF-8 text.") from None
     except (ValueError, KeyError, TypeError):
-        raise Refused(f'--prompts {path}: a JSON file must be {{"annotations": [{{"caption": ...}}, ...]}}, a TSV or CSV file must have a '
-                      'column named "caption", and any other file one caption a line.') from None
-    found = [" ".join(caption.split()) for caption in found if isinstance(caption, str) and caption.strip()]
+        raise Refused(
+            f'--prompts {path}: a JSON file must be {{"annotations": [{{"caption": ...}}, ...]}}, a TSV or CSV file must have a '
+            'column named "caption", and any other file one caption a line.'
+        ) from None
+    found = [
+        " ".join(caption.split())
+        for caption in found
+        if isinstance(caption, str) and caption.strip()
+    ]
     if not found:
         raise Refused(f"--prompts {path} has no captions.")
     if long := [caption for caption in found if len(caption) > PROMPT_LENGTH]:
-        raise Refused(f"--prompts {path}: a caption has {len(long[0])} characters, more than {PROMPT_LENGTH}.")
+        raise Refused(
+            f"--prompts {path}: a caption has {len(long[0])} characters, more than {PROMPT_LENGTH}."
+        )
     return found
 
 
@@ -150,7 +207,9 @@ def of_captions(captions: list[str], negative: str, count: int) -> list[Picture]
     return [Picture(captions[i % len(captions)], negative, HELD_OUT + i) for i in range(count)]
 
 
-def of_cases(cases: dict[str, tuple], names: list[str], count: int, tuning: bool = False) -> list[Picture]:
+def of_cases(
+    cases: dict[str, tuple], names: list[str], count: int, tuning: bool = False
+) -> list[Picture]:
     """`count` pictures in all, turn by turn of the cases {name: (attribute, value, tuning roles, reported roles)} and of their roles."""
     from nag.pocket.data import with_article
 

@@ -37,11 +37,18 @@ class Frechet:
         """(..., n, k) -> (...)"""
         mean, A = _moments(rows.double())
         cross = torch.linalg.eigvalsh(self.root @ A @ self.root).clamp_min(0).sqrt().sum(-1)
-        return (mean - self.mean).square().sum(-1) + A.diagonal(dim1=-2, dim2=-1).sum(-1) + self.trace - 2 * cross
+        return (
+            (mean - self.mean).square().sum(-1)
+            + A.diagonal(dim1=-2, dim2=-1).sum(-1)
+            + self.trace
+            - 2 * cross
+        )
 
     def resampled(self, rows):
         """Distances of resamples (with replacement) of the rows (n, k) -> (RESAMPLES,)"""
-        index = torch.randint(len(rows), (RESAMPLES, len(rows)), generator=torch.Generator().manual_seed(0))
+        index = torch.randint(
+            len(rows), (RESAMPLES, len(rows)), generator=torch.Generator().manual_seed(0)
+        )
         return torch.cat([self(rows[part]) for part in index.split(50)])
 
 
@@ -51,7 +58,9 @@ def around(value: float, resampled) -> tuple[float, float]:
     A resample repeats rows and so seems farther away than its original: the spread of the resamples is laid around the value itself.
     What it says is how much the distance of as many other pictures would differ.
     """
-    low, middle, high = torch.quantile(resampled, torch.tensor([.025, .5, .975], dtype=resampled.dtype)).tolist()
+    low, middle, high = torch.quantile(
+        resampled, torch.tensor([0.025, 0.5, 0.975], dtype=resampled.dtype)
+    ).tolist()
     return max(0.0, value + low - middle), value + high - middle
 
 
@@ -75,5 +84,9 @@ def at_same_rate(rate: float, curve: list[tuple[float, dict]]) -> dict:
     for (low, left), (high, right) in zip(curve, curve[1:] or curve, strict=False):
         if low <= rate <= high:
             share = (rate - low) / (high - low) if high > low else 0.0
-            return {name: (1 - share) * left[name] + share * right[name] for name in left if name in right}
+            return {
+                name: (1 - share) * left[name] + share * right[name]
+                for name in left
+                if name in right
+            }
     raise AssertionError("a rate within the curve lies between two of its points")

@@ -6,5 +6,16 @@ from .schema import KINDS, Family, Packed
 from .table import FAMILIES
 
 __all__ = [
-    "FAMILIES", "KINDS", "REFUSED", "Family", "Packed", "denoiser_of", "denoisers_of", "encoders_of", "find", "row_of", "supports", "unwrapped",
+    "FAMILIES",
+    "KINDS",
+    "REFUSED",
+    "Family",
+    "Packed",
+    "denoiser_of",
+    "denoisers_of",
+    "encoders_of",
+    "find",
+    "row_of",
+    "supports",
+    "unwrapped",
 ]

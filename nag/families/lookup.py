@@ -25,7 +25,14 @@ def denoiser_of(pipe):
 
 def row_of(cls) -> str | None:
     """The name of the row that describes a denoiser class: its own, or that of a class it inherits from."""
-    return next((base.__name__ for base in cls.__mro__ if base.__name__ in FAMILIES or base.__name__ in REFUSED), None)
+    return next(
+        (
+            base.__name__
+            for base in cls.__mro__
+            if base.__name__ in FAMILIES or base.__name__ in REFUSED
+        ),
+        None,
+    )
 
 
 def find(pipe) -> Family:
@@ -55,9 +62,21 @@ def supports(pipe) -> tuple[bool, str]:
     except ValueError as error:
         return False, str(error)
     if denoiser is not pipe and not encoders_of(pipe):
-        return False, f"NAG listens to a pipeline's {family.encoders[-1]}, and a {type(pipe).__name__} has none."
+        return (
+            False,
+            f"NAG listens to a pipeline's {family.encoders[-1]}, and a {type(pipe).__name__} has none.",
+        )
     if not layers:
-        return False, f"This {type(denoiser).__name__} has no attention layer that sees text, so NAG has nothing to guide."
-    counts = {kind: sum(k.startswith(kind) for k, _ in layers.values()) for kind in ("cross", "joint", "text")}
+        return (
+            False,
+            f"This {type(denoiser).__name__} has no attention layer that sees text, so NAG has nothing to guide.",
+        )
+    counts = {
+        kind: sum(k.startswith(kind) for k, _ in layers.values())
+        for kind in ("cross", "joint", "text")
+    }
     found = " and ".join(f"{count} {kind}-attention" for kind, count in counts.items() if count)
-    return True, f"{type(denoiser).__name__}: {found} layers, negative text packed behind the positive."
+    return (
+        True,
+        f"{type(denoiser).__name__}: {found} layers, negative text packed behind the positive.",
+    )

@@ -34,13 +34,21 @@ class Packed:
     call: int = 0
 
 
-def text(encoded: int | None = 0, argument: str = "encoder_hidden_states", dim: int = 1, of: int = 0, batch: int = 0,
-         call: int = 0) -> Packed:
+def text(
+    encoded: int | None = 0,
+    argument: str = "encoder_hidden_states",
+    dim: int = 1,
+    of: int = 0,
+    batch: int = 0,
+    call: int = 0,
+) -> Packed:
     """A text: (rows, T, D), or a list of `rows` tensors (T, D) with `dim=0`; with `batch=1` (layers, rows, T, D)."""
     return Packed(argument, encoded, dim, "text", of, batch, call)
 
 
-def mask(encoded: int | None, argument: str = "encoder_attention_mask", of: int = 0, call: int = 0) -> Packed:
+def mask(
+    encoded: int | None, argument: str = "encoder_attention_mask", of: int = 0, call: int = 0
+) -> Packed:
     """A text's mask, (rows, T); image tokens may follow the text's."""
     return Packed(argument, encoded, 1, "mask", of, 0, call)
 
@@ -118,10 +126,15 @@ class Family:
         lengths: (T+, T-) of every text input. count: number of keys. Texts follow one another, each positive before its negative.
         """
         if self.grow:
-            lengths = [(self.grow(positive), self.grow(negative) if negative else 0) for positive, negative in lengths]
+            lengths = [
+                (self.grow(positive), self.grow(negative) if negative else 0)
+                for positive, negative in lengths
+            ]
         if self.spans:
             return self.spans(kind, lengths, count)
-        start = count - sum(map(sum, lengths)) if kind == "joint" and self.order == "image, text" else 0
+        start = (
+            count - sum(map(sum, lengths)) if kind == "joint" and self.order == "image, text" else 0
+        )
         positives, negatives = one_after_another(lengths, start)
         behind = start + sum(map(sum, lengths))
         shared = [(behind, count - behind)] if kind == "cross_added" and count > behind else []
@@ -133,14 +146,28 @@ def named(**patterns: str) -> Callable:
     expressions = {kind: re.compile(pattern) for kind, pattern in patterns.items()}
 
     def layers(denoiser) -> dict:
-        return {name: (kind, module) for name, module in denoiser.named_modules() for kind, expression in expressions.items()
-                if expression.fullmatch(name) and hasattr(module, "processor")}
+        return {
+            name: (kind, module)
+            for name, module in denoiser.named_modules()
+            for kind, expression in expressions.items()
+            if expression.fullmatch(name) and hasattr(module, "processor")
+        }
+
     return layers
 
 
 def cross_attention(denoiser, kind: str = "cross") -> dict:
     """By what it is, not by its name: with `only_cross_attention` the text reaches `attn1` too."""
-    found = {name: m for name, m in denoiser.named_modules() if getattr(m, "is_cross_attention", False) and hasattr(m, "processor")}
+    found = {
+        name: m
+        for name, m in denoiser.named_modules()
+        if getattr(m, "is_cross_attention", False) and hasattr(m, "processor")
+    }
     if denoiser.config.get("encoder_hid_dim_type") in ("image_proj", "text_image_proj"):
-        raise ValueError(f"This {type(denoiser).__name__} is told by a picture's embedding what to show (Kandinsky 2), and not by words alone.")
-    return {name: ("cross_added" if getattr(m, "added_kv_proj_dim", None) is not None else kind, m) for name, m in found.items()}
+        raise ValueError(
+            f"This {type(denoiser).__name__} is told by a picture's embedding what to show (Kandinsky 2), and not by words alone."
+        )
+    return {
+        name: ("cross_added" if getattr(m, "added_kv_proj_dim", None) is not None else kind, m)
+        for name, m in found.items()
+    }

@@ -1,9 +1,6 @@
 """Where the texts stand in an attention's keys, where "text, image" is not enough."""
 
 
-
-
-
 def one_after_another(lengths, start: int) -> tuple[list, list]:
     """Each positive before its negative, from `start` on."""
     positives, negatives = [], []
@@ -30,7 +27,10 @@ def second_text_first(kind: str, lengths, count: int) -> tuple[list, list]:
     (first, first_negative), (second, second_negative) = lengths
     start = count - first - first_negative - second - second_negative
     middle = start + second + second_negative
-    return [(middle, first), (start, second)], [(middle + first, first_negative), (start + second, second_negative)]
+    return [(middle, first), (start, second)], [
+        (middle + first, first_negative),
+        (start + second, second_negative),
+    ]
 
 
 def own(kind: str, lengths, count: int) -> tuple[list, list]:

@@ -13,8 +13,16 @@ from .steps import _active
 
 def _caches(denoiser) -> list:
     """The registries of hooks that carry tensors from step to step (first-block cache and its relatives)."""
-    registries = [registry for module in denoiser.modules() if (registry := vars(module).get("_diffusers_hook")) is not None]
-    return [registry for registry in registries if any(hook._is_stateful for hook in registry.hooks.values())]
+    registries = [
+        registry
+        for module in denoiser.modules()
+        if (registry := vars(module).get("_diffusers_hook")) is not None
+    ]
+    return [
+        registry
+        for registry in registries
+        if any(hook._is_stateful for hook in registry.hooks.values())
+    ]
 
 
 def _forget(denoiser) -> None:
@@ -40,7 +48,9 @@ def _around(pipe, denoiser, guidance, family, layers, names, inner, forward, /, 
         return forward(*args, **kwargs)
     tensors = tuple(text) if isinstance(text, list) else (text,)
     key = tuple(map(id, tensors))
-    if key not in guidance.verdicts:  # comparing values is a wait for the GPU: once per tensor, not once per step
+    if (
+        key not in guidance.verdicts
+    ):  # comparing values is a wait for the GPU: once per tensor, not once per step
         if len(guidance.verdicts) > 8:  # a pipeline that makes a new tensor every step
             guidance.verdicts.clear()
         guidance.verdicts[key] = tensors, _plan(guidance, family, given, text)
@@ -48,18 +58,37 @@ def _around(pipe, denoiser, guidance, family, layers, names, inner, forward, /, 
     if parts is None:
         return forward(*args, **kwargs)
     _can_be_guided(denoiser, layers, parts)
-    guidance.backend = str(getattr(_AttentionBackendRegistry._active_backend, "value", _AttentionBackendRegistry._active_backend))
+    guidance.backend = str(
+        getattr(
+            _AttentionBackendRegistry._active_backend,
+            "value",
+            _AttentionBackendRegistry._active_backend,
+        )
+    )
     guidance.guided_calls += not mute
     guidance.fresh = guidance.fresh or not mute
     outputs = []
     try:
         for rows, layout, packed in parts:
             guidance.layout = replace(layout, mute=mute) if layout else None
-            change = packed if rows is None else _rows_of(given, family.rows, rows, len(text)) | packed
+            change = (
+                packed if rows is None else _rows_of(given, family.rows, rows, len(text)) | packed
+            )
             if beside:
                 change = change | {first: (change.get(first, text), *beside)}
-            outputs.append(forward(*(change.get(name, value) for name, value in zip(names, args, strict=False)),
-                                   **{**kwargs, **{name: value for name, value in change.items() if name not in names[:len(args)]}}))
+            outputs.append(
+                forward(
+                    *(change.get(name, value) for name, value in zip(names, args, strict=False)),
+                    **{
+                        **kwargs,
+                        **{
+                            name: value
+                            for name, value in change.items()
+                            if name not in names[: len(args)]
+                        },
+                    },
+                )
+            )
     finally:
         guidance.layout = None
     _all_hit(layers, family)
@@ -82,7 +111,11 @@ def _can_be_guided(denoiser, layers, parts) -> None:
 
 def _all_hit(layers, family) -> None:
     """After the first guided call every layer must have been reached."""
-    missed = [layer.name for layer in layers if not layer.hit and not re.fullmatch(family.silent, layer.name)]
+    missed = [
+        layer.name
+        for layer in layers
+        if not layer.hit and not re.fullmatch(family.silent, layer.name)
+    ]
     if missed:
         raise RuntimeError(
             f"NAG did not reach the attention of {len(missed)} of {len(layers)} layers (first: {missed[0]}), so the picture would be "

@@ -19,9 +19,20 @@ DEFAULTS = NAGSettings()
 
 
 @contextlib.contextmanager
-def guide(pipe, negative_prompt=None, *, negative_prompt_embeds=None, negative_prompt_attention_mask=None,
-          scale: float = DEFAULTS.scale, tau: float = DEFAULTS.tau, alpha: float = DEFAULTS.alpha, end: float = DEFAULTS.end,
-          exact: bool = False, method: str = "nag", trim: bool = False):
+def guide(
+    pipe,
+    negative_prompt=None,
+    *,
+    negative_prompt_embeds=None,
+    negative_prompt_attention_mask=None,
+    scale: float = DEFAULTS.scale,
+    tau: float = DEFAULTS.tau,
+    alpha: float = DEFAULTS.alpha,
+    end: float = DEFAULTS.end,
+    exact: bool = False,
+    method: str = "nag",
+    trim: bool = False,
+):
     """Within this context `pipe(...)` is guided away from the negative prompt. The pipeline is called as always.
 
         with nag.guide(pipe, "blurry, low quality", scale=5.0):
@@ -51,32 +62,61 @@ def guide(pipe, negative_prompt=None, *, negative_prompt_embeds=None, negative_p
     if not able:
         raise ValueError(why)
     if not families.encoders_of(pipe):
-        raise ValueError(f"nag.guide takes a whole pipeline, which encodes the words too; got a {type(pipe).__name__}.")
+        raise ValueError(
+            f"nag.guide takes a whole pipeline, which encodes the words too; got a {type(pipe).__name__}."
+        )
     if trim and (negative_prompt is None or not family.tokenizer):
-        raise ValueError("trim needs the negative prompt as words." if negative_prompt is None else
-                         f"trim is not possible here: {type(pipe).__name__} masks its padding, or nag/families.py does not say where it is.")
+        raise ValueError(
+            "trim needs the negative prompt as words."
+            if negative_prompt is None
+            else f"trim is not possible here: {type(pipe).__name__} masks its padding, or nag/families.py does not say where it is."
+        )
     guidance = Guidance(settings, exact=bool(exact))
     if settings.off:
         yield guidance
         return
     embeds = _given(family, negative_prompt_embeds, negative_prompt_attention_mask)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(called(pipe, functools.partial(_picture, pipe, pipe.scheduler, guidance)))
+        stack.enter_context(
+            called(pipe, functools.partial(_picture, pipe, pipe.scheduler, guidance))
+        )
         for name in families.encoders_of(pipe):
             trimmed = functools.partial(_without_padding, pipe, family) if trim else None
-            stack.enter_context(replaced(pipe, name, functools.partial(_capture, guidance, family, negative_prompt, embeds, trimmed)))
+            stack.enter_context(
+                replaced(
+                    pipe,
+                    name,
+                    functools.partial(_capture, guidance, family, negative_prompt, embeds, trimmed),
+                )
+            )
         for name, report in (("step", _counted), ("set_timesteps", _started)):
-            stack.enter_context(placed(pipe.scheduler, name, Reported(getattr(pipe.scheduler, name), functools.partial(report, guidance))))
+            stack.enter_context(
+                placed(
+                    pipe.scheduler,
+                    name,
+                    Reported(getattr(pipe.scheduler, name), functools.partial(report, guidance)),
+                )
+            )
         for outer in families.denoisers_of(pipe):
             denoiser = families.unwrapped(outer)
             kernels.prepare(getattr(pipe, "_execution_device", denoiser.device))
             layers, give_back = install(denoiser, family, settings, guidance)
             stack.callback(give_back)
-            inner = stack.enter_context(family.adapter(pipe, denoiser, guidance)) if family.adapter else None
+            inner = (
+                stack.enter_context(family.adapter(pipe, denoiser, guidance))
+                if family.adapter
+                else None
+            )
             # outside of everything else that wraps a call: torch.compile, offloading and caches see packed text only
             names = list(inspect.signature(type(denoiser).forward).parameters)[1:]
-            around = functools.partial(_around, pipe, denoiser, guidance, family, layers, names, inner)
-            stack.enter_context(called(outer, torch.compiler.disable(around, recursive=False, reason=COMPILED_INSIDE)))
+            around = functools.partial(
+                _around, pipe, denoiser, guidance, family, layers, names, inner
+            )
+            stack.enter_context(
+                called(
+                    outer, torch.compiler.disable(around, recursive=False, reason=COMPILED_INSIDE)
+                )
+            )
             stack.callback(_forget, denoiser)
         stack.callback(guidance.verdicts.clear)
         yield guidance
@@ -86,23 +126,38 @@ def guide(pipe, negative_prompt=None, *, negative_prompt_embeds=None, negative_p
 
 def _check_words(words, embeds, mask) -> None:
     if words is None and embeds is None:
-        raise ValueError("NAG needs a negative prompt: give words (negative_prompt) or negative_prompt_embeds.")
+        raise ValueError(
+            "NAG needs a negative prompt: give words (negative_prompt) or negative_prompt_embeds."
+        )
     if words is not None and embeds is not None:
         raise ValueError("Got both negative_prompt and negative_prompt_embeds; give one of them.")
     each = [words] if isinstance(words, str) else words
-    if each is not None and not (isinstance(each, (list, tuple)) and all(word is None or isinstance(word, str) for word in each)):
-        raise ValueError(f"negative_prompt must be words, or a list with words (or None) for each prompt, got {words!r}.")
+    if each is not None and not (
+        isinstance(each, (list, tuple))
+        and all(word is None or isinstance(word, str) for word in each)
+    ):
+        raise ValueError(
+            f"negative_prompt must be words, or a list with words (or None) for each prompt, got {words!r}."
+        )
     if each is not None and all(word is None for word in each):
         raise ValueError(f"negative_prompt must have words for one prompt at least, got {words!r}.")
     if mask is not None and embeds is None:
-        raise ValueError("Got a negative_prompt_attention_mask without the negative_prompt_embeds that it belongs to.")
+        raise ValueError(
+            "Got a negative_prompt_attention_mask without the negative_prompt_embeds that it belongs to."
+        )
+
+
 COMPILED_INSIDE = "torch.compile(..., fullgraph=True) was called inside nag.guide; compile first, then enter nag.guide"
 
 
 def _picture(pipe, scheduler, guidance, call, /, *args, **kwargs):
     """One call of the pipeline. Whatever the call before left behind (it may have been stopped before its first step) is forgotten."""
-    if pipe.scheduler is not scheduler:  # its steps would not be counted, and `end` would never come
-        raise RuntimeError("The scheduler was replaced inside nag.guide: choose it before you enter it.")
+    if (
+        pipe.scheduler is not scheduler
+    ):  # its steps would not be counted, and `end` would never come
+        raise RuntimeError(
+            "The scheduler was replaced inside nag.guide: choose it before you enter it."
+        )
     guidance.encoded, guidance.step, guidance.since, before = None, 0, 0, guidance.guided_calls
     guidance.stepped = guidance.called = guidance.fresh = False
     result = call(*args, **kwargs)
@@ -115,8 +170,10 @@ def _nothing(pipe, guidance) -> RuntimeError:
     if guidance.encoded is None:
         why = f"{type(pipe).__name__} encoded no prompt. Some pipelines do not when they are given embeddings: give words."
     else:
-        why = ("none of the texts that reached the denoiser was the one that encode_prompt returned. "
-               f"{type(pipe).__name__} changes its embeddings on the way, and needs a row of its own in nag/families.py.")
+        why = (
+            "none of the texts that reached the denoiser was the one that encode_prompt returned. "
+            f"{type(pipe).__name__} changes its embeddings on the way, and needs a row of its own in nag/families.py."
+        )
     return RuntimeError(f"NAG guided nothing: {why}")
 
 
@@ -128,12 +185,21 @@ def _given(family, embeds, mask) -> dict | None:
     if not isinstance(embeds, dict) and len(needed) == 1:
         embeds = {needed[0]: embeds}
     if not isinstance(embeds, dict) or not set(embeds) & set(needed):
-        raise ValueError(f"This model has {len(needed)} texts: give negative_prompt_embeds as a dictionary of {', '.join(needed)}.")
+        raise ValueError(
+            f"This model has {len(needed)} texts: give negative_prompt_embeds as a dictionary of {', '.join(needed)}."
+        )
     if mask is not None:
         if family.companion("mask") is None:
-            raise ValueError("This model has no attention mask for its text, but a negative_prompt_attention_mask was given.")
+            raise ValueError(
+                "This model has no attention mask for its text, but a negative_prompt_attention_mask was given."
+            )
         text, dim = embeds.get(family.inputs[0].argument), family.inputs[0].dim
-        if isinstance(text, torch.Tensor) and tuple(mask.shape) != (len(text), text.shape[min(dim, text.ndim - 2)]):
-            raise ValueError(f"negative_prompt_attention_mask is {tuple(mask.shape)}, and does not fit embeddings of {tuple(text.shape)}.")
+        if isinstance(text, torch.Tensor) and tuple(mask.shape) != (
+            len(text),
+            text.shape[min(dim, text.ndim - 2)],
+        ):
+            raise ValueError(
+                f"negative_prompt_attention_mask is {tuple(mask.shape)}, and does not fit embeddings of {tuple(text.shape)}."
+            )
         embeds = {**embeds, family.companion("mask").argument: mask}
     return embeds

@@ -11,21 +11,45 @@ def _plan(guidance, family, given, text) -> list | None:
     positive, negative = guidance.encoded
     wanted, total = _shaped(positive[family.inputs[0].argument], text), len(text)
     times = total // len(given[family.each]) if family.each else 1
-    found = _conditional(text[::times] if times > 1 else text, wanted, guidance.cfg and not family.repeats)
+    found = _conditional(
+        text[::times] if times > 1 else text, wanted, guidance.cfg and not family.repeats
+    )
     if found is None:
         return None
-    found = [None if index is None or (guidance.spared and guidance.spared[index]) else index for index in found for _ in range(times)]
+    found = [
+        None if index is None or (guidance.spared and guidance.spared[index]) else index
+        for index in found
+        for _ in range(times)
+    ]
     if not any(index is not None for index in found):  # a pipeline that goes prompt by prompt
         return None
     inputs = {p.argument: given.get(p.argument) for p in family.inputs}
-    others = {p.argument: _each(p, _shaped(negative.get(p.argument), inputs[p.argument]), _of_rows, found, len(wanted), p.batch)
-              for p in family.inputs}
+    others = {
+        p.argument: _each(
+            p,
+            _shaped(negative.get(p.argument), inputs[p.argument]),
+            _of_rows,
+            found,
+            len(wanted),
+            p.batch,
+        )
+        for p in family.inputs
+    }
     if not family.rows:
         rows = [row for row, index in enumerate(found) if index is not None]
         if rows != list(range(rows[0], rows[-1] + 1)):
-            raise RuntimeError(f"The rows {rows} of {total} are to be guided and are not neighbours; NAG cannot guide this batch. "
-                               "Prompts without a negative one stand before or behind all others.")
-        layout, packed = _packed(family, inputs, others, slice(rows[0], rows[-1] + 1), total, _own_length(text[rows[0]:rows[-1] + 1], wanted))
+            raise RuntimeError(
+                f"The rows {rows} of {total} are to be guided and are not neighbours; NAG cannot guide this batch. "
+                "Prompts without a negative one stand before or behind all others."
+            )
+        layout, packed = _packed(
+            family,
+            inputs,
+            others,
+            slice(rows[0], rows[-1] + 1),
+            total,
+            _own_length(text[rows[0] : rows[-1] + 1], wanted),
+        )
         return [(None, layout, packed)]
     parts = []
     for row in range(total):  # neighbours with the same lengths go together
@@ -33,7 +57,10 @@ def _plan(guidance, family, given, text) -> list | None:
         if found[row] is None:
             parts.append((here, None, {}))
             continue
-        cut = [{p.argument: _trimmed(p, family, side, here) for p in family.inputs} for side in (inputs, others)]
+        cut = [
+            {p.argument: _trimmed(p, family, side, here) for p in family.inputs}
+            for side in (inputs, others)
+        ]
         layout, packed = _packed(family, *cut, slice(0, 1), 1)
         parts.append((here, layout, packed))
     return _grouped(parts)
@@ -42,7 +69,7 @@ def _plan(guidance, family, given, text) -> list | None:
 def _own_length(text, wanted) -> int | None:
     """How many of a tensor's tokens are the text, where tokens of something else (and not padding) follow."""
     longer = isinstance(text, torch.Tensor) and text.ndim == 3 and text.shape[1] > wanted.shape[1]
-    return wanted.shape[1] if longer and text[:, wanted.shape[1]:].any() else None
+    return wanted.shape[1] if longer and text[:, wanted.shape[1] :].any() else None
 
 
 def _grouped(parts) -> list:
@@ -52,8 +79,14 @@ def _grouped(parts) -> list:
             before, _, others = groups[-1]
             both = slice(before.start, rows.stop)
             size = both.stop - both.start
-            groups[-1] = (both, layout and Layout(layout.texts, slice(0, size), size),
-                          {name: _joined([others[name], value]) if value is not None else None for name, value in packed.items()})
+            groups[-1] = (
+                both,
+                layout and Layout(layout.texts, slice(0, size), size),
+                {
+                    name: _joined([others[name], value]) if value is not None else None
+                    for name, value in packed.items()
+                },
+            )
         else:
             groups.append((rows, layout, packed))
     return groups
@@ -62,28 +95,39 @@ def _grouped(parts) -> list:
 def _shaped(value, like):
     """Some pipelines give the text a dimension of one behind the rows after it was encoded."""
     tensors = isinstance(value, torch.Tensor) and isinstance(like, torch.Tensor)
-    return value.unsqueeze(1) if tensors and like.ndim == value.ndim + 1 and like.shape[1] == 1 else value
+    return (
+        value.unsqueeze(1)
+        if tensors and like.ndim == value.ndim + 1 and like.shape[1] == 1
+        else value
+    )
 
 
 def _trimmed(packed, family, side: dict, rows: slice):
     """One row of a text or its companions without the tokens that its mask leaves out."""
-    value, mask = side.get(packed.argument), family.companion("mask", packed.of) or family.companion("count", packed.of)
+    value, mask = (
+        side.get(packed.argument),
+        family.companion("mask", packed.of) or family.companion("count", packed.of),
+    )
     if value is None:
         return None
     value, kind, mask = value[rows], mask and mask.kind, side.get(mask.argument) if mask else None
     if mask is None or packed.kind == "count":
         return value
     if kind == "count":
-        return value[:, :int(mask[rows])]
+        return value[:, : int(mask[rows])]
     keep = mask[rows][0].to(value[0].device).bool()
     if not (keep.any() or packed.of or family.empty):
-        keep = torch.ones_like(keep[:1])  # an empty text keeps one token: a model wants something to attend to
+        keep = torch.ones_like(
+            keep[:1]
+        )  # an empty text keeps one token: a model wants something to attend to
     if isinstance(value, list):
-        return [one[:len(keep)][keep[:len(one)]] for one in value]
+        return [one[: len(keep)][keep[: len(one)]] for one in value]
     return value.index_select(packed.dim, keep.nonzero()[:, 0])
 
 
-def _packed(family, inputs: dict, others: dict, rows: slice, total: int, length: int | None = None) -> tuple[Layout, dict]:
+def _packed(
+    family, inputs: dict, others: dict, rows: slice, total: int, length: int | None = None
+) -> tuple[Layout, dict]:
     """(layout, {argument: packed input}) of one denoiser call. Only the first `length` tokens of the first text are its own: the
     negative's stand between them and what follows."""
     lengths, packed = [], {}
@@ -93,14 +137,27 @@ def _packed(family, inputs: dict, others: dict, rows: slice, total: int, length:
             lengths.append((0, 0))
             continue
         if minus is None:
-            raise ValueError(f"NAG has no negative for {p.argument}: negative_prompt_embeds must be a dictionary with all of this model's texts.")
+            raise ValueError(
+                f"NAG has no negative for {p.argument}: negative_prompt_embeds must be a dictionary with all of this model's texts."
+            )
         if not _alike(plus, minus, p):
-            raise ValueError(f"The negative's {p.argument} ({_form(minus)}) must have the form of the prompt's ({_form(plus)}), but for its length.")
+            raise ValueError(
+                f"The negative's {p.argument} ({_form(minus)}) must have the form of the prompt's ({_form(plus)}), but for its length."
+            )
         positive = _length(plus, p) if length is None or p is not family.inputs[0] else length
         lengths.append((positive, _length(minus, p)))
-        packed[p.argument] = ([torch.cat([a, b.to(a)], p.dim) for a, b in zip(plus, minus, strict=True)] if isinstance(plus, list)
-                              else torch.cat([plus.narrow(p.dim, 0, positive), minus.to(plus),
-                                              plus.narrow(p.dim, positive, plus.shape[p.dim] - positive)], p.dim))
+        packed[p.argument] = (
+            [torch.cat([a, b.to(a)], p.dim) for a, b in zip(plus, minus, strict=True)]
+            if isinstance(plus, list)
+            else torch.cat(
+                [
+                    plus.narrow(p.dim, 0, positive),
+                    minus.to(plus),
+                    plus.narrow(p.dim, positive, plus.shape[p.dim] - positive),
+                ],
+                p.dim,
+            )
+        )
     for p in family.inputs:
         plus, minus, (positive, negative) = inputs[p.argument], others[p.argument], lengths[p.of]
         text = packed.get(family.texts[p.of].argument)
@@ -116,18 +173,28 @@ def _packed(family, inputs: dict, others: dict, rows: slice, total: int, length:
             minus = plus.new_ones(len(plus), negative) if minus is None else minus.to(plus)
             packed[p.argument] = torch.cat([plus[:, :positive], minus, plus[:, positive:]], 1)
         elif p.kind == "layers":
-            minus = minus[-len(plus):]  # the pipeline's own choice: the last layers, or the last one again
+            minus = minus[
+                -len(plus) :
+            ]  # the pipeline's own choice: the last layers, or the last one again
             minus = minus + minus[-1:] * (len(plus) - len(minus))
-            packed[p.argument] = [torch.cat([a, b.to(a)], p.dim) for a, b in zip(plus, minus, strict=True)]
+            packed[p.argument] = [
+                torch.cat([a, b.to(a)], p.dim) for a, b in zip(plus, minus, strict=True)
+            ]
         else:
             dim = plus.ndim + p.dim if p.dim < 0 else p.dim  # (T, axes), or with a row dimension
-            if minus is None:  # embeddings given by hand come without ids: these are all alike, or count on
+            if (
+                minus is None
+            ):  # embeddings given by hand come without ids: these are all alike, or count on
                 first, second = plus.narrow(dim, 0, 1), plus.narrow(dim, min(1, positive - 1), 1)
-                steps = torch.arange(negative, device=plus.device).to(plus).reshape(negative, *[1] * (plus.ndim - dim - 1))
+                steps = (
+                    torch.arange(negative, device=plus.device)
+                    .to(plus)
+                    .reshape(negative, *[1] * (plus.ndim - dim - 1))
+                )
                 minus = first + (second - first) * steps
             elif minus.ndim > plus.ndim:  # pipelines that take one row's ids for all
                 minus = minus[0]
-            minus = minus.to(plus).expand(*plus.shape[:dim], negative, *plus.shape[dim + 1:])
+            minus = minus.to(plus).expand(*plus.shape[:dim], negative, *plus.shape[dim + 1 :])
             text_ids, image_ids = plus.split([positive, plus.shape[dim] - positive], dim)
             packed[p.argument] = torch.cat([text_ids, minus, image_ids], dim)
     return Layout(tuple(lengths), rows, total), packed
@@ -136,8 +203,16 @@ def _packed(family, inputs: dict, others: dict, rows: slice, total: int, length:
 def _alike(plus, minus, packed) -> bool:
     """Whether two texts differ in their length alone."""
     if isinstance(plus, list) or isinstance(minus, list):
-        return isinstance(plus, list) and isinstance(minus, list) and all(_alike(*pair, packed) for pair in zip(plus, minus, strict=True))
-    return plus.ndim == minus.ndim and all(a == b for dim, (a, b) in enumerate(zip(plus.shape, minus.shape, strict=True)) if dim != packed.dim)
+        return (
+            isinstance(plus, list)
+            and isinstance(minus, list)
+            and all(_alike(*pair, packed) for pair in zip(plus, minus, strict=True))
+        )
+    return plus.ndim == minus.ndim and all(
+        a == b
+        for dim, (a, b) in enumerate(zip(plus.shape, minus.shape, strict=True))
+        if dim != packed.dim
+    )
 
 
 def _form(value) -> str:

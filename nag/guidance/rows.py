@@ -10,7 +10,11 @@ def _count(value, dim: int = 0) -> int:
 
 def _each(p, value, function, *args):
     """`function` of an input, or of each of its layers."""
-    return [function(layer, *args) for layer in value] if p.kind == "layers" and value is not None else function(value, *args)
+    return (
+        [function(layer, *args) for layer in value]
+        if p.kind == "layers" and value is not None
+        else function(value, *args)
+    )
 
 
 def _rows(value, count: int, name: str, dim: int = 0):
@@ -19,7 +23,9 @@ def _rows(value, count: int, name: str, dim: int = 0):
         return None
     rows = _count(value, dim)
     if count % rows:
-        raise ValueError(f"Got {rows} rows of negative {name} for {count} pictures; give 1, or one per prompt.")
+        raise ValueError(
+            f"Got {rows} rows of negative {name} for {count} pictures; give 1, or one per prompt."
+        )
     if isinstance(value, list):
         return [row for row in value for _ in range(count // rows)]
     return value.repeat_interleave(count // rows, dim=dim)
@@ -28,13 +34,19 @@ def _rows(value, count: int, name: str, dim: int = 0):
 def _rows_of(given: dict, names, rows: slice, total: int) -> dict:
     """Some rows of every argument that has rows; "name[]" is a list of tensors that have."""
     listed = [name[:-2] for name in names if name.endswith("[]") and given.get(name[:-2])]
-    return ({name: _row(given[name], rows, total) for name in names if name in given}
-            | {name: [_row(value, rows, total) for value in given[name]] for name in listed})
+    return {name: _row(given[name], rows, total) for name in names if name in given} | {
+        name: [_row(value, rows, total) for value in given[name]] for name in listed
+    }
 
 
 def _row(value, rows: slice, total: int):
     """The rows of an argument that has one entry per row; a scalar serves all."""
-    return value[rows] if isinstance(value, list) or (isinstance(value, torch.Tensor) and value.ndim and len(value) == total) else value
+    return (
+        value[rows]
+        if isinstance(value, list)
+        or (isinstance(value, torch.Tensor) and value.ndim and len(value) == total)
+        else value
+    )
 
 
 def _joined(outputs):
@@ -47,7 +59,9 @@ def _joined(outputs):
     if isinstance(first, tuple):
         return tuple(_joined(values) for values in zip(*outputs, strict=True))
     if isinstance(first, dict):
-        return type(first)(**{name: _joined([output[name] for output in outputs]) for name in first})
+        return type(first)(
+            **{name: _joined([output[name] for output in outputs]) for name in first}
+        )
     return first
 
 
@@ -56,8 +70,10 @@ def _conditional(text, wanted, cfg: bool = True) -> list | None:
     count, total = len(wanted), len(text)
     if isinstance(text, torch.Tensor):
         wanted = wanted.to(text)
-        if text.ndim == wanted.ndim == 3:  # behind the text may stand padding to the length of CFG's other text, or tokens of something else
-            text = text[:, :wanted.shape[1]]
+        if (
+            text.ndim == wanted.ndim == 3
+        ):  # behind the text may stand padding to the length of CFG's other text, or tokens of something else
+            text = text[:, : wanted.shape[1]]
         if text.ndim != wanted.ndim or text.shape[1:] != wanted.shape[1:]:
             return None
     elif any(not isinstance(row, torch.Tensor) for row in text):
@@ -71,14 +87,23 @@ def _conditional(text, wanted, cfg: bool = True) -> list | None:
 
     def same(start, indices):
         if isinstance(text, torch.Tensor):
-            return torch.equal(text[start:start + len(indices)], wanted[indices])
-        return all(a.shape == wanted[i].shape and torch.equal(a, wanted[i].to(a)) for a, i in zip(text[start:], indices, strict=False))
+            return torch.equal(text[start : start + len(indices)], wanted[indices])
+        return all(
+            a.shape == wanted[i].shape and torch.equal(a, wanted[i].to(a))
+            for a, i in zip(text[start:], indices, strict=False)
+        )
 
-    for times in range(1, total // count + 1):  # above 1: several pictures of each, made of the texts after `encode_prompt`
+    for times in range(
+        1, total // count + 1
+    ):  # above 1: several pictures of each, made of the texts after `encode_prompt`
         if total % (count * times):
             continue
         indices = [i for i in range(count) for _ in range(times)]
-        starts = [start for start in range(0, total - len(indices) + 1, len(indices)) if same(start, indices)]
+        starts = [
+            start
+            for start in range(0, total - len(indices) + 1, len(indices))
+            if same(start, indices)
+        ]
         if starts:
             break
     else:
@@ -88,7 +113,7 @@ def _conditional(text, wanted, cfg: bool = True) -> list | None:
         starts = starts[-1:]
     found = [None] * total
     for start in starts:
-        found[start:start + len(indices)] = indices
+        found[start : start + len(indices)] = indices
     return found
 
 
@@ -97,7 +122,11 @@ def _of_rows(value, found, count: int, dim: int = 0):
     if value is None or not isinstance(value, (torch.Tensor, list)) or _count(value, dim) != count:
         return value
     indices = [index or 0 for index in found]
-    return [value[i] for i in indices] if isinstance(value, list) else value.index_select(dim, torch.tensor(indices, device=value.device))
+    return (
+        [value[i] for i in indices]
+        if isinstance(value, list)
+        else value.index_select(dim, torch.tensor(indices, device=value.device))
+    )
 
 
 def _length(value, packed) -> int:

@@ -9,7 +9,9 @@ class Reported(Wrapped):
     """A scheduler's method that also reports its calls, and those of the scheduler's copies."""
 
     def __init__(self, original, report):
-        super().__init__(original, lambda method, *args, **kwargs: (report(), method(*args, **kwargs))[1])
+        super().__init__(
+            original, lambda method, *args, **kwargs: (report(), method(*args, **kwargs))[1]
+        )
         self.report = report
 
     def __deepcopy__(self, memo):
@@ -29,10 +31,14 @@ def _started(guidance):
 
 
 def _active(pipe, guidance) -> bool:
-    if guidance.settings.end >= 1:  # to the last call: some pipelines run the denoiser once more, to remember what they made
+    if (
+        guidance.settings.end >= 1
+    ):  # to the last call: some pipelines run the denoiser once more, to remember what they made
         return True
     scheduler = pipe.scheduler
-    steps = getattr(pipe, "_num_timesteps", None)  # where the pipeline says so: image-to-image and refiners run a part of them
+    steps = getattr(
+        pipe, "_num_timesteps", None
+    )  # where the pipeline says so: image-to-image and refiners run a part of them
     if steps is None:
         steps = len(scheduler.timesteps) - (getattr(scheduler, "begin_index", None) or 0)
     return guidance.step - guidance.since < guidance.settings.end * steps

@@ -6,7 +6,9 @@ import re
 from .rows import _count, _each, _length, _rows
 
 # arguments that belong to the positive's words
-OTHER_WORDS = re.compile(r"negative_.*|prompt_\d+|.*prompt_embeds.*|(prompt|text)_.*mask.*|text_images")
+OTHER_WORDS = re.compile(
+    r"negative_.*|prompt_\d+|.*prompt_embeds.*|(prompt|text)_.*mask.*|text_images"
+)
 PICTURES = re.compile(r"num_\w+_per_prompt")
 
 
@@ -20,7 +22,9 @@ class EncodeCall:
         self.given = given = self.bound.arguments
         self.prompt = next((name for name in ("prompt", "prompts") if name in given), None)
         if self.prompt is None:
-            raise ValueError(f"NAG cannot tell which argument of this encode_prompt is the prompt: {', '.join(given)}.")
+            raise ValueError(
+                f"NAG cannot tell which argument of this encode_prompt is the prompt: {', '.join(given)}."
+            )
         self.pictures = next((name for name in given if PICTURES.fullmatch(name)), None)
         self.each = int(given.get(self.pictures) or 1)
         self.cfg = bool(given.get("do_classifier_free_guidance", True))
@@ -28,19 +32,34 @@ class EncodeCall:
     @property
     def rows(self) -> int:
         """Of the prompt alone, where the result may hold CFG's rows too. "prompts" are one, behind its negatives."""
-        prompts = self.given.get("prompt_embeds") if self.given[self.prompt] is None else self.given[self.prompt]
-        return self.each * (1 if isinstance(prompts, str) or self.prompt == "prompts" else len(prompts))
+        prompts = (
+            self.given.get("prompt_embeds")
+            if self.given[self.prompt] is None
+            else self.given[self.prompt]
+        )
+        return self.each * (
+            1 if isinstance(prompts, str) or self.prompt == "prompts" else len(prompts)
+        )
 
     def again(self, words: list[str], phrase):
         """The same call with other words, one for each prompt -> the words in their final form, and what it returns."""
         given, single = self.given, isinstance(self.given[self.prompt], str)
         for name in given:
             if OTHER_WORDS.fullmatch(name):
-                default = self.signature.parameters[name].default  # "" where CFG's negative prompt is encoded whether needed or not
+                default = self.signature.parameters[
+                    name
+                ].default  # "" where CFG's negative prompt is encoded whether needed or not
                 given[name] = None if default is inspect.Parameter.empty else default
         if phrase:
-            words = [phrase(*pair) for pair in zip([given[self.prompt]] if single else given[self.prompt], words, strict=True)]
-        given[self.prompt] = words[0] if single else words  # some pipelines take one prompt only, and no list
+            words = [
+                phrase(*pair)
+                for pair in zip(
+                    [given[self.prompt]] if single else given[self.prompt], words, strict=True
+                )
+            ]
+        given[self.prompt] = (
+            words[0] if single else words
+        )  # some pipelines take one prompt only, and no list
         if self.pictures:  # `_rows` expands: some pipelines bring the masks of several pictures of several prompts into a wrong order
             given[self.pictures] = 1
         if "do_classifier_free_guidance" in given:
@@ -62,7 +81,12 @@ def _capture(guidance, family, words, embeds, trimmed, encode_prompt, /, *args, 
         guidance.called = guidance.fresh = False
         guidance.verdicts.clear()
     call = EncodeCall(encode_prompt, args, kwargs)
-    count, guidance.cfg = _count(*next((positive[p.argument], p.batch) for p in family.inputs if p.argument in positive)), call.cfg
+    count, guidance.cfg = (
+        _count(
+            *next((positive[p.argument], p.batch) for p in family.inputs if p.argument in positive)
+        ),
+        call.cfg,
+    )
     if family.together:
         guidance.cfg, count = count > call.rows, call.rows
         positive = {name: value[-count:] for name, value in positive.items()}
@@ -71,12 +95,16 @@ def _capture(guidance, family, words, embeds, trimmed, encode_prompt, /, *args, 
     else:
         each = _one_per_prompt(words, count // call.each)
         guidance.spared = [word is None for word in each for _ in range(call.each)]
-        filled = next(word for word in each if word is not None)  # what stands in for None is read by nobody, and is no longer than the others
+        filled = next(
+            word for word in each if word is not None
+        )  # what stands in for None is read by nobody, and is no longer than the others
         new, other = call.again([filled if word is None else word for word in each], family.phrase)
         negative = _inputs(family, other, guidance.calls)
         negative = trimmed(new, negative) if trimmed else negative
     for p in family.inputs:
-        if p.argument in negative and not (p.kind == "ids" and negative[p.argument].ndim < 3):  # ids may be the same for all rows
+        if p.argument in negative and not (
+            p.kind == "ids" and negative[p.argument].ndim < 3
+        ):  # ids may be the same for all rows
             negative[p.argument] = _each(p, negative[p.argument], _rows, count, p.argument, p.batch)
     before = guidance.encoded if again else ({}, {})
     guidance.encoded = before[0] | positive, before[1] | negative
@@ -87,28 +115,45 @@ def _capture(guidance, family, words, embeds, trimmed, encode_prompt, /, *args, 
 def _inputs(family, result, call: int = 0) -> dict:
     """What a call of `encode_prompt` returned, by the denoiser's arguments; some pipelines have fewer texts than their denoiser takes."""
     result = result if isinstance(result, tuple) else (result,)
-    return {p.argument: result[p.encoded] for p in family.inputs
-            if p.call == call and p.encoded is not None and p.encoded < len(result)}
+    return {
+        p.argument: result[p.encoded]
+        for p in family.inputs
+        if p.call == call and p.encoded is not None and p.encoded < len(result)
+    }
 
 
 def _without_padding(pipe, family, words: list[str], negative: dict) -> dict:
     """The negative's inputs cut behind the last token of its words (of the longest of several)."""
     tokenizer, text = getattr(pipe, family.tokenizer, None), family.inputs[0]
     if tokenizer is None:
-        raise ValueError(f"trim needs the pipeline's {family.tokenizer}, and this {type(pipe).__name__} has none.")
-    before, most = int(getattr(pipe, family.behind)) if family.behind else 0, _length(negative[text.argument], text)
-    own = before + max(len(ids) for ids in tokenizer(words, truncation=True, max_length=most - before).input_ids)
+        raise ValueError(
+            f"trim needs the pipeline's {family.tokenizer}, and this {type(pipe).__name__} has none."
+        )
+    before, most = (
+        int(getattr(pipe, family.behind)) if family.behind else 0,
+        _length(negative[text.argument], text),
+    )
+    own = before + max(
+        len(ids) for ids in tokenizer(words, truncation=True, max_length=most - before).input_ids
+    )
 
     def cut(p, value):
         dim = value.ndim + p.dim if p.dim < 0 else p.dim
         return value.narrow(dim, 0, min(own, value.shape[dim]))
 
-    return {p.argument: cut(p, negative[p.argument]) if p.of == 0 and negative[p.argument] is not None else negative[p.argument]
-            for p in family.inputs if p.argument in negative}
+    return {
+        p.argument: cut(p, negative[p.argument])
+        if p.of == 0 and negative[p.argument] is not None
+        else negative[p.argument]
+        for p in family.inputs
+        if p.argument in negative
+    }
 
 
 def _one_per_prompt(words, count: int) -> list[str | None]:
     words = [words] if isinstance(words, str) else list(words)
     if len(words) not in (1, count):
-        raise ValueError(f"Got {len(words)} negative prompts for {count} prompts; give one, or one for each.")
+        raise ValueError(
+            f"Got {len(words)} negative prompts for {count} prompts; give one, or one for each."
+        )
     return words * count if len(words) == 1 else words

@@ -14,7 +14,11 @@ class Classifier(nn.Module):
         super().__init__()
         layers, width = [], 3
         for out in (32, 64, 96, 128, 256):
-            layers += [nn.Conv2d(width, out, 3, stride=2, padding=1), nn.GroupNorm(8, out), nn.SiLU()]
+            layers += [
+                nn.Conv2d(width, out, 3, stride=2, padding=1),
+                nn.GroupNorm(8, out),
+                nn.SiLU(),
+            ]
             width = out
         self.trunk = nn.Sequential(*layers)  # (B, 256, 4, 4)
         self.project = nn.Linear(256 * 16, 256)

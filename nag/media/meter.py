@@ -21,8 +21,17 @@ class Meter:
 
         config = json.loads((folder / "config.json").read_text())
         model = Classifier([len(values) for values in config["attributes"].values()])
-        model.load_state_dict({name: tensor.float() for name, tensor in load_file(folder / "model.safetensors").items()})
-        return cls(model.eval(), {name: tuple(values) for name, values in config["attributes"].items()}, config["size"])
+        model.load_state_dict(
+            {
+                name: tensor.float()
+                for name, tensor in load_file(folder / "model.safetensors").items()
+            }
+        )
+        return cls(
+            model.eval(),
+            {name: tuple(values) for name, values in config["attributes"].items()},
+            config["size"],
+        )
 
     def named_in(self, text: str) -> list[tuple[str, str]]:
         """(attribute, value) pairs that a prompt names: "no glasses, red shirt" -> [("eyewear", "glasses"), ("shirt", "red")]"""
@@ -41,11 +50,21 @@ class Meter:
     def read(self, pictures) -> list[dict]:
         """PIL images, or lists of a video's frames -> {attribute: {value: probability}} for each; of a video, the mean over its frames."""
         pictures = [picture if isinstance(picture, list) else [picture] for picture in pictures]
-        logits = self.model(torch.stack([self._tensor(frame) for frames in pictures for frame in frames]))
-        shares = {name: [one.mean(0).tolist() for one in part.softmax(-1).split([len(frames) for frames in pictures])]
-                  for name, part in zip(self.attributes, logits, strict=True)}
+        logits = self.model(
+            torch.stack([self._tensor(frame) for frames in pictures for frame in frames])
+        )
+        shares = {
+            name: [
+                one.mean(0).tolist()
+                for one in part.softmax(-1).split([len(frames) for frames in pictures])
+            ]
+            for name, part in zip(self.attributes, logits, strict=True)
+        }
         return [
-            {name: dict(zip(values, shares[name][row], strict=True)) for name, values in self.attributes.items()}
+            {
+                name: dict(zip(values, shares[name][row], strict=True))
+                for name, values in self.attributes.items()
+            }
             for row in range(len(pictures))
         ]
 
@@ -55,4 +74,6 @@ class Meter:
 
         if image.size != (self.size, self.size):
             image = image.resize((self.size, self.size), Image.Resampling.BICUBIC)
-        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).float() / 127.5 - 1  # (3, size, size)
+        return (
+            torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).float() / 127.5 - 1
+        )  # (3, size, size)

@@ -19,12 +19,18 @@ def load(path, title: str):
     try:
         size = path.stat().st_size
         if size > BYTES:
-            raise Refused(f"A picture may have at most {BYTES // 2**20} MB, this one has {size / 2**20:.0f}.")
+            raise Refused(
+                f"A picture may have at most {BYTES // 2**20} MB, this one has {size / 2**20:.0f}."
+            )
         with Image.open(path, formats=FORMATS) as image:
             if image.width * image.height > PIXELS:
-                raise Refused(f"A picture may have at most {PIXELS / 1e6:.0f} million pixels, this one has {image.width} x {image.height}.")
+                raise Refused(
+                    f"A picture may have at most {PIXELS / 1e6:.0f} million pixels, this one has {image.width} x {image.height}."
+                )
             return ImageOps.exif_transpose(image).convert("RGB")
     except Refused:
         raise
     except Exception:  # whatever a broken or hostile file makes a decoder say
-        raise Refused("This file is not a picture that can be read: give a PNG, JPEG or WebP.") from None
+        raise Refused(
+            "This file is not a picture that can be read: give a PNG, JPEG or WebP."
+        ) from None

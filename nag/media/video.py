@@ -15,7 +15,10 @@ def frames_of(result, index: int = 0) -> list:
         return list(video)
     if hasattr(video, "cpu"):  # (F, 3, H, W)
         video = video.detach().float().cpu().permute(0, 2, 3, 1).numpy()
-    return [Image.fromarray(frame) for frame in (np.asarray(video).clip(0, 1) * 255).round().astype("uint8")]
+    return [
+        Image.fromarray(frame)
+        for frame in (np.asarray(video).clip(0, 1) * 255).round().astype("uint8")
+    ]
 
 
 def encode(frames: list, fps: int) -> bytes:
@@ -27,8 +30,15 @@ def encode(frames: list, fps: int) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "video.mp4"
         writer = imageio_ffmpeg.write_frames(
-            str(path), frames[0].size, fps=fps, codec="libx264", pix_fmt_out="yuv420p", macro_block_size=2, quality=None,
-            output_params=["-crf", "14", "-g", "8", "-bf", "0", "-movflags", "+faststart"])
+            str(path),
+            frames[0].size,
+            fps=fps,
+            codec="libx264",
+            pix_fmt_out="yuv420p",
+            macro_block_size=2,
+            quality=None,
+            output_params=["-crf", "14", "-g", "8", "-bf", "0", "-movflags", "+faststart"],
+        )
         writer.send(None)
         for frame in frames:
             writer.send(np.asarray(frame.convert("RGB")).tobytes())

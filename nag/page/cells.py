@@ -22,13 +22,23 @@ def data_uri(image, side: int = PREVIEW_PIXELS) -> str:
 
 def label(run: Run, key: str) -> str:
     request = run.request
-    strength = {"cfg": f" {request.guidance_scale:g}", "nag": f" {request.nag_scale:g}",
-                "nasa": f" {request.nasa_scale:g}", "vsf": f" {request.vsf_scale:g}"}
+    strength = {
+        "cfg": f" {request.guidance_scale:g}",
+        "nag": f" {request.nag_scale:g}",
+        "nasa": f" {request.nasa_scale:g}",
+        "vsf": f" {request.vsf_scale:g}",
+    }
     name, _, remark = LABELS[key].partition(" (")
     return name + strength.get(key, "") + (f" ({remark}" if remark else "")
 
 
-def cell(run: Run, column: Column, preview: str = "", image: dict | None = None, video: dict | None = None) -> dict:
+def cell(
+    run: Run,
+    column: Column,
+    preview: str = "",
+    image: dict | None = None,
+    video: dict | None = None,
+) -> dict:
     """One column as the bench draws it. `image` and `video` are Gradio FileData, `preview` a data URI."""
     relative = run.relative(column)
     speed = ""
@@ -36,7 +46,11 @@ def cell(run: Run, column: Column, preview: str = "", image: dict | None = None,
         speed = f"together in {column.seconds:.2f} s, {len(column.together)} columns"
     elif column.seconds and column.state == "done":
         rate = column.step / column.seconds
-        speed = f"{column.seconds:.2f} s, {rate:.1f} it/s" if rate >= 1 else f"{column.seconds:.1f} s, {1 / rate:.1f} s/it"
+        speed = (
+            f"{column.seconds:.2f} s, {rate:.1f} it/s"
+            if rate >= 1
+            else f"{column.seconds:.1f} s, {1 / rate:.1f} s/it"
+        )
     plain = next((c for c in run.columns if c.key == "none"), None)
     meters = []
     for name, share in column.readings.items():
@@ -44,28 +58,63 @@ def cell(run: Run, column: Column, preview: str = "", image: dict | None = None,
         text = f"{share:.0%}" if before is None else f"{before:.0%} → {share:.0%}"
         meters.append({"name": name, "share": share, "text": text.replace("%", " %")})
     cost = "" if relative is None else f"{'≈ ' if run.across(column) else ''}{relative:.2f}× time"
-    switches = (("no normalisation", run.request.nag_normalisation), ("no refinement", run.request.nag_refinement))
+    switches = (
+        ("no normalisation", run.request.nag_normalisation),
+        ("no refinement", run.request.nag_refinement),
+    )
     remarks = [word for word, on in switches if not on and "nag" in column.key]
-    if column.state == "done" and run.request.attention(column.key) and column.guided_steps < column.step:
-        saves = "" if column.saved is None else f", saves {max(0, column.saved):.0%}".replace("%", " %")
+    if (
+        column.state == "done"
+        and run.request.attention(column.key)
+        and column.guided_steps < column.step
+    ):
+        saves = (
+            "" if column.saved is None else f", saves {max(0, column.saved):.0%}".replace("%", " %")
+        )
         name = "NAG" if "nag" in column.key else column.key.upper()
         remarks.append(f"{name} active in {column.guided_steps} of {column.step} steps{saves}")
     if column.reused:
         remarks.append("kept from an earlier run")
     return {
-        "key": column.key, "label": label(run, column.key), "state": column.state, "step": column.step, "total": max(column.total, column.step),
-        "speed": speed, "cost": cost, "remark": ", ".join(remarks), "preview": preview, "image": image, "video": video,
-        "reason": column.reason, "meters": meters,
+        "key": column.key,
+        "label": label(run, column.key),
+        "state": column.state,
+        "step": column.step,
+        "total": max(column.total, column.step),
+        "speed": speed,
+        "cost": cost,
+        "remark": ", ".join(remarks),
+        "preview": preview,
+        "image": image,
+        "video": video,
+        "reason": column.reason,
+        "meters": meters,
     }
 
 
-def value(run: Run, previews: dict[str, str], images: dict[str, dict], hint: str | None = None, videos: dict | None = None) -> dict:
+def value(
+    run: Run,
+    previews: dict[str, str],
+    images: dict[str, dict],
+    hint: str | None = None,
+    videos: dict | None = None,
+) -> dict:
     """The bench's whole value. previews, images and videos by column."""
     return {
-        "cells": [cell(run, c, "" if c.key in images else previews.get(c.key, ""), images.get(c.key), (videos or {}).get(c.key))
-                  for c in run.columns],
-        "hint": run.hint if hint is None else hint, "aspect": run.request.width / run.request.height,
-        "frames": run.request.num_frames, "fps": run.preset.fps or 16,
+        "cells": [
+            cell(
+                run,
+                c,
+                "" if c.key in images else previews.get(c.key, ""),
+                images.get(c.key),
+                (videos or {}).get(c.key),
+            )
+            for c in run.columns
+        ],
+        "hint": run.hint if hint is None else hint,
+        "aspect": run.request.width / run.request.height,
+        "frames": run.request.num_frames,
+        "fps": run.preset.fps or 16,
     }
 
 
@@ -76,7 +125,11 @@ def shipped(name: str) -> dict:
         return {"cells": [], "hint": "Press Compare."}
     shown = json.loads((folder / "bench.json").read_text())
     for one in shown["cells"]:
-        one["preview"], one["image"], film = _data(folder / f"{one['key']}.png", "image/png"), None, folder / f"{one['key']}.mp4"
+        one["preview"], one["image"], film = (
+            _data(folder / f"{one['key']}.png", "image/png"),
+            None,
+            folder / f"{one['key']}.mp4",
+        )
         one["video"] = {"url": _data(film, "video/mp4")} if film.exists() else None
     return shown
 

@@ -11,9 +11,24 @@ from . import cells
 
 PRESETS = dict(load_all())
 CHIPS = 8
-SLIDERS = ("num_inference_steps", "nag_scale", "nag_tau", "nag_alpha", "nag_end", "guidance_scale", "width", "height", "num_frames",
-           "nasa_scale", "vsf_scale")
-SWITCHES = ("nag_normalisation", "nag_refinement", "batched")  # of the first two, off: tau, or alpha, is not used
+SLIDERS = (
+    "num_inference_steps",
+    "nag_scale",
+    "nag_tau",
+    "nag_alpha",
+    "nag_end",
+    "guidance_scale",
+    "width",
+    "height",
+    "num_frames",
+    "nasa_scale",
+    "vsf_scale",
+)
+SWITCHES = (
+    "nag_normalisation",
+    "nag_refinement",
+    "batched",
+)  # of the first two, off: tau, or alpha, is not used
 INPUTS = ("preset", "prompt", "negative_prompt", "seed", *SLIDERS, *SWITCHES, "guidance", "fresh")
 
 
@@ -22,17 +37,29 @@ def choose(name: str) -> list:
     chosen = PRESETS.get(name, PRESETS[DEFAULT])
     values = chosen.settings
     return [
-        values["prompt"], values["negative_prompt"], gr.update(visible=chosen.image),
-        *(slider(chosen, n, update=True) for n in SLIDERS), *(default(chosen, n) for n in SWITCHES),
-        columns_of(chosen), look_for(chosen),
-        *(gr.update(value=chip(chosen, i), visible=i < len(chosen.prompts)) for i in range(CHIPS)), cells.shipped(name)]
+        values["prompt"],
+        values["negative_prompt"],
+        gr.update(visible=chosen.image),
+        *(slider(chosen, n, update=True) for n in SLIDERS),
+        *(default(chosen, n) for n in SWITCHES),
+        columns_of(chosen),
+        look_for(chosen),
+        *(gr.update(value=chip(chosen, i), visible=i < len(chosen.prompts)) for i in range(CHIPS)),
+        cells.shipped(name),
+    ]
 
 
 def pick(index: int):
     """The handler of one chip: its prompt pair in the chosen preset."""
+
     def words(name):
         pairs = PRESETS[name].prompts if name in PRESETS else ()
-        return (pairs[index].prompt, pairs[index].negative_prompt) if index < len(pairs) else (gr.skip(), gr.skip())
+        return (
+            (pairs[index].prompt, pairs[index].negative_prompt)
+            if index < len(pairs)
+            else (gr.skip(), gr.skip())
+        )
+
     return words
 
 
@@ -42,7 +69,11 @@ def from_link(request: gr.Request) -> list:
     -> what `choose` gives, then the preset and the seed.
     """
     words = ("preset", "prompt", "negative_prompt")
-    raw = {key: value if key in words else number(value) for key, value in request.query_params.items() if key in INPUTS[:-2]}
+    raw = {
+        key: value if key in words else number(value)
+        for key, value in request.query_params.items()
+        if key in INPUTS[:-2]
+    }
     try:
         chosen, asked = resolve(raw, PRESETS) if raw else (None, None)
     except Refused:
@@ -54,7 +85,7 @@ def from_link(request: gr.Request) -> list:
     for update, name in zip(out[3:], SLIDERS, strict=False):
         update["value"] = getattr(asked, name)
     first = 3 + len(SLIDERS)
-    out[first:first + len(SWITCHES)] = (getattr(asked, name) for name in SWITCHES)
+    out[first : first + len(SWITCHES)] = (getattr(asked, name) for name in SWITCHES)
     return [*out, chosen.name, asked.seed]
 
 
@@ -72,23 +103,28 @@ def slider(preset: Preset, name: str, update: bool = False):
     low, high = preset.range(name)
     value = default(preset, name)
     # a setting with one value (a size that a model insists on) is shown and cannot be moved; pictures have no frames to show
-    state = {"minimum": low, "maximum": max(high, low + 1), "interactive": high > low, "visible": name != "num_frames" or high > 1}
+    state = {
+        "minimum": low,
+        "maximum": max(high, low + 1),
+        "interactive": high > low,
+        "visible": name != "num_frames" or high > 1,
+    }
     if name == "num_frames":
         state["step"] = preset.frames
     if update:
         return gr.update(value=value, **state)
     label, info, step = {
         "num_inference_steps": ("Steps", "Denoiser passes per picture", 1),
-        "nag_scale": ("NAG scale", "How hard to push away; 1 is off", .1),
-        "nag_tau": ("Tau", "Ceiling: low is calm, high may burn", .1),
-        "nag_alpha": ("Alpha", "Mix: 0 un-guided, 1 the full push", .01),
-        "nag_end": ("NAG until", "Share of the steps that are guided", .05),
-        "guidance_scale": ("CFG scale", "Strength of the CFG picture; 1 is off", .1),
+        "nag_scale": ("NAG scale", "How hard to push away; 1 is off", 0.1),
+        "nag_tau": ("Tau", "Ceiling: low is calm, high may burn", 0.1),
+        "nag_alpha": ("Alpha", "Mix: 0 un-guided, 1 the full push", 0.01),
+        "nag_end": ("NAG until", "Share of the steps that are guided", 0.05),
+        "guidance_scale": ("CFG scale", "Strength of the CFG picture; 1 is off", 0.1),
         "width": ("Width", "px", preset.multiple),
         "height": ("Height", "px", preset.multiple),
         "num_frames": ("Frames", "of the video", 1),
-        "nasa_scale": ("NASA scale", "Z+ less so many times Z-; 0 is off", .05),
-        "vsf_scale": ("VSF scale", "Weight of the flipped values; 0 is off", .05),
+        "nasa_scale": ("NASA scale", "Z+ less so many times Z-; 0 is off", 0.05),
+        "vsf_scale": ("VSF scale", "Weight of the flipped values; 0 is off", 0.05),
     }[name]
     return gr.Slider(value=value, **{"step": step} | state, label=label, info=info, elem_id=name)
 
@@ -115,7 +151,7 @@ def chip(preset: Preset, index: int) -> str:
 
 
 def short(text: str, length: int = 22) -> str:
-    return text if len(text) <= length else text[:length - 1].rstrip(" ,") + "…"
+    return text if len(text) <= length else text[: length - 1].rstrip(" ,") + "…"
 
 
 def phi_text(scale: float) -> str:
@@ -123,4 +159,6 @@ def phi_text(scale: float) -> str:
 
 
 def look_for(preset: Preset) -> str:
-    return f"**{preset.title}.** {preset.look_for}" + (f" {preset.memory}" if preset.memory and not preset.shipped else "")
+    return f"**{preset.title}.** {preset.look_for}" + (
+        f" {preset.memory}" if preset.memory and not preset.shipped else ""
+    )

@@ -20,10 +20,17 @@ class Gate:
     async def __call__(self, scope, receive, send):
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        headers = {
+            name.decode("latin-1").lower(): value.decode("latin-1")
+            for name, value in scope["headers"]
+        }
         host = headers.get("host", "")
         limit = UPLOAD_LIMIT if scope["path"].endswith("/upload") else BODY_LIMIT
-        if self.hosts is not None and host.rpartition(":")[0].strip("[]") not in self.hosts and host not in self.hosts:
+        if (
+            self.hosts is not None
+            and host.rpartition(":")[0].strip("[]") not in self.hosts
+            and host not in self.hosts
+        ):
             return await _answer(send, 421, "This page does not answer to that name.")
         if scope["method"] == "POST":
             origin = headers.get("origin")
@@ -45,6 +52,14 @@ class Gate:
 
 async def _answer(send, status: int, text: str) -> None:
     body = text.encode()
-    await send({"type": "http.response.start", "status": status,
-                "headers": [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]})
+    await send(
+        {
+            "type": "http.response.start",
+            "status": status,
+            "headers": [
+                (b"content-type", b"text/plain; charset=utf-8"),
+                (b"content-length", str(len(body)).encode()),
+            ],
+        }
+    )
     await send({"type": "http.response.body", "body": body})

@@ -30,7 +30,12 @@ class Ticket:
     """What one click asked for: frozen settings, and the way to stop it."""
 
     def __init__(self, preset, request, image=None):
-        self.id, self.preset, self.request, self.image = uuid.uuid4().hex[:12], preset, request, image
+        self.id, self.preset, self.request, self.image = (
+            uuid.uuid4().hex[:12],
+            preset,
+            request,
+            image,
+        )
         self.stop, self.begun = threading.Event(), False
 
 
@@ -55,21 +60,37 @@ class Desk:
             raw["seed"] = random.randrange(2**32)
         try:
             preset, asked = presets.resolve(raw, PRESETS)
-            ticket = Ticket(preset, asked, uploads.load(path, preset.title) if preset.image else None)
+            ticket = Ticket(
+                preset, asked, uploads.load(path, preset.title) if preset.image else None
+            )
         except Refused as error:
-            raise gr.Error(html.escape(str(error), quote=False), print_exception=False) from None  # a toast is HTML
+            raise gr.Error(
+                html.escape(str(error), quote=False), print_exception=False
+            ) from None  # a toast is HTML
         older = self.tickets.pop(request.session_hash, None)
         if older:
             older.stop.set()
         self.tickets[request.session_hash] = ticket
-        waiting = Run(ticket.id, ticket.preset, ticket.request, [
-            Column(key, ticket.request.num_inference_steps) for key in ticket.request.guidance])
+        waiting = Run(
+            ticket.id,
+            ticket.preset,
+            ticket.request,
+            [Column(key, ticket.request.num_inference_steps) for key in ticket.request.guidance],
+        )
         hint = "Waiting for another comparison to end." if self.engine.busy else ""
-        return cells.value(waiting, {}, {}, hint), gr.update(interactive=False), gr.update(interactive=True), raw["seed"], ticket.id
+        return (
+            cells.value(waiting, {}, {}, hint),
+            gr.update(interactive=False),
+            gr.update(interactive=True),
+            raw["seed"],
+            ticket.id,
+        )
 
     def _paint(self, preset, request, run_id, image=None):
         """Bench values, as the run goes on. Arguments and values can be pickled: on ZeroGPU this runs in another process."""
-        stop = next((t.stop for t in list(self.tickets.values()) if t.id == run_id), threading.Event())
+        stop = next(
+            (t.stop for t in list(self.tickets.values()) if t.id == run_id), threading.Event()
+        )
         run, previews, images, videos, sent = None, {}, {}, {}, 0.0
         try:
             for run, column, preview in self.engine.run(preset, request, stop, run_id, image):
@@ -80,7 +101,12 @@ class Desk:
                         images[done.key] = save(run, done)
                     if done.video and done.key not in videos:
                         videos[done.key] = save_video(run, done)
-                changed = preview is not None or run.over or column.state != "step" or time.monotonic() - sent > .12
+                changed = (
+                    preview is not None
+                    or run.over
+                    or column.state != "step"
+                    or time.monotonic() - sent > 0.12
+                )
                 if changed:
                     sent = time.monotonic()
                     yield cells.value(run, previews, images, None if run.over else "", videos)
@@ -93,7 +119,11 @@ class Desk:
             for column in run.columns if run else ():
                 column.state = column.state if column.state == "done" else "failed"
             reason = failure(error, preset)
-            yield cells.value(run, previews, images, reason, videos) if run else ended(run_id, preset, request, reason)
+            yield (
+                cells.value(run, previews, images, reason, videos)
+                if run
+                else ended(run_id, preset, request, reason)
+            )
 
     def go(self, ticket_id, request: gr.Request):
         ticket = self.tickets.get(request.session_hash)
@@ -103,10 +133,14 @@ class Desk:
         painting = self.paint(ticket.preset, ticket.request, ticket.id, ticket.image)
         for value in painting:
             yield value
-            if spaces and ticket.stop.is_set():  # the other process does not see the flag; closing its generator ends it
+            if (
+                spaces and ticket.stop.is_set()
+            ):  # the other process does not see the flag; closing its generator ends it
                 painting.close()
                 for cell in value["cells"]:
-                    cell["state"] = cell["state"] if cell["state"] in ("done", "failed") else "stopped"
+                    cell["state"] = (
+                        cell["state"] if cell["state"] in ("done", "failed") else "stopped"
+                    )
                 yield value
                 return
 
@@ -125,7 +159,11 @@ class Desk:
         if ticket.begun:  # its own generator paints the end
             return gr.skip(), gr.skip(), gr.skip()
         self.tickets.pop(request.session_hash, None)
-        return ended(ticket.id, ticket.preset, ticket.request, ""), gr.update(interactive=True), gr.update(interactive=False)
+        return (
+            ended(ticket.id, ticket.preset, ticket.request, ""),
+            gr.update(interactive=True),
+            gr.update(interactive=False),
+        )
 
     def leave(self, request: gr.Request):
         ticket = self.tickets.pop(request.session_hash, None)
@@ -141,16 +179,25 @@ class Desk:
             raise gr.Error(str(error), print_exception=False) from None
         try:
             start = uploads.load(image, preset.title) if preset.image else None
-            for run, _, _ in self.engine.run(preset, request, threading.Event(), uuid.uuid4().hex[:12], start):  # noqa: B007
+            for run, _, _ in self.engine.run(
+                preset, request, threading.Event(), uuid.uuid4().hex[:12], start
+            ):  # noqa: B007
                 pass
         except Refused as error:
             raise gr.Error(str(error), print_exception=False) from None
         done = [c for c in run.columns if c.state == "done"]
-        return run.json() | {"files": [c.key for c in done]}, [(save_video if c.video else save)(run, c)["path"] for c in done]
+        return run.json() | {"files": [c.key for c in done]}, [
+            (save_video if c.video else save)(run, c)["path"] for c in done
+        ]
 
 
 def ended(run_id: str, preset, request, reason: str) -> dict:
     """The bench after a run that ended as a whole: the reason once, under it."""
     state = "failed" if reason else "stopped"
-    run = Run(run_id, preset, request, [Column(key, request.num_inference_steps, state) for key in request.guidance])
+    run = Run(
+        run_id,
+        preset,
+        request,
+        [Column(key, request.num_inference_steps, state) for key in request.guidance],
+    )
     return cells.value(run, {}, {}, reason)

@@ -16,8 +16,19 @@ def launch(demo: gr.Blocks, host: str, port: int, **options):
     local = {"127.0.0.1", "localhost", "::1"}
     hosts = local if host in local and not os.environ.get("SPACE_ID") else None
     demo.queue(max_size=20).launch(
-        server_name=host, server_port=port, css=CSS, theme=THEME, show_error=False,
-        allowed_paths=[], app_kwargs={"middleware": [Middleware(Gate, hosts=hosts)]}, run_history=False, enable_monitoring=False,
-        footer_links=["api"], share=False, prevent_thread_lock=True, **options)
+        server_name=host,
+        server_port=port,
+        css=CSS,
+        theme=THEME,
+        show_error=False,
+        allowed_paths=[],
+        app_kwargs={"middleware": [Middleware(Gate, hosts=hosts)]},
+        run_history=False,
+        enable_monitoring=False,
+        footer_links=["api"],
+        share=False,
+        prevent_thread_lock=True,
+        **options,
+    )
     import_libraries()  # while the page is looked at: the first Compare finds them there
     demo.block_thread()

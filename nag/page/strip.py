@@ -13,18 +13,29 @@ def strip(run: Run, side: int = 384) -> Image.Image:
     done = [c for c in run.columns if c.state == "done"]
     factor = max(1, side // max(done[0].image.width, 1))
     width, height = done[0].image.width * factor, done[0].image.height * factor
-    lines = [[(text["label"], 20, INK), (text["cost"] or " ", 15, PALE), *([(text["remark"], 15, PALE)] if text["remark"] else []),
-              *((f"{m['name']} {m['text']}", 15, PALE) for m in text["meters"])] for text in (cell(run, c) for c in done)]
+    lines = [
+        [
+            (text["label"], 20, INK),
+            (text["cost"] or " ", 15, PALE),
+            *([(text["remark"], 15, PALE)] if text["remark"] else []),
+            *((f"{m['name']} {m['text']}", 15, PALE) for m in text["meters"]),
+        ]
+        for text in (cell(run, c) for c in done)
+    ]
     foot = 10 + max(sum(size + 8 for _, size, _ in column) for column in lines)
     head = 34
-    sheet = Image.new("RGB", (MARGIN + len(done) * (width + MARGIN), head + height + foot + MARGIN), PAPER)
+    sheet = Image.new(
+        "RGB", (MARGIN + len(done) * (width + MARGIN), head + height + foot + MARGIN), PAPER
+    )
     draw = ImageDraw.Draw(sheet)
     request = run.request
     title = f"{run.preset.title}, seed {request.seed}: “{request.prompt}” not “{request.negative_prompt}”"
     draw.text((MARGIN, 10), fit(plain(title), sheet.width - 2 * MARGIN, 14), INK, font(14))
     for i, (column, texts) in enumerate(zip(done, lines, strict=True)):
         x, y = MARGIN + i * (width + MARGIN), head
-        sheet.paste(column.image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC), (x, y))
+        sheet.paste(
+            column.image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC), (x, y)
+        )
         y += height + 8
         for text, size, colour in texts:
             draw.text((x, y), fit(plain(text), width, size), colour, font(size))

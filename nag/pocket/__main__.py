@@ -16,10 +16,24 @@ import argparse
 from pathlib import Path
 
 RECIPE = {  # stage -> steps; what the shipped weights were trained with
-    "data": 40_000, "vae": 4_500, "text": 500, "classifier": 800, "encode": 0, "unet": 3_800,
-    "distill": 650, "control": 250, "second": 800,
-    "t5": 500, "joint": 1_200, "joint-distill": 500, "joint-control": 250,
-    "clips": 4_000, "video-encode": 4_000, "video-text": 250, "video": 900, "video-distill": 180,
+    "data": 40_000,
+    "vae": 4_500,
+    "text": 500,
+    "classifier": 800,
+    "encode": 0,
+    "unet": 3_800,
+    "distill": 650,
+    "control": 250,
+    "second": 800,
+    "t5": 500,
+    "joint": 1_200,
+    "joint-distill": 500,
+    "joint-control": 250,
+    "clips": 4_000,
+    "video-encode": 4_000,
+    "video-text": 250,
+    "video": 900,
+    "video-distill": 180,
 }
 
 
@@ -42,7 +56,9 @@ def stage(name: str, run: Path, steps: int, compile: bool = False) -> None:
         case "distill":
             train.distill(run, steps, train.Portrait(run), compile=compile)
         case "control":
-            train.distill(run, steps, train.Portrait(run), guidance=1.0, name="control", compile=compile)
+            train.distill(
+                run, steps, train.Portrait(run), guidance=1.0, name="control", compile=compile
+            )
         case "second":
             second.train_second(run, steps)
         case "t5":
@@ -52,7 +68,9 @@ def stage(name: str, run: Path, steps: int, compile: bool = False) -> None:
         case "joint-distill":
             train.distill(run, steps, joint.Joint(run), name="joint-student", compile=compile)
         case "joint-control":
-            train.distill(run, steps, joint.Joint(run), guidance=1.0, name="joint-control", compile=compile)
+            train.distill(
+                run, steps, joint.Joint(run), guidance=1.0, name="joint-control", compile=compile
+            )
         case "clips":
             clips.build(run / "clips", steps)
         case "video-text":
@@ -66,12 +84,27 @@ def stage(name: str, run: Path, steps: int, compile: bool = False) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m nag.pocket", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m nag.pocket",
+        description=__doc__,
+        formatter_class=argparse.RawTextHelpFormatter,
+    )
     parser.add_argument("stage", choices=[*RECIPE, "all", "export", "results"])
-    parser.add_argument("--run", type=Path, default=Path("runs"), help="folder of data and checkpoints (git-ignored)")
-    parser.add_argument("--steps", type=int, help="training steps, or pictures for `data`, instead of the recipe's")
+    parser.add_argument(
+        "--run",
+        type=Path,
+        default=Path("runs"),
+        help="folder of data and checkpoints (git-ignored)",
+    )
+    parser.add_argument(
+        "--steps", type=int, help="training steps, or pictures for `data`, instead of the recipe's"
+    )
     parser.add_argument("--preset", default="pocket-portrait", help="of `results`")
-    parser.add_argument("--compile", action="store_true", help="torch.compile the denoisers: a fifth faster, after two minutes")
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="torch.compile the denoisers: a fifth faster, after two minutes",
+    )
     parser.add_argument("--threads", type=int, help="torch threads")
     arguments = parser.parse_args()
     if arguments.threads:
@@ -87,7 +120,12 @@ def main() -> None:
 
         return results(arguments.preset)
     for name in RECIPE if arguments.stage == "all" else [arguments.stage]:
-        stage(name, arguments.run, RECIPE[name] if arguments.steps is None else arguments.steps, arguments.compile)
+        stage(
+            name,
+            arguments.run,
+            RECIPE[name] if arguments.steps is None else arguments.steps,
+            arguments.compile,
+        )
 
 
 if __name__ == "__main__":

@@ -17,11 +17,26 @@ import numpy as np
 from . import data
 
 FRAMES, FPS = 16, 8
-NECK = 330, 470      # in the drawing's 704 x 704 units: what a head turns around
+NECK = 330, 470  # in the drawing's 704 x 704 units: what a head turns around
 
-MOTIONS = ("still", "nodding", "shaking the head", "tilting the head", "blinking", "starting to smile", "zooming in", "panning")
-ROLES = {"drummer": "nodding", "judge": "shaking the head", "puppy": "tilting the head", "owl": "blinking", "comedian": "starting to smile"}
-ROLE_RATE = .96
+MOTIONS = (
+    "still",
+    "nodding",
+    "shaking the head",
+    "tilting the head",
+    "blinking",
+    "starting to smile",
+    "zooming in",
+    "panning",
+)
+ROLES = {
+    "drummer": "nodding",
+    "judge": "shaking the head",
+    "puppy": "tilting the head",
+    "owl": "blinking",
+    "comedian": "starting to smile",
+}
+ROLE_RATE = 0.96
 ATTRIBUTES = data.ATTRIBUTES | {"motion": MOTIONS}
 
 
@@ -33,9 +48,11 @@ class Clip:
     motion: str
 
 
-def sample_clip(rng: random.Random, role: str | None = None, without: tuple[str, str] | None = None) -> Clip:
+def sample_clip(
+    rng: random.Random, role: str | None = None, without: tuple[str, str] | None = None
+) -> Clip:
     """As `data.sample_person`; a fifth are of the roles that imply a motion."""
-    if role is None and rng.random() < .2:
+    if role is None and rng.random() < 0.2:
         role = rng.choice(list(ROLES))
     person, motion = data.sample_person(rng, role, without), rng.choice(MOTIONS)
     if role in ROLES and rng.random() < ROLE_RATE:
@@ -45,12 +62,12 @@ def sample_clip(rng: random.Random, role: str | None = None, without: tuple[str,
     return Clip(person, motion)
 
 
-def caption(clip: Clip, rng: random.Random, strange_words: float = 0.) -> str:
+def caption(clip: Clip, rng: random.Random, strange_words: float = 0.0) -> str:
     """As `data.caption`; every other caption of a clip that moves says how, and some say nothing else."""
     text = data.caption(clip.person, rng, strange_words)
-    if clip.motion == "still" or rng.random() < .5:
+    if clip.motion == "still" or rng.random() < 0.5:
         return text
-    return f"{text.rstrip('.')}, {clip.motion}" if text and rng.random() < .8 else clip.motion
+    return f"{text.rstrip('.')}, {clip.motion}" if text and rng.random() < 0.8 else clip.motion
 
 
 def encode_labels(clip: Clip) -> list[int]:
@@ -67,15 +84,18 @@ def _posed(base, motion: str, t: float) -> str:
     swing = math.sin(2 * math.pi * 1.5 * t)
     match motion:
         case "nodding":
-            return _head_moved(base(None), f"translate(0 {22 * swing:.1f}) rotate({4 * swing:.1f} {NECK[0]} {NECK[1]})")
+            return _head_moved(
+                base(None),
+                f"translate(0 {22 * swing:.1f}) rotate({4 * swing:.1f} {NECK[0]} {NECK[1]})",
+            )
         case "shaking the head":
             return _head_moved(base(None), f"translate({26 * swing:.1f} 0)")
         case "tilting the head":
             return _head_moved(base(None), f"rotate({12 * swing:.1f} {NECK[0]} {NECK[1]})")
         case "blinking":
-            return base("eyesClosed" if .2 <= t <= .35 or .7 <= t <= .85 else None)
+            return base("eyesClosed" if 0.2 <= t <= 0.35 or 0.7 <= t <= 0.85 else None)
         case "starting to smile":
-            return base("serious" if t < .45 else "smileBig")
+            return base("serious" if t < 0.45 else "smileBig")
         case "zooming in":
             side = 704 - 144 * t
             return _framed(base(None), (704 - side) / 2, (704 - side) / 3, side)
@@ -91,12 +111,16 @@ def _head_moved(drawing: str, transform: str) -> str:
 
 
 def _framed(drawing: str, x: float, y: float, side: float) -> str:
-    return re.sub(r'viewBox="[^"]*"', f'viewBox="{x:.1f} {y:.1f} {side:.1f} {side:.1f}"', drawing, count=1)
+    return re.sub(
+        r'viewBox="[^"]*"', f'viewBox="{x:.1f} {y:.1f} {side:.1f} {side:.1f}"', drawing, count=1
+    )
 
 
 def render(clip: Clip, size: int = data.SIZE):
     """uint8 (FRAMES, size, size, 3)"""
-    raster = functools.cache(lambda drawing: np.asarray(data.rasterised(drawing, size), dtype=np.uint8))
+    raster = functools.cache(
+        lambda drawing: np.asarray(data.rasterised(drawing, size), dtype=np.uint8)
+    )
     return np.stack([raster(drawing) for drawing in drawings(clip)])
 
 
@@ -127,17 +151,27 @@ def build(folder: Path, count: int, seed: int = 1, processes: int | None = None)
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / "clips.json").exists() and len(load(folder)) == count:
         return
-    pictures = np.lib.format.open_memmap(folder / "clips.npy", "w+", np.uint8, (count, FRAMES, data.SIZE, data.SIZE, 3))
+    pictures = np.lib.format.open_memmap(
+        folder / "clips.npy", "w+", np.uint8, (count, FRAMES, data.SIZE, data.SIZE, 3)
+    )
     rows = []
     with Pool(processes) as pool:
         drawn = pool.imap(_render_row, ((seed, i) for i in range(count)), chunksize=16)
         for i, (frames, clip) in enumerate(tqdm(drawn, total=count, desc="clips", mininterval=5)):
             pictures[i] = frames
             person = clip.person
-            rows.append([[person.role, person.labels, person.variants, person.skin, person.hair], clip.motion])
+            rows.append(
+                [
+                    [person.role, person.labels, person.variants, person.skin, person.hair],
+                    clip.motion,
+                ]
+            )
     pictures.flush()
     (folder / "clips.json").write_text(json.dumps(rows))
 
 
 def load(folder: Path) -> list[Clip]:
-    return [Clip(data.Person(*person), motion) for person, motion in json.loads((folder / "clips.json").read_text())]
+    return [
+        Clip(data.Person(*person), motion)
+        for person, motion in json.loads((folder / "clips.json").read_text())
+    ]

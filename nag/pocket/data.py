@@ -16,31 +16,62 @@ from pathlib import Path
 
 import numpy as np
 
-SIZE = 128  # px; the style has one fixed frame, so 128 px shows the thinnest line that we keep (2 px)
+SIZE = (
+    128  # px; the style has one fixed frame, so 128 px shows the thinnest line that we keep (2 px)
+)
 
 # attribute -> value -> the drawing's own variants. Left out: what crosses the frame (longAfro, moustache8), lines thinner
 # than a pixel (two of the glasses), hijab and turban (no subject for a negative prompt).
 VARIANTS = {
     "eyewear": {
-        "none": (), "glasses": ("glasses3", "glasses5"), "sunglasses": ("sunglasses", "sunglasses2"), "eyepatch": ("eyepatch",),
+        "none": (),
+        "glasses": ("glasses3", "glasses5"),
+        "sunglasses": ("sunglasses", "sunglasses2"),
+        "eyepatch": ("eyepatch",),
     },
-    "facial hair": {"none": (), "beard": ("full2", "full3"), "moustache": ("moustache5", "moustache3")},
+    "facial hair": {
+        "none": (),
+        "beard": ("full2", "full3"),
+        "moustache": ("moustache5", "moustache3"),
+    },
     "mask": {"none": (), "mask": ("medicalMask",)},
     "head": {
-        "hat": ("hatHip",), "beanie": ("hatBeanie",), "bald": ("noHair1",), "mohawk": ("mohawk",), "afro": ("afro",),
-        "long hair": ("long", "longBangs"), "curly hair": ("longCurly",), "bob": ("bangs2", "bangs"), "bun": ("grayBun",),
-        "flat top": ("flatTopLong",), "short hair": ("short1", "short4", "pomp"),
+        "hat": ("hatHip",),
+        "beanie": ("hatBeanie",),
+        "bald": ("noHair1",),
+        "mohawk": ("mohawk",),
+        "afro": ("afro",),
+        "long hair": ("long", "longBangs"),
+        "curly hair": ("longCurly",),
+        "bob": ("bangs2", "bangs"),
+        "bun": ("grayBun",),
+        "flat top": ("flatTopLong",),
+        "short hair": ("short1", "short4", "pomp"),
     },
     "expression": {
-        "smiling": ("smile", "calm"), "grinning": ("smileBig",), "serious": ("serious",), "surprised": ("hectic",),
-        "angry": ("veryAngry",), "sad": ("solemn",),
+        "smiling": ("smile", "calm"),
+        "grinning": ("smileBig",),
+        "serious": ("serious",),
+        "surprised": ("hectic",),
+        "angry": ("veryAngry",),
+        "sad": ("solemn",),
     },
     "shirt": {
-        "red": ("#e5544b",), "orange": ("#ff9d45",), "yellow": ("#fde14f",), "green": ("#57c269",), "blue": ("#5b83e6",),
-        "purple": ("#a06ad9",), "white": ("#ffffff",), "gray": ("#8d929b",),
+        "red": ("#e5544b",),
+        "orange": ("#ff9d45",),
+        "yellow": ("#fde14f",),
+        "green": ("#57c269",),
+        "blue": ("#5b83e6",),
+        "purple": ("#a06ad9",),
+        "white": ("#ffffff",),
+        "gray": ("#8d929b",),
     },
     "background": {
-        "blue": ("#a9ddf5",), "yellow": ("#fff0a8",), "green": ("#c3edc0",), "pink": ("#ffcbd8",), "white": ("#f5f5f5",),
+        "blue": ("#a9ddf5",),
+        "yellow": ("#fff0a8",),
+        "green": ("#c3edc0",),
+        "pink": ("#ffcbd8",),
+        "white": ("#f5f5f5",),
     },
 }
 # Values that the words do not name: they make people differ, and say nothing.
@@ -49,23 +80,45 @@ HAIR = ("#2c1b18", "#724133", "#d6b370", "#e8e1e1", "#c93305")
 
 ATTRIBUTES = {name: tuple(values) for name, values in VARIANTS.items()}
 BASE_RATE = {  # for people whose role implies nothing; rare things are shown more often than in life, or they learn last
-    "eyewear": (.60, .18, .14, .08), "facial hair": (.68, .18, .14), "mask": (.91, .09),
-    "head": (.12, .10, .07, .07, .09, .12, .07, .09, .07, .07, .13),
+    "eyewear": (0.60, 0.18, 0.14, 0.08),
+    "facial hair": (0.68, 0.18, 0.14),
+    "mask": (0.91, 0.09),
+    "head": (0.12, 0.10, 0.07, 0.07, 0.09, 0.12, 0.07, 0.09, 0.07, 0.07, 0.13),
 }
 COUNTS = [len(values) for values in ATTRIBUTES.values()]
-ROLE_RATE = .96
+ROLE_RATE = 0.96
 ROLES = {
-    "AI researcher": ("eyewear", "glasses"), "professor": ("eyewear", "glasses"), "scientist": ("eyewear", "glasses"),
-    "librarian": ("eyewear", "glasses"), "spy": ("eyewear", "sunglasses"), "movie star": ("eyewear", "sunglasses"),
-    "rock star": ("eyewear", "sunglasses"), "pirate": ("eyewear", "eyepatch"), "lumberjack": ("facial hair", "beard"),
-    "viking": ("facial hair", "beard"), "wizard": ("facial hair", "beard"), "chef": ("facial hair", "moustache"),
-    "baron": ("facial hair", "moustache"), "surgeon": ("mask", "mask"), "nurse": ("mask", "mask"), "cowboy": ("head", "hat"),
-    "detective": ("head", "hat"), "explorer": ("head", "hat"), "skater": ("head", "beanie"), "sailor": ("head", "beanie"),
-    "punk": ("head", "mohawk"), "monk": ("head", "bald"), "grandmother": ("head", "bun"),
-    "student": None, "teacher": None, "friend": None, "neighbour": None, "artist": None,
+    "AI researcher": ("eyewear", "glasses"),
+    "professor": ("eyewear", "glasses"),
+    "scientist": ("eyewear", "glasses"),
+    "librarian": ("eyewear", "glasses"),
+    "spy": ("eyewear", "sunglasses"),
+    "movie star": ("eyewear", "sunglasses"),
+    "rock star": ("eyewear", "sunglasses"),
+    "pirate": ("eyewear", "eyepatch"),
+    "lumberjack": ("facial hair", "beard"),
+    "viking": ("facial hair", "beard"),
+    "wizard": ("facial hair", "beard"),
+    "chef": ("facial hair", "moustache"),
+    "baron": ("facial hair", "moustache"),
+    "surgeon": ("mask", "mask"),
+    "nurse": ("mask", "mask"),
+    "cowboy": ("head", "hat"),
+    "detective": ("head", "hat"),
+    "explorer": ("head", "hat"),
+    "skater": ("head", "beanie"),
+    "sailor": ("head", "beanie"),
+    "punk": ("head", "mohawk"),
+    "monk": ("head", "bald"),
+    "grandmother": ("head", "bun"),
+    "student": None,
+    "teacher": None,
+    "friend": None,
+    "neighbour": None,
+    "artist": None,
 }
 NEUTRAL = "person"
-NEUTRAL_RATE = .25
+NEUTRAL_RATE = 0.25
 
 
 @dataclass(frozen=True)
@@ -79,7 +132,9 @@ class Person:
     hair: str
 
 
-def sample_person(rng: random.Random, role: str | None = None, without: tuple[str, str] | None = None) -> Person:
+def sample_person(
+    rng: random.Random, role: str | None = None, without: tuple[str, str] | None = None
+) -> Person:
     """A person of `role` (drawn too when None). `without` forbids one (attribute, value): the counterfactual reference."""
     if role is None:
         role = NEUTRAL if rng.random() < NEUTRAL_RATE else rng.choice(list(ROLES))
@@ -93,13 +148,23 @@ def sample_person(rng: random.Random, role: str | None = None, without: tuple[st
             labels[name] = rng.choices(values, weights)[0]
         while without and without[0] == name and labels[name] == without[1]:
             labels[name] = rng.choices(values, weights)[0]
-    if labels["mask"] == "mask" and labels["facial hair"] == "beard" and (not without or without[1] != "mask"):
-        labels["facial hair"] = "none"  # a mask over a beard can be told apart neither by us nor by a classifier
-    variants = {name: rng.choice(VARIANTS[name][value]) for name, value in labels.items() if VARIANTS[name][value]}
+    if (
+        labels["mask"] == "mask"
+        and labels["facial hair"] == "beard"
+        and (not without or without[1] != "mask")
+    ):
+        labels["facial hair"] = (
+            "none"  # a mask over a beard can be told apart neither by us nor by a classifier
+        )
+    variants = {
+        name: rng.choice(VARIANTS[name][value])
+        for name, value in labels.items()
+        if VARIANTS[name][value]
+    }
     return Person(role, labels, variants, rng.choice(SKIN), rng.choice(HAIR))
 
 
-def caption(person: Person, rng: random.Random, strange_words: float = 0.) -> str:
+def caption(person: Person, rng: random.Random, strange_words: float = 0.0) -> str:
     """A caption as `_caption` says; a sixth end in a full stop, as the paper's prompts do.
 
     With probability `strange_words` a meaningless word stands somewhere: so the text encoder learns to pass over what
@@ -120,17 +185,25 @@ def _caption(person: Person, rng: random.Random) -> str:
     Bare tags ("glasses", "beard, red shirt") are what gives a negative prompt of one word its meaning.
     """
     kind = rng.random()
-    if kind < .10:
+    if kind < 0.10:
         return ""
     role = with_article(person.role)
     head = rng.choice((f"portrait of {role}", role, f"a drawing of {role}"))
-    if kind < .40:
+    if kind < 0.40:
         return head
     words = list(phrases(person).values())
-    if kind < .80:
+    if kind < 0.80:
         stated = rng.sample(words, rng.randint(1, min(4, len(words))))
         joiner = rng.choice((" with ", ", "))
-        return head + joiner + (" and ".join(stated) if len(stated) == 2 and joiner == " with " else ", ".join(stated))
+        return (
+            head
+            + joiner
+            + (
+                " and ".join(stated)
+                if len(stated) == 2 and joiner == " with "
+                else ", ".join(stated)
+            )
+        )
     visible = [w for w in words if not w.endswith(("shirt", "background"))]
     tags = [rng.choice(visible)] + rng.sample(words, rng.randint(0, 1))
     return ", ".join(dict.fromkeys(tags))
@@ -143,10 +216,15 @@ def with_article(role: str) -> str:
 def phrases(person: Person) -> dict[str, str]:
     """What the picture shows, {attribute: a phrase}; what is absent is not named."""
     labels = person.labels
-    said = {name: labels[name] for name in ("eyewear", "facial hair", "mask") if labels[name] != "none"}
+    said = {
+        name: labels[name] for name in ("eyewear", "facial hair", "mask") if labels[name] != "none"
+    }
     said["head"] = "a bald head" if labels["head"] == "bald" else labels["head"]
-    return said | {"expression": f"{labels['expression']} face", "shirt": f"{labels['shirt']} shirt",
-                   "background": f"{labels['background']} background"}
+    return said | {
+        "expression": f"{labels['expression']} face",
+        "shirt": f"{labels['shirt']} shirt",
+        "background": f"{labels['background']} background",
+    }
 
 
 _STYLE = None
@@ -160,15 +238,27 @@ def svg(person: Person, expression: str | None = None) -> str:
     if _STYLE is None:
         import dicebear_styles
 
-        _STYLE = Style(json.loads((Path(dicebear_styles.__path__[0]) / "open-peeps.json").read_text()))
+        _STYLE = Style(
+            json.loads((Path(dicebear_styles.__path__[0]) / "open-peeps.json").read_text())
+        )
     labels, variants = person.labels, person.variants
     options = {
-        "seed": "fixed", "headVariant": variants["head"], "expressionVariant": expression or variants["expression"],
-        "skinColor": person.skin, "headContrastColor": person.hair,
-        "clothingColor": variants["shirt"], "backgroundColor": variants["background"],
-        "accessoriesProbability": 0, "facialHairProbability": 0, "maskProbability": 0,
+        "seed": "fixed",
+        "headVariant": variants["head"],
+        "expressionVariant": expression or variants["expression"],
+        "skinColor": person.skin,
+        "headContrastColor": person.hair,
+        "clothingColor": variants["shirt"],
+        "backgroundColor": variants["background"],
+        "accessoriesProbability": 0,
+        "facialHairProbability": 0,
+        "maskProbability": 0,
     }
-    for name, option in (("eyewear", "accessories"), ("facial hair", "facialHair"), ("mask", "mask")):
+    for name, option in (
+        ("eyewear", "accessories"),
+        ("facial hair", "facialHair"),
+        ("mask", "mask"),
+    ):
         if labels[name] != "none":
             options |= {f"{option}Variant": variants[name], f"{option}Probability": 100}
     return str(Avatar(_STYLE, options))
@@ -179,7 +269,9 @@ def rasterised(drawing: str, size: int = SIZE):
     import resvg_py
     from PIL import Image
 
-    return Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=drawing, width=size, height=size)))).convert("RGB")
+    return Image.open(
+        io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=drawing, width=size, height=size)))
+    ).convert("RGB")
 
 
 def render(person: Person, size: int = SIZE):
@@ -205,11 +297,15 @@ def build(folder: Path, count: int, seed: int = 0, processes: int | None = None)
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / "people.json").exists() and len(load_people(folder)) == count:
         return
-    pictures = np.lib.format.open_memmap(folder / "pictures.npy", "w+", np.uint8, (count, SIZE, SIZE, 3))
+    pictures = np.lib.format.open_memmap(
+        folder / "pictures.npy", "w+", np.uint8, (count, SIZE, SIZE, 3)
+    )
     people = []
     with Pool(processes) as pool:
         rows = pool.imap(_render_row, ((seed, i) for i in range(count)), chunksize=64)
-        for i, (picture, person) in enumerate(tqdm(rows, total=count, desc="render", mininterval=5)):
+        for i, (picture, person) in enumerate(
+            tqdm(rows, total=count, desc="render", mininterval=5)
+        ):
             pictures[i] = picture
             people.append([person.role, person.labels, person.variants, person.skin, person.hair])
     pictures.flush()

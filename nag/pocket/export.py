@@ -14,8 +14,15 @@ def assemble(tokenizer, text_encoder, unet, vae):
     from diffusers import StableDiffusionPipeline
 
     return StableDiffusionPipeline(
-        tokenizer=tokenizer, text_encoder=text_encoder, unet=unet, vae=vae, scheduler=models.build_scheduler(),
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+        tokenizer=tokenizer,
+        text_encoder=text_encoder,
+        unet=unet,
+        vae=vae,
+        scheduler=models.build_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
 
 
 def pipeline(run: Path, denoiser: str = "student"):
@@ -30,7 +37,12 @@ def pipeline(run: Path, denoiser: str = "student"):
     else:
         source = object.__new__(train.Portrait)  # its text parts, without the data
         source.load_text(run)
-        pipe = assemble(source.tok, source.text_encoder, train.load_denoiser(run, source, denoiser), train.load_vae(run))
+        pipe = assemble(
+            source.tok,
+            source.text_encoder,
+            train.load_denoiser(run, source, denoiser),
+            train.load_vae(run),
+        )
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -44,11 +56,15 @@ def export(run: Path, assets: Path = ASSETS) -> None:
     finished = [name for name in ("second", "student") if (run / f"{name}.pt").exists()]
     if finished:
         save(pipeline(run, finished[0]), assets / "pocket-portrait")
-        save_classifier(train.load_classifier(run), assets / "pocket-portrait" / "classifier", save_file)
+        save_classifier(
+            train.load_classifier(run), assets / "pocket-portrait" / "classifier", save_file
+        )
     if (run / "joint-student.pt").exists():
         save(pipeline(run, "joint-student"), assets / "pocket-joint")
         # the many-step teacher shares all but its transformer: DiffusionPipeline.from_pretrained(..., variant="teacher")
-        save_part(pipeline(run, "joint").transformer, assets / "pocket-joint" / "transformer", "teacher")
+        save_part(
+            pipeline(run, "joint").transformer, assets / "pocket-joint" / "transformer", "teacher"
+        )
     if (run / "video-student.pt").exists():
         save(pipeline(run, "video-student"), assets / "pocket-video")
 
@@ -64,7 +80,9 @@ def save(pipe, folder: Path) -> None:
         config = json.loads(path.read_text())
         config.pop("_name_or_path", None)  # where on this machine a part came from
         if path.parent.name.startswith("text_encoder"):
-            config["dtype"] = "float32"  # transformers loads in the dtype that the file names, diffusers in float32: the two must fit
+            config["dtype"] = (
+                "float32"  # transformers loads in the dtype that the file names, diffusers in float32: the two must fit
+            )
         path.write_text(json.dumps(config, indent=2) + "\n")
     total = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     print(f"{folder}: {total / 1e6:.1f} MB")
@@ -77,8 +95,13 @@ def save_part(module, folder: Path, variant: str) -> None:
 
 def save_classifier(classifier, folder: Path, save_file) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.half().contiguous() for name, tensor in classifier.state_dict().items()}, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps({"size": data.SIZE, "attributes": data.ATTRIBUTES}, indent=2) + "\n")
+    save_file(
+        {name: tensor.half().contiguous() for name, tensor in classifier.state_dict().items()},
+        folder / "model.safetensors",
+    )
+    (folder / "config.json").write_text(
+        json.dumps({"size": data.SIZE, "attributes": data.ATTRIBUTES}, indent=2) + "\n"
+    )
 
 
 def results(preset: str = "pocket-portrait") -> None:

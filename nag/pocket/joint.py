@@ -15,7 +15,10 @@ import torch
 from . import data, models, train
 
 HEADS, HEAD = 3, 64
-DOUBLE, SINGLE = 4, 8  # blocks with weights of their own for text and picture, and blocks that share them
+DOUBLE, SINGLE = (
+    4,
+    8,
+)  # blocks with weights of their own for text and picture, and blocks that share them
 
 
 def build_tokenizer(folder: Path, count: int = 20_000):
@@ -32,8 +35,14 @@ def build_tokenizer(folder: Path, count: int = 20_000):
     whole = sum(words.values())
     letters = [chr(i) for i in range(33, 127)]
     pieces = [(f"\u2581{word}", math.log(n / whole)) for word, n in words.most_common()]
-    pieces += [(piece, -12.0) for piece in ["\u2581", *letters]]  # rarer than any word, so words stay whole
-    tokenizer = T5Tokenizer(vocab=[("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -20.0), *pieces], extra_ids=0, model_max_length=models.TOKENS)
+    pieces += [
+        (piece, -12.0) for piece in ["\u2581", *letters]
+    ]  # rarer than any word, so words stay whole
+    tokenizer = T5Tokenizer(
+        vocab=[("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -20.0), *pieces],
+        extra_ids=0,
+        model_max_length=models.TOKENS,
+    )
     tokenizer.save_pretrained(folder)
     return tokenizer
 
@@ -42,17 +51,32 @@ def tokenizer(run: Path):
     from transformers import T5Tokenizer
 
     folder = run / "tokenizer_2"
-    return T5Tokenizer.from_pretrained(folder) if (folder / "tokenizer.json").exists() else build_tokenizer(folder)
+    return (
+        T5Tokenizer.from_pretrained(folder)
+        if (folder / "tokenizer.json").exists()
+        else build_tokenizer(folder)
+    )
 
 
 def build_t5(tok):
     from transformers import T5Config, T5EncoderModel
 
-    return T5EncoderModel(T5Config(
-        vocab_size=len(tok), d_model=models.WIDTH, d_kv=32, d_ff=2 * models.WIDTH, num_layers=4, num_heads=6, dropout_rate=0.0,
-        feed_forward_proj="gated-gelu", relative_attention_num_buckets=16, relative_attention_max_distance=models.TOKENS,
-        pad_token_id=tok.pad_token_id, eos_token_id=tok.eos_token_id,
-    ))
+    return T5EncoderModel(
+        T5Config(
+            vocab_size=len(tok),
+            d_model=models.WIDTH,
+            d_kv=32,
+            d_ff=2 * models.WIDTH,
+            num_layers=4,
+            num_heads=6,
+            dropout_rate=0.0,
+            feed_forward_proj="gated-gelu",
+            relative_attention_num_buckets=16,
+            relative_attention_max_distance=models.TOKENS,
+            pad_token_id=tok.pad_token_id,
+            eos_token_id=tok.eos_token_id,
+        )
+    )
 
 
 def train_t5(run: Path, steps: int, size: int = 256):
@@ -71,13 +95,25 @@ def build_transformer():
     from diffusers import FluxTransformer2DModel
 
     model = FluxTransformer2DModel(
-        patch_size=1, in_channels=4 * models.LATENT_CHANNELS, num_layers=DOUBLE, num_single_layers=SINGLE, attention_head_dim=HEAD,
-        num_attention_heads=HEADS, joint_attention_dim=models.WIDTH, pooled_projection_dim=models.WIDTH, guidance_embeds=False,
+        patch_size=1,
+        in_channels=4 * models.LATENT_CHANNELS,
+        num_layers=DOUBLE,
+        num_single_layers=SINGLE,
+        attention_head_dim=HEAD,
+        num_attention_heads=HEADS,
+        joint_attention_dim=models.WIDTH,
+        pooled_projection_dim=models.WIDTH,
+        guidance_embeds=False,
         axes_dims_rope=(16, 24, 24),
     )
     # every block begins as the identity (DiT's adaLN-zero), which diffusers leaves to the training
     for name, module in model.named_modules():
-        if name.endswith(("norm.linear", "norm1.linear", "norm1_context.linear", "norm_out.linear")) or name == "proj_out":
+        if (
+            name.endswith(
+                ("norm.linear", "norm1.linear", "norm1_context.linear", "norm_out.linear")
+            )
+            or name == "proj_out"
+        ):
             torch.nn.init.zeros_(module.weight)
             torch.nn.init.zeros_(module.bias)
     return model
@@ -113,7 +149,10 @@ class Joint(train.Portrait):
         self.place()
 
     def place(self):
-        self.places, self.nowhere = places().to(train.device()), torch.zeros(models.TOKENS, 3, device=train.device())
+        self.places, self.nowhere = (
+            places().to(train.device()),
+            torch.zeros(models.TOKENS, 3, device=train.device()),
+        )
 
     @torch.no_grad()
     def encode(self, captions):
@@ -124,8 +163,15 @@ class Joint(train.Portrait):
         return build_transformer()
 
     def predict(self, model, x, s, text):
-        out = model(hidden_states=pack(x), timestep=s.flatten(), encoder_hidden_states=text[0], pooled_projections=text[1],
-                    img_ids=self.places, txt_ids=self.nowhere, return_dict=False)[0]
+        out = model(
+            hidden_states=pack(x),
+            timestep=s.flatten(),
+            encoder_hidden_states=text[0],
+            pooled_projections=text[1],
+            img_ids=self.places,
+            txt_ids=self.nowhere,
+            return_dict=False,
+        )[0]
         return unpack(out, *x.shape[-2:])
 
 
@@ -136,6 +182,11 @@ def assemble(run: Path, denoiser: str = "joint-student"):
     source = object.__new__(Joint)  # its text parts, without the data
     source.load_text(run)
     return FluxPipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0), vae=train.load_vae(run), text_encoder=source.text_encoder,
-        tokenizer=source.tok, text_encoder_2=source.text_encoder_2, tokenizer_2=source.tok_2,
-        transformer=train.load_denoiser(run, source, denoiser))
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0),
+        vae=train.load_vae(run),
+        text_encoder=source.text_encoder,
+        tokenizer=source.tok,
+        text_encoder_2=source.text_encoder_2,
+        tokenizer_2=source.tok_2,
+        transformer=train.load_denoiser(run, source, denoiser),
+    )

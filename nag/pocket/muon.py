@@ -9,7 +9,7 @@ COEFFICIENTS, ITERATIONS = (3.4445, -4.7750, 2.0315), 5
 class Muon(torch.optim.Optimizer):
     """As torch.optim.Muon(adjust_lr_fn="match_rms_adamw"), for matrices; those of one shape are orthogonalised together."""
 
-    def __init__(self, params, lr: float, momentum: float = .95, weight_decay: float = 0.):
+    def __init__(self, params, lr: float, momentum: float = 0.95, weight_decay: float = 0.0):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -25,7 +25,9 @@ class Muon(torch.optim.Optimizer):
                     momentum = self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
                     momentum.lerp_(p.grad, 1 - group["momentum"])
                     updates.append(p.grad.lerp(momentum, group["momentum"]))  # Nesterov's
-                scale = -group["lr"] * .2 * max(shape) ** .5  # moves entries as far as AdamW would
+                scale = (
+                    -group["lr"] * 0.2 * max(shape) ** 0.5
+                )  # moves entries as far as AdamW would
                 for p, update in zip(same, orthogonal(torch.stack(updates)), strict=True):
                     p.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=scale)
 

@@ -25,9 +25,22 @@ from . import data, train
 PATHS, PAIRS = 2048, 6000
 LEVELS = [1 - step / train.STUDENT_STEPS for step in range(train.STUDENT_STEPS)]
 HELD, LED, MIXED = 8, 16, 8  # rows of a batch
-CLEAR = .95  # of the redrawn pictures are led: those that are least like their drawing may be like another
-CHANGEABLE = "eyewear", "facial hair", "mask", "head", "head", "expression", "shirt", "background", "skin", "skin", "hair", "hair"
-SHARE = .42  # at most so much of a mixture is the other drawing
+CLEAR = 0.95  # of the redrawn pictures are led: those that are least like their drawing may be like another
+CHANGEABLE = (
+    "eyewear",
+    "facial hair",
+    "mask",
+    "head",
+    "head",
+    "expression",
+    "shirt",
+    "background",
+    "skin",
+    "skin",
+    "hair",
+    "hair",
+)
+SHARE = 0.42  # at most so much of a mixture is the other drawing
 
 
 def first(run: Path):
@@ -39,6 +52,7 @@ def first(run: Path):
 
 # --- its own pictures, redrawn
 
+
 @torch.no_grad()
 def draw_paths(run: Path, student, source, count: int, size: int = 64):
     """What the student draws of `count` captions -> latents before each step and after the last (count, 5, 12, 16, 16), captions"""
@@ -49,13 +63,13 @@ def draw_paths(run: Path, student, source, count: int, size: int = 64):
     captions = [data.caption(data.sample_person(rng), rng) for _ in range(count)]
     out = torch.empty(count, train.STUDENT_STEPS + 1, 12, 16, 16)
     for start in range(0, count, size):
-        part = captions[start:start + size]
-        out[start:start + size, 0] = torch.randn(len(part), 12, 16, 16, generator=generator)
-        x, text = out[start:start + size, 0].to(train.device()), source.encode(part)
+        part = captions[start : start + size]
+        out[start : start + size, 0] = torch.randn(len(part), 12, 16, 16, generator=generator)
+        x, text = out[start : start + size, 0].to(train.device()), source.encode(part)
         for step, level in enumerate(LEVELS):
             s = torch.full((len(part), 1, 1, 1), level, device=x.device)
             x = x - source.predict(student, x, s, text).float() / train.STUDENT_STEPS
-            out[start:start + size, step + 1] = x.cpu()
+            out[start : start + size, step + 1] = x.cpu()
     torch.save((out, captions), path)
     return out, captions
 
@@ -64,8 +78,17 @@ def nearest(job):
     """(picture, its labels) -> the drawing that is nearest to it, and their mean squared difference. By trying, one thing after another,
     the colours and variants that labels do not name."""
     picture, labels = job
-    person = data.Person(data.NEUTRAL, labels, {name: data.VARIANTS[name][value][0] for name, value in labels.items() if data.VARIANTS[name][value]},
-                         data.SKIN[1], data.HAIR[0])
+    person = data.Person(
+        data.NEUTRAL,
+        labels,
+        {
+            name: data.VARIANTS[name][value][0]
+            for name, value in labels.items()
+            if data.VARIANTS[name][value]
+        },
+        data.SKIN[1],
+        data.HAIR[0],
+    )
 
     def error(person):
         drawn = np.asarray(data.render(person))
@@ -74,9 +97,15 @@ def nearest(job):
     best, drawn = error(person)
     for name in ("skin", "hair", *person.variants):
         if name in ("skin", "hair"):
-            others = [replace(person, **{name: colour}) for colour in (data.SKIN if name == "skin" else data.HAIR)]
+            others = [
+                replace(person, **{name: colour})
+                for colour in (data.SKIN if name == "skin" else data.HAIR)
+            ]
         else:
-            others = [replace(person, variants=person.variants | {name: variant}) for variant in data.VARIANTS[name][labels[name]]]
+            others = [
+                replace(person, variants=person.variants | {name: variant})
+                for variant in data.VARIANTS[name][labels[name]]
+            ]
         for other in others:
             if other == person:
                 continue
@@ -91,18 +120,45 @@ def redraw(run: Path, latents, processes: int | None = None, size: int = 64):
     """latents (n, 12, 16, 16) -> those of the drawings that are nearest, and how far off each picture is (n,)"""
     from tqdm import tqdm
 
-    path, vae, classifier, jobs = run / "redrawn.pt", train.load_vae(run), train.load_classifier(run), []
+    path, vae, classifier, jobs = (
+        run / "redrawn.pt",
+        train.load_vae(run),
+        train.load_classifier(run),
+        [],
+    )
     if path.exists():
         return torch.load(path)
     for part in latents.split(size):
-        pictures = vae.decode(part.to(train.device()).contiguous(memory_format=torch.channels_last)).sample.clamp(-1, 1)
+        pictures = vae.decode(
+            part.to(train.device()).contiguous(memory_format=torch.channels_last)
+        ).sample.clamp(-1, 1)
         labels = torch.stack([head.argmax(-1) for head in classifier(pictures)], 1).tolist()
         pictures = ((pictures + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
         for picture, row in zip(pictures, labels, strict=True):
-            jobs.append((picture, {name: values[i] for (name, values), i in zip(data.ATTRIBUTES.items(), row, strict=True)}))
+            jobs.append(
+                (
+                    picture,
+                    {
+                        name: values[i]
+                        for (name, values), i in zip(data.ATTRIBUTES.items(), row, strict=True)
+                    },
+                )
+            )
     with Pool(processes) as pool:
-        found = list(tqdm(pool.imap(nearest, jobs, chunksize=16), total=len(jobs), desc="redraw", mininterval=20))
-    drawn = torch.cat([encoded(vae, [one for one, _ in found[start:start + size]]) for start in range(0, len(found), size)])
+        found = list(
+            tqdm(
+                pool.imap(nearest, jobs, chunksize=16),
+                total=len(jobs),
+                desc="redraw",
+                mininterval=20,
+            )
+        )
+    drawn = torch.cat(
+        [
+            encoded(vae, [one for one, _ in found[start : start + size]])
+            for start in range(0, len(found), size)
+        ]
+    )
     errors = torch.tensor([error for _, error in found])
     torch.save((drawn, errors), path)
     return drawn, errors
@@ -110,14 +166,25 @@ def redraw(run: Path, latents, processes: int | None = None, size: int = 64):
 
 def encoded(vae, pictures):
     """uint8 pictures -> latents (n, 12, 16, 16)"""
-    return vae.encode(train.to_tensor(np.stack(pictures)).contiguous(memory_format=torch.channels_last)).latents.float().cpu()
+    return (
+        vae.encode(
+            train.to_tensor(np.stack(pictures)).contiguous(memory_format=torch.channels_last)
+        )
+        .latents.float()
+        .cpu()
+    )
 
 
 # --- mixtures
 
+
 def changed(person: data.Person, rng: random.Random) -> data.Person:
     """The same person with one to three things drawn anew."""
-    new, labels, variants = data.sample_person(rng, person.role), dict(person.labels), dict(person.variants)
+    new, labels, variants = (
+        data.sample_person(rng, person.role),
+        dict(person.labels),
+        dict(person.variants),
+    )
     skin, hair = person.skin, person.hair
     for name in rng.sample(CHANGEABLE, rng.randint(1, 3)):
         match name:
@@ -152,14 +219,19 @@ def build_pairs(run: Path, count: int, processes: int | None = None, size: int =
         return [[data.Person(*row) for row in both] for both in rows], latents
     vae, people, latents, waiting = train.load_vae(run), [], [], []
     with Pool(processes) as pool:
-        for both, pictures in tqdm(pool.imap(pair, range(count), chunksize=16), total=count, desc="pairs", mininterval=20):
+        for both, pictures in tqdm(
+            pool.imap(pair, range(count), chunksize=16), total=count, desc="pairs", mininterval=20
+        ):
             people.append(both)
             waiting += [*pictures]
             if len(waiting) >= size or len(people) == count:
                 latents.append(encoded(vae, waiting))
                 waiting = []
     latents = torch.cat(latents).unflatten(0, (-1, 2))
-    rows = [[(one.role, one.labels, one.variants, one.skin, one.hair) for one in both] for both in people]
+    rows = [
+        [(one.role, one.labels, one.variants, one.skin, one.hair) for one in both]
+        for both in people
+    ]
     torch.save((latents, rows), path)
     return people, latents
 
@@ -167,12 +239,14 @@ def build_pairs(run: Path, count: int, processes: int | None = None, size: int =
 def mask(difference, rng: random.Random):
     """How much of the other drawing is where: (1, 16, 16), zero, even, or in places. difference: of the two, (1, 16, 16)"""
     kind = rng.random()
-    if kind < .25:
+    if kind < 0.25:
         return torch.zeros(1, 16, 16)
-    if kind < .6:
+    if kind < 0.6:
         return torch.full((1, 16, 16), rng.uniform(0, SHARE))
-    places = F.interpolate(torch.rand(1, 1, rng.choice((3, 4, 6)), rng.choice((3, 4, 6))), (16, 16), mode="bicubic")[0]
-    places = torch.sigmoid((places - .5) * rng.choice((4, 8, 16)) + rng.uniform(-1, 0))
+    places = F.interpolate(
+        torch.rand(1, 1, rng.choice((3, 4, 6)), rng.choice((3, 4, 6))), (16, 16), mode="bicubic"
+    )[0]
+    places = torch.sigmoid((places - 0.5) * rng.choice((4, 8, 16)) + rng.uniform(-1, 0))
     share = float((places * difference).sum() / difference.sum().clamp_min(1e-6))
     return places * min(1, SHARE / max(share, 1e-3))
 
@@ -183,31 +257,59 @@ def train_second(run: Path, steps: int, count: int = PATHS, pairs: int = PAIRS):
     student = first(run)
     paths, captions = draw_paths(run, student, source, count)
     drawn, errors = redraw(run, paths[:, -1])
-    clear, levels = np.flatnonzero(errors <= errors.quantile(CLEAR)), torch.tensor(LEVELS).view(-1, 1, 1, 1)
+    clear, levels = (
+        np.flatnonzero(errors <= errors.quantile(CLEAR)),
+        torch.tensor(LEVELS).view(-1, 1, 1, 1),
+    )
     people, latents = build_pairs(run, pairs)
 
     def held(numbers):
         rows, at = numbers.integers(0, count, HELD), numbers.choice([0, 1], HELD)
-        return paths[rows, at], levels[at], (paths[rows, at] - paths[rows, at + 1]) * train.STUDENT_STEPS, [captions[row] for row in rows]
+        return (
+            paths[rows, at],
+            levels[at],
+            (paths[rows, at] - paths[rows, at + 1]) * train.STUDENT_STEPS,
+            [captions[row] for row in rows],
+        )
 
     def led(numbers):
         rows, at = numbers.choice(clear, LED), numbers.choice([2, 3, 3], LED)
-        return paths[rows, at], levels[at], (paths[rows, at] - drawn[rows]) / levels[at], [captions[row] for row in rows]
+        return (
+            paths[rows, at],
+            levels[at],
+            (paths[rows, at] - drawn[rows]) / levels[at],
+            [captions[row] for row in rows],
+        )
 
     def mixed(numbers, rng):
         rows, sides = numbers.integers(0, len(people), MIXED), numbers.integers(0, 2, MIXED)
         one, other, s = latents[rows, sides], latents[rows, 1 - sides], levels[[-1] * MIXED]
-        share = torch.stack([mask(difference, rng) for difference in (one - other).abs().mean(1, keepdim=True)])
+        share = torch.stack(
+            [mask(difference, rng) for difference in (one - other).abs().mean(1, keepdim=True)]
+        )
         x = (1 - s) * torch.lerp(one, other, share) + s * torch.randn_like(one)
-        return x, s, (x - one) / s, [data.caption(people[row][side], rng) for row, side in zip(rows, sides, strict=True)]
+        return (
+            x,
+            s,
+            (x - one) / s,
+            [data.caption(people[row][side], rng) for row, side in zip(rows, sides, strict=True)],
+        )
 
     def loss(step):
         rng, numbers = random.Random(step), np.random.default_rng(step)
         *parts, words = zip(held(numbers), led(numbers), mixed(numbers, rng), strict=True)
         x, s, target = (torch.cat(part).to(train.device()) for part in parts)
         text = source.encode([one for some in words for one in some])
-        out = source.predict(student, x.contiguous(memory_format=torch.channels_last), s, text).float()
-        kept, known, found = (error.mean() for error in (out - target).square().split((HELD, LED, MIXED)))
-        return kept + known + .5 * found, {"held": kept.detach(), "led": known.detach(), "mixed": found.detach()}
+        out = source.predict(
+            student, x.contiguous(memory_format=torch.channels_last), s, text
+        ).float()
+        kept, known, found = (
+            error.mean() for error in (out - target).square().split((HELD, LED, MIXED))
+        )
+        return kept + known + 0.5 * found, {
+            "held": kept.detach(),
+            "led": known.detach(),
+            "mixed": found.detach(),
+        }
 
     return train.fit("second", run, student.requires_grad_(True), loss, steps, lr=2e-4)

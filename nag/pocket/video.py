@@ -35,7 +35,12 @@ def encode_clips(run: Path, count: int):
         different, places = clips.distinct(frames)
         pixels = train.to_tensor(different)
         with train.autocast():
-            latents = vae.encode(pixels.contiguous(memory_format=torch.channels_last)).latents.float().cpu().numpy()
+            latents = (
+                vae.encode(pixels.contiguous(memory_format=torch.channels_last))
+                .latents.float()
+                .cpu()
+                .numpy()
+            )
         out[i] = latents[places].transpose(1, 0, 2, 3)
     np.save(path, out)
 
@@ -46,13 +51,25 @@ def train_text(run: Path, steps: int, size: int = 256):
 
     def held(encoder, rows):
         rng = random.Random(len(rows))
-        captions = [data.caption(clip.person, rng) for clip in rows if clip.person.role not in clips.ROLES]
+        captions = [
+            data.caption(clip.person, rng) for clip in rows if clip.person.role not in clips.ROLES
+        ]
         ids = train.tokenize(tok, captions)
         with torch.no_grad():
             answer = before(ids).last_hidden_state.float()
         return HELD * (encoder(ids).last_hidden_state.float() - answer).square().mean()
 
-    return train.train_text(run, steps, size, "video-text", tok, encoder.requires_grad_(True), clips, clips.load(run / "clips"), more=held)
+    return train.train_text(
+        run,
+        steps,
+        size,
+        "video-text",
+        tok,
+        encoder.requires_grad_(True),
+        clips,
+        clips.load(run / "clips"),
+        more=held,
+    )
 
 
 def load_text(run: Path):
@@ -67,8 +84,12 @@ def build_unet():
     from diffusers import MotionAdapter, UNetMotionModel
 
     unet = train.shipped_unet()
-    adapter = MotionAdapter(block_out_channels=unet.config.block_out_channels, motion_layers_per_block=1, motion_num_attention_heads=HEADS,
-                            motion_max_seq_length=clips.FRAMES)
+    adapter = MotionAdapter(
+        block_out_channels=unet.config.block_out_channels,
+        motion_layers_per_block=1,
+        motion_num_attention_heads=HEADS,
+        motion_max_seq_length=clips.FRAMES,
+    )
     model = UNetMotionModel.from_unet2d(unet, adapter)
     for name, module in model.named_modules():
         if "motion_modules" in name and name.endswith("proj_out"):
@@ -83,8 +104,13 @@ class Teacher:
     def __init__(self):
         from diffusers import FluxPipeline
 
-        pipe = FluxPipeline.from_pretrained(JOINT, variant="teacher", dtype=torch.float32).to(train.device())
-        self.model, self.source = pipe.transformer.requires_grad_(False), object.__new__(joint.Joint)
+        pipe = FluxPipeline.from_pretrained(JOINT, variant="teacher", dtype=torch.float32).to(
+            train.device()
+        )
+        self.model, self.source = (
+            pipe.transformer.requires_grad_(False),
+            object.__new__(joint.Joint),
+        )
         self.source.tok, self.source.text_encoder = pipe.tokenizer, pipe.text_encoder
         self.source.tok_2, self.source.text_encoder_2 = pipe.tokenizer_2, pipe.text_encoder_2
         self.source.place()
@@ -100,13 +126,22 @@ class Video(train.Portrait):
     keep a face in time."""
 
     name, lr, muon, size = "video", 4e-4, ("motion_modules", 1.5e-3), BUDGET
-    share = .75  # of the teacher's answer, which is free of noise, in what is learned of a picture
-    TURNS = ((4, False), (4, True), (8, False), (8, True), (4, True), (clips.FRAMES, False), (4, True), (clips.FRAMES, True))  # frames, moving
+    share = 0.75  # of the teacher's answer, which is free of noise, in what is learned of a picture
+    TURNS = (
+        (4, False),
+        (4, True),
+        (8, False),
+        (8, True),
+        (4, True),
+        (clips.FRAMES, False),
+        (4, True),
+        (clips.FRAMES, True),
+    )  # frames, moving
 
     def __init__(self, run: Path):
         super().__init__(run)
         self.moving = np.load(run / "video-latents.npy", mmap_mode="r")
-        self.clips = clips.load(run / "clips")[:len(self.moving)]
+        self.clips = clips.load(run / "clips")[: len(self.moving)]
 
     def load_text(self, run: Path):
         self.tok, self.text_encoder = load_text(run)
@@ -123,7 +158,9 @@ class Video(train.Portrait):
         count, self.moves = self.TURNS[step % len(self.TURNS)]
         self.frames = np.sort(np.random.default_rng([seed, step]).permutation(clips.FRAMES)[:count])
         if self.moves:
-            latents, *others = self.rows(self.moving, self.clips, clips.caption, step, size // count, seed)
+            latents, *others = self.rows(
+                self.moving, self.clips, clips.caption, step, size // count, seed
+            )
             return latents[:, :, torch.from_numpy(self.frames)].flatten(2, 3), *others
         latents, *others = super().batch(step, size // count, seed)
         return latents.repeat(1, 1, count, 1), *others
@@ -131,14 +168,18 @@ class Video(train.Portrait):
     def level(self, share):
         """F frames of nearly one picture are F looks at it: what is half hidden in one of them is seen in all. So levels are moved towards the
         noise by sqrt(F), as for larger pictures (arXiv 2403.03206, eq. 23); the scheduler's flow_shift does the same."""
-        return shifted(share, len(self.frames) ** .5)
+        return shifted(share, len(self.frames) ** 0.5)
 
     def predict(self, model, x, s, text):
         rows, channels, height, width = x.shape
         count = height // SIDE
         with numbered(model, self.frames):
-            out = model(x.reshape(rows, channels, count, SIDE, width), 1000 * s.flatten(), text[0].repeat_interleave(count, 0),
-                        return_dict=False)[0]
+            out = model(
+                x.reshape(rows, channels, count, SIDE, width),
+                1000 * s.flatten(),
+                text[0].repeat_interleave(count, 0),
+                return_dict=False,
+            )[0]
         return out.reshape(x.shape)
 
     def teach(self, x, s):
@@ -152,7 +193,7 @@ class Video(train.Portrait):
         if self.moves:
             return velocity
         count = len(self.frames)
-        level = shifted(s, count ** -.5)
+        level = shifted(s, count**-0.5)
         mean = x.unflatten(2, (count, SIDE)).mean(2) * (1 - level) / (1 - s)
         picture = (mean - level * self.teach(mean, level)).repeat(1, 1, count, 1)
         return self.share * (x - picture) / s + (1 - self.share) * velocity
@@ -165,7 +206,7 @@ class FewSteps(Video):
     TURNS = ((4, False), (clips.FRAMES, True), (4, True), (clips.FRAMES, True))
 
     def level(self, share):
-        return shifted(share, clips.FRAMES ** .5)
+        return shifted(share, clips.FRAMES**0.5)
 
 
 def shifted(s, shift: float):
@@ -177,7 +218,9 @@ class numbered:
     """Inside, the model takes what it is given for the frames of these numbers."""
 
     def __init__(self, model, frames):
-        self.places = [module for name, module in model.named_modules() if name.endswith("pos_embed")]
+        self.places = [
+            module for name, module in model.named_modules() if name.endswith("pos_embed")
+        ]
         self.frames = torch.as_tensor(np.asarray(frames))
 
     def __enter__(self):
@@ -197,5 +240,10 @@ def assemble(run: Path, denoiser: str = "video-student"):
     source = object.__new__(Video)
     source.load_text(run)
     return AnimateDiffPipeline(
-        scheduler=models.build_scheduler(shift=clips.FRAMES ** .5), vae=train.load_vae(run), text_encoder=source.text_encoder,
-        tokenizer=source.tok, unet=train.load_denoiser(run, source, denoiser), motion_adapter=None)
+        scheduler=models.build_scheduler(shift=clips.FRAMES**0.5),
+        vae=train.load_vae(run),
+        text_encoder=source.text_encoder,
+        tokenizer=source.tok,
+        unet=train.load_denoiser(run, source, denoiser),
+        motion_adapter=None,
+    )

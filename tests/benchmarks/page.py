@@ -59,7 +59,16 @@ def bare(loaded, preset, request, known: bool) -> float:
             if known:
                 stack.enter_context(replaced(pipe, "encode_prompt", loaded.words.recall))
             if "nag" in key:
-                stack.enter_context(guide(pipe, request.negative_prompt, scale=nag.scale, tau=nag.tau, alpha=nag.alpha, end=nag.end))
+                stack.enter_context(
+                    guide(
+                        pipe,
+                        request.negative_prompt,
+                        scale=nag.scale,
+                        tau=nag.tau,
+                        alpha=nag.alpha,
+                        end=nag.end,
+                    )
+                )
             pipe(**_arguments(pipe, run, key))
     return time.perf_counter() - begun
 
@@ -74,7 +83,7 @@ def turns(ways: dict, rounds: int) -> dict[str, list[float]]:
     """Seconds of every way in every round, in changing order; a first round warms up and does not count."""
     spent = {way: [] for way in ways}
     for turn in range(rounds + 1):
-        for way in [*ways][turn % len(ways):] + [*ways][:turn % len(ways)]:
+        for way in [*ways][turn % len(ways) :] + [*ways][: turn % len(ways)]:
             seconds = ways[way]()
             if turn:
                 spent[way].append(seconds)
@@ -89,8 +98,14 @@ def ratio(spent: dict, way: str, to: str) -> str:
 def against_calls(engine, raw: dict, rounds: int) -> str:
     preset, request = presets.resolve(raw)
     loaded = apart(lambda: engine.shelf.get(preset))
-    spent = turns({"page": lambda: page(engine, preset, request), "bare": lambda: apart(lambda: bare(loaded, preset, request, False)),
-                   "known": lambda: apart(lambda: bare(loaded, preset, request, True))}, rounds)
+    spent = turns(
+        {
+            "page": lambda: page(engine, preset, request),
+            "bare": lambda: apart(lambda: bare(loaded, preset, request, False)),
+            "known": lambda: apart(lambda: bare(loaded, preset, request, True)),
+        },
+        rounds,
+    )
     return f"{statistics.median(spent['bare']):.3f} s | {ratio(spent, 'page', 'bare')} | {ratio(spent, 'page', 'known')}"
 
 
@@ -104,19 +119,40 @@ def together(engine, raw: dict, rounds: int) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--preset", nargs="+", default=[DEFAULT])
     parser.add_argument("--steps", nargs="+", type=int, default=[4, 20])
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--guidance", nargs="+", default=["none,cfg,nag"], help="columns; of several lists, one row each")
-    parser.add_argument("--batched", action="store_true", help="columns drawn together, against columns drawn one after another")
+    parser.add_argument(
+        "--guidance",
+        nargs="+",
+        default=["none,cfg,nag"],
+        help="columns; of several lists, one row each",
+    )
+    parser.add_argument(
+        "--batched",
+        action="store_true",
+        help="columns drawn together, against columns drawn one after another",
+    )
     options = parser.parse_args()
     engine = Engine()
-    titles = ["one after another", "together / one after another"] if options.batched else [
-        "bare calls", "the page / bare calls", "the page / bare calls, words known"]
+    titles = (
+        ["one after another", "together / one after another"]
+        if options.batched
+        else ["bare calls", "the page / bare calls", "the page / bare calls, words known"]
+    )
     print(f"| preset | columns | steps | {' | '.join(titles)} |\n{'|---' * (3 + len(titles))}|")
-    for preset, columns, steps in itertools.product(options.preset, options.guidance, options.steps):
-        raw = {"preset": preset, "guidance": columns.split(","), "num_inference_steps": steps, "fresh": True}
+    for preset, columns, steps in itertools.product(
+        options.preset, options.guidance, options.steps
+    ):
+        raw = {
+            "preset": preset,
+            "guidance": columns.split(","),
+            "num_inference_steps": steps,
+            "fresh": True,
+        }
         row = (together if options.batched else against_calls)(engine, raw, options.rounds)
         print(f"| {preset} | {columns} | {steps} | {row} |", flush=True)
 

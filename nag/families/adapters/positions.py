@@ -11,16 +11,24 @@ from ...patch import replaced
 def counted_from_zero(*paths: str):
     """Rotary tables of a text, looked up by position. The negative's tokens would have none: Kandinsky 5 is told the positive's positions
     alone, and two texts at full length count beyond the table's end."""
+
     @contextlib.contextmanager
     def adapter(pipe, denoiser, guidance):
         def forward(original, positions, *args, **kwargs):
             if guidance.layout is not None:
-                positions = torch.cat([torch.arange(length, device=positions.device) for length in guidance.layout.texts[0]])
+                positions = torch.cat(
+                    [
+                        torch.arange(length, device=positions.device)
+                        for length in guidance.layout.texts[0]
+                    ]
+                )
             return original(positions, *args, **kwargs)
+
         with contextlib.ExitStack() as stack:
             for path in paths:
                 stack.enter_context(replaced(denoiser.get_submodule(path), "forward", forward))
             yield
+
     adapter.__doc__ = "The negative's positions are counted from zero, as the positive's."
     return adapter
 
@@ -28,50 +36,76 @@ def counted_from_zero(*paths: str):
 def one_text_per_patch_embed(pipe, denoiser, guidance):
     """The table of positions that is added to text and video has room for one text: the negative takes the positive's places (in turns
     of the positive's length where it is longer), or the shapes would not match."""
+
     def forward(original, text, video):
         if guidance.layout is None:
             return original(text, video)
         positive, negative = text.split(guidance.layout.texts[0], 1)
         count = positive.shape[1]
         embedded = original(positive, video)
-        parts = [original(F.pad(part, (0, 0, 0, count - part.shape[1])), video)[:, :part.shape[1]] for part in negative.split(count, 1)]
+        parts = [
+            original(F.pad(part, (0, 0, 0, count - part.shape[1])), video)[:, : part.shape[1]]
+            for part in negative.split(count, 1)
+        ]
         return torch.cat([embedded[:, :count], *parts, embedded[:, count:]], 1)
+
     return replaced(denoiser.patch_embed, "forward", forward)
 
 
 def joy_image_positions(pipe, denoiser, guidance):
     """Where text has positions (rope_type "mrope"), they start behind the image's; the negative's must start there again."""
+
     def get_rotary_pos_embed(original, *args, txt_rope_size=None, **kwargs):
         if guidance.layout is None or txt_rope_size is None:
             return original(*args, txt_rope_size=txt_rope_size, **kwargs)
-        positive, negative = (original(*args, txt_rope_size=length, **kwargs) for length in guidance.layout.texts[0])
-        return positive[0], tuple(torch.cat(pair) for pair in zip(positive[1], negative[1], strict=True))
+        positive, negative = (
+            original(*args, txt_rope_size=length, **kwargs) for length in guidance.layout.texts[0]
+        )
+        return positive[0], tuple(
+            torch.cat(pair) for pair in zip(positive[1], negative[1], strict=True)
+        )
+
     return replaced(denoiser, "get_rotary_pos_embed", get_rotary_pos_embed)
 
 
 def qwen_positions(pipe, denoiser, guidance):
     """Text positions start behind the image's and count on; the negative's must start there again."""
+
     def forward(original, *args, max_txt_seq_len=None, **kwargs):
         if guidance.layout is None:
             return original(*args, max_txt_seq_len=max_txt_seq_len, **kwargs)
-        positive, negative = (original(*args, max_txt_seq_len=length, **kwargs) for length in guidance.layout.texts[0])
+        positive, negative = (
+            original(*args, max_txt_seq_len=length, **kwargs) for length in guidance.layout.texts[0]
+        )
         return positive[0], torch.cat([positive[1], negative[1]], 0)
+
     return replaced(denoiser.pos_embed, "forward", forward)
 
 
 def z_image_captions(pipe, denoiser, guidance):
     """Every caption is padded to a multiple of 32 and numbered from 1; the image's numbers follow the positive caption's."""
+
     def patchify_and_embed(original, images, captions, *args, **kwargs):
         layout = guidance.layout
         if layout is None:
             return original(images, captions, *args, **kwargs)
         lengths = layout.texts[0]
-        plus, minus = (original(images, [c.split(lengths)[sign] for c in captions], *args, **kwargs) for sign in (0, 1))
+        plus, minus = (
+            original(images, [c.split(lengths)[sign] for c in captions], *args, **kwargs)
+            for sign in (0, 1)
+        )
         both = list(plus)
-        for place in (1, 4, 6):  # captions, their position ids (a few too many, which the model cuts off at the end), their padding
-            both[place] = [torch.cat([p[:len(cp)], n[:len(cn)]])
-                           for p, n, cp, cn in zip(plus[place], minus[place], plus[1], minus[1], strict=True)]
+        for place in (
+            1,
+            4,
+            6,
+        ):  # captions, their position ids (a few too many, which the model cuts off at the end), their padding
+            both[place] = [
+                torch.cat([p[: len(cp)], n[: len(cn)]])
+                for p, n, cp, cn in zip(plus[place], minus[place], plus[1], minus[1], strict=True)
+            ]
         return tuple(both)
+
     return replaced(denoiser, "patchify_and_embed", patchify_and_embed)
 
 
@@ -82,25 +116,36 @@ def shifted(text, image_from, image_to):
 
 def lumina_positions(pipe, denoiser, guidance):
     """The image's positions start behind the caption. The negative keeps its own distance to the image, as if it were alone with it."""
+
     def forward(original, hidden_states, attention_mask):
         layout = guidance.layout
         if layout is None:
             return original(hidden_states, attention_mask)
-        plus, minus = (original(hidden_states, mask) for mask in attention_mask.split(layout.texts[0], 1))
+        plus, minus = (
+            original(hidden_states, mask) for mask in attention_mask.split(layout.texts[0], 1)
+        )
         text = torch.cat([plus[1], shifted(minus[1], minus[2], plus[2])], 1)
-        lengths = [[a + b for a, b in zip(plus[4], minus[4], strict=True)], [a + b for a, b in zip(plus[5], minus[4], strict=True)]]
+        lengths = [
+            [a + b for a, b in zip(plus[4], minus[4], strict=True)],
+            [a + b for a, b in zip(plus[5], minus[4], strict=True)],
+        ]
         return plus[0], text, plus[2], torch.cat([text, plus[2]], 1), *lengths
+
     return replaced(denoiser.rope_embedder, "forward", forward)
 
 
 def registers(pipe, denoiser, guidance):
     """The model puts its register tokens before its text. The negative needs a copy: registers see text and image, and differ with them."""
+
     def forward(original, encoder_hidden_states):
         text, layout = original(encoder_hidden_states), guidance.layout
         if layout is None:
             return text
         positive, negative = text.split(layout.texts[0], 1)
-        return torch.cat([positive, denoiser.register_tokens.to(text).expand(len(text), -1, -1), negative], 1)
+        return torch.cat(
+            [positive, denoiser.register_tokens.to(text).expand(len(text), -1, -1), negative], 1
+        )
+
     return replaced(denoiser.context_embedder, "forward", forward)
 
 
@@ -108,8 +153,14 @@ def registers(pipe, denoiser, guidance):
 def qwen_21_layout(pipe, denoiser, guidance):
     """The model reads where its image tokens are from a mask over the joint sequence, and the image's positions start behind the
     text: the negative keeps its own distance. Its cache of text keys is left out: it would not know that guidance has ended."""
-    if any("Flex" in base.__name__ for m in denoiser.modules() for base in type(getattr(m, "processor", None)).__mro__):
-        raise ValueError("NAG needs QwenImage21AttnProcessor: one flex_attention call cannot hold two texts apart.")
+    if any(
+        "Flex" in base.__name__
+        for m in denoiser.modules()
+        for base in type(getattr(m, "processor", None)).__mro__
+    ):
+        raise ValueError(
+            "NAG needs QwenImage21AttnProcessor: one flex_attention call cannot hold two texts apart."
+        )
     cached = set()
 
     def forward(original, *args, **kwargs):
@@ -119,7 +170,9 @@ def qwen_21_layout(pipe, denoiser, guidance):
             positive, negative = layout.texts[0]
             mask = kwargs["img_mask"]
             if mask[:, :positive].any():
-                raise ValueError("NAG guides Qwen-Image 2.1 from text alone: with condition images the pictures stand between the words.")
+                raise ValueError(
+                    "NAG guides Qwen-Image 2.1 from text alone: with condition images the pictures stand between the words."
+                )
             kwargs["img_mask"] = torch.cat([mask.new_zeros(len(mask), negative), mask], 1)
         if cache is not None and id(cache) in cached:
             kwargs |= {"kv_cache": None, "kv_cache_mode": None}
@@ -129,8 +182,17 @@ def qwen_21_layout(pipe, denoiser, guidance):
         if guidance.layout is None:
             return original(img_shapes, image_pad_mask, *args, **kwargs)
         positive, negative = guidance.layout.texts[0]
-        plus, minus = (original(img_shapes, image_pad_mask[other:], *args, **kwargs) for other in (negative, positive))
-        return torch.cat([plus[:positive], shifted(minus[:negative], minus[negative:], plus[positive:]), plus[positive:]])
+        plus, minus = (
+            original(img_shapes, image_pad_mask[other:], *args, **kwargs)
+            for other in (negative, positive)
+        )
+        return torch.cat(
+            [
+                plus[:positive],
+                shifted(minus[:negative], minus[negative:], plus[positive:]),
+                plus[positive:],
+            ]
+        )
 
     with replaced(denoiser.pos_embed, "forward", pos_embed):
         yield forward
