@@ -189,7 +189,7 @@ def _check(options) -> int:
 
 
 def families_table() -> str:
-    """All rows and refusals of `nag/families.py` as Markdown, with diffusers' pipelines that hold such a denoiser."""
+    """All rows and refusals of `nag/families/table.py` as Markdown, with diffusers' pipelines that hold such a denoiser."""
     import re
 
     import diffusers

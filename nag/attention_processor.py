@@ -35,7 +35,7 @@ from .settings import NAGSettings
 
 
 class GuidedAttention:
-    """The attention op of one layer. While `call.layout` is None it is the op that it stands for, and nothing ekernels.
+    """The attention op of one layer. While `call.layout` is None it is the op that it stands for, and nothing else.
 
     kind: see `nag.families.KINDS`. call: what is running, with its `layout`. pictures: behind the text, an IP-Adapter's images are
     attended too. hit: was reached. seen: was reached since the processor was called.
@@ -81,7 +81,9 @@ class GuidedAttention:
             mask = mask[:, None, None, :]
         if self.kind == "text":
             return self._text(op, query, key, value, mask, tokens, positive, negative)
-        if self.kind == "joint" and queries < count - layout.kept:  # queries of the image alone
+        if (
+            self.kind == "joint" and queries < count - layout.cached_reference_tokens
+        ):  # queries of the image alone
             image = [piece[:2] for piece in ordered(positive, negative, count) if piece[2] in IMAGE]
             return self._cross(
                 op, query, key, value, mask, tokens, positive + image, negative + image, layout
@@ -91,8 +93,8 @@ class GuidedAttention:
         # queries stand where keys do, and both texts are wanted apart
         alone = (
             self.kind == "joint"
-            and not layout.kept
-            and not layout.mute
+            and not layout.cached_reference_tokens
+            and not layout.carried_only
             and self.settings.method != "vsf"
         )
         if alone and plain and not self.call.exact:
@@ -113,7 +115,9 @@ class GuidedAttention:
         texts = sum(length for _, length in positive + negative)
         if self.kind == "joint":
             # not `in`: torch.compile finds no number among lengths that are symbols
-            return count >= texts and (queries == count - layout.kept or queries == count - texts)
+            return count >= texts and (
+                queries == count - layout.cached_reference_tokens or queries == count - texts
+            )
         return count == texts and (self.kind != "text" or queries == count)
 
     def _cross(self, op, query, key, value, mask, tokens, positive, negative, layout):
@@ -124,17 +128,17 @@ class GuidedAttention:
             take(value, tokens, positive),
             mask_of(mask, positive),
         )  # (B, H, I, D)
-        if layout.mute:
+        if layout.carried_only:
             return z_positive
-        few = query[rows], key[rows], value[rows], mask_rows(mask, rows, len(query))
+        conditional = query[rows], key[rows], value[rows], mask_rows(mask, rows, len(query))
         if self.settings.method == "vsf":
-            z_negative = self._flipped(op, *few, tokens, positive, negative)
+            z_negative = self._flipped(op, *conditional, tokens, positive, negative)
         else:
             z_negative = op(
-                few[0],
-                take(few[1], tokens, negative),
-                take(few[2], tokens, negative),
-                mask_of(few[3], negative),
+                conditional[0],
+                take(conditional[1], tokens, negative),
+                take(conditional[2], tokens, negative),
+                mask_of(conditional[3], negative),
             )
         out = torch.empty_like(z_positive)
         for at, count in portions(0, z_positive.shape[tokens], z_positive):
@@ -189,7 +193,9 @@ class GuidedAttention:
             ordered(positive, negative, key.shape[tokens]),
             None,
         )
-        if self.kind == "injected" or layout.kept:  # queries have other places than keys
+        if (
+            self.kind == "injected" or layout.cached_reference_tokens
+        ):  # queries have other places than keys
             keys, pieces = (
                 pieces,
                 ordered(
@@ -198,17 +204,19 @@ class GuidedAttention:
                 ),
             )
         parts = attended(op, pieces, POSITIVE + IMAGE, query, key, value, mask, tokens, keys)
-        if layout.mute:  # what becomes of the negative is read by nobody
+        if layout.carried_only:  # what becomes of the negative is read by nobody
             other = {
                 place: zeros(parts, length, tokens)
                 for place, (_, length, of) in enumerate(pieces)
                 if of in NEGATIVE
             }
             return joined({**parts, **other}, tokens)
-        few = query[rows], key[rows], value[rows], mask_rows(mask, rows, len(query))
-        other = attended(op, pieces, NEGATIVE + IMAGE, *few, tokens, keys)
+        conditional = query[rows], key[rows], value[rows], mask_rows(mask, rows, len(query))
+        other = attended(op, pieces, NEGATIVE + IMAGE, *conditional, tokens, keys)
         if self.settings.method == "vsf":
-            other |= self._flipped_image(op, *few, tokens, pieces, pieces if keys is None else keys)
+            other |= self._flipped_image(
+                op, *conditional, tokens, pieces, pieces if keys is None else keys
+            )
         for place, (_, length, of) in enumerate(pieces):
             if of in IMAGE:
                 parts[place] = self._blend(parts[place], other[place], rows, tokens, layout)
@@ -229,7 +237,7 @@ class GuidedAttention:
             chosen = [piece[:2] for piece in pieces if piece[2] == which]
             if chosen:  # else a text of which its mask left nothing
                 keys[which] = take(key, 2, chosen), take(value, 2, chosen), mask_of(mask, chosen)
-        few = {
+        conditional = {
             which: (k[rows], v[rows], mask_rows(m, rows, len(key)))
             for which, (k, v, m) in keys.items()
         }
@@ -258,7 +266,7 @@ class GuidedAttention:
                 ):  # unconditional rows carry a negative text too, and nobody reads it
                     place.zero_()
                     place[rows] = kernels.merge(
-                        attend(q[rows], IMAGE, few), attend(q[rows], NEGATIVE, few)
+                        attend(q[rows], IMAGE, conditional), attend(q[rows], NEGATIVE, conditional)
                     ).to(query.dtype)
                     continue
                 image = attend(q, IMAGE, keys)
@@ -267,7 +275,7 @@ class GuidedAttention:
                     z = self._blend(
                         z,
                         kernels.merge(
-                            [part[rows] for part in image], attend(q[rows], NEGATIVE, few)
+                            [part[rows] for part in image], attend(q[rows], NEGATIVE, conditional)
                         ),
                         rows,
                         2,

@@ -5,7 +5,7 @@ import copy
 import functools
 
 
-def replaced(owner, name: str, wrapper):
+def wrap_method(owner, name: str, wrapper):
     """`owner.name` is `wrapper(original, ...)` for a while."""
     original = getattr(owner, name)
 
@@ -13,11 +13,11 @@ def replaced(owner, name: str, wrapper):
     def call(*args, **kwargs):
         return wrapper(original, *args, **kwargs)
 
-    return placed(owner, name, call)
+    return set_attribute(owner, name, call)
 
 
 @contextlib.contextmanager
-def placed(owner, name: str, value):
+def set_attribute(owner, name: str, value):
     """`owner.name` is `value` for a while. A method is shadowed on the instance, and the shadow removed."""
     original, had = getattr(owner, name), name in vars(owner)
     object.__setattr__(owner, name, value)
@@ -46,7 +46,7 @@ class Wrapped:
 
 
 @contextlib.contextmanager
-def called(owner, wrapper):
+def wrap_call(owner, wrapper):
     """`owner(...)` is `wrapper(original, ...)` for a while.
 
     By its class, which `type(owner)(...)` asks, and not by `forward`: that is where torch.compile and the hooks of offloading and
@@ -94,6 +94,6 @@ def _callable(cls):
 def own_forward(denoiser, function):
     """`function` is what a denoiser runs inside of its hooks: accelerate's put its `forward` aside as `_old_forward`. For one call, and
     always with the same function: torch.compile would take another one for another program."""
-    return placed(
+    return set_attribute(
         denoiser, "_old_forward" if "_old_forward" in vars(denoiser) else "forward", function
     )

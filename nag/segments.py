@@ -8,13 +8,13 @@ import torch
 @dataclass
 class Layout:
     """What the packed sequence of the running denoiser call holds: T+ and T- tokens of every text input; `rows` of `total` are conditional.
-    kept: keys without a query in joint attention (reference images in a cache). mute: the negative is carried along and changes nothing."""
+    cached_reference_tokens: keys without a query in joint attention (reference images in a cache). carried_only: the negative is carried along and changes nothing."""
 
     texts: tuple[tuple[int, int], ...]
     rows: slice
     total: int
-    kept: int = 0
-    mute: bool = False
+    cached_reference_tokens: int = 0
+    carried_only: bool = False
 
     @property
     def whole(self) -> bool:

@@ -17,21 +17,21 @@ _serial = itertools.count()
 ATTENTION = {"scaled_dot_product_attention", "dispatch_attention_fn"}
 
 
-def copied(code: types.CodeType) -> types.CodeType:
+def copy_code(code: types.CodeType) -> types.CodeType:
     """The same code, with that of its inner functions, as another object: torch.compile remembers what it compiled by code object, and
     leaves it in the namespace where it first ran."""
     return code.replace(
         co_consts=tuple(
-            copied(const) if isinstance(const, types.CodeType) else const
+            copy_code(const) if isinstance(const, types.CodeType) else const
             for const in code.co_consts
         )
     )
 
 
-def at_home(function, namespace):
+def with_globals(function, namespace):
     """The same code, run in another namespace."""
     call = types.FunctionType(
-        copied(function.__code__),
+        copy_code(function.__code__),
         namespace.__dict__,
         function.__name__,
         function.__defaults__,
@@ -41,13 +41,13 @@ def at_home(function, namespace):
     return call
 
 
-class Running:
+class CurrentLayer:
     """Whose attention op runs: set by a twin when it is called, read by its op. One for each twin class."""
 
     layer: GuidedAttention | None = None
 
 
-def renamed(namespace: dict, name: str) -> types.ModuleType:
+def copy_module(namespace: dict, name: str) -> types.ModuleType:
     """A module's namespace as a module of its own; with its name too, for under that it goes into sys.modules."""
     module = types.ModuleType(name)
     module.__dict__.update(namespace | {"__name__": name})
@@ -64,14 +64,14 @@ def plain(args, options: dict, backend: str) -> bool:
     return not asked and not any(args) and (options.get("backend") or backend) == "native"
 
 
-def twin_class(cls, running: Running):
+def twin_class(cls, running: CurrentLayer):
     """A processor class again, with its attention op led through `running.layer`. The original is not touched."""
     function = cls.__call__
     if not isinstance(function, types.FunctionType):
         raise ValueError(
             f"NAG cannot look into an attention processor that is a {cls.__name__}: its __call__ is not written in Python."
         )
-    namespace = renamed(function.__globals__, f"nag._attention_{next(_serial)}")
+    namespace = copy_module(function.__globals__, f"nag._attention_{next(_serial)}")
 
     def scaled_dot_product_attention(query, key, value, attn_mask=None, *args, **options):
         def op(q, k, v, mask):
@@ -88,7 +88,7 @@ def twin_class(cls, running: Running):
             options.get("scale"),
         )
 
-    functional = renamed(F.__dict__, namespace.__name__ + "_functional")
+    functional = copy_module(F.__dict__, namespace.__name__ + "_functional")
     functional.scaled_dot_product_attention = scaled_dot_product_attention
     if namespace.__dict__.get("F") is F:
         namespace.F = functional
@@ -111,8 +111,8 @@ def twin_class(cls, running: Running):
     ):  # functions of the same module that attend for the processor
         own = isinstance(helper, types.FunctionType) and helper.__globals__ is function.__globals__
         if own and ATTENTION & set(helper.__code__.co_names):
-            setattr(namespace, name, at_home(helper, namespace))
-    same_code = at_home(function, namespace)
+            setattr(namespace, name, with_globals(helper, namespace))
+    same_code = with_globals(function, namespace)
 
     @functools.wraps(function)  # diffusers reads the signature
     def call(self, *args, **kwargs):
@@ -137,7 +137,7 @@ def twin(denoiser, processor, layer: GuidedAttention):
     classes = _twins.setdefault(denoiser, {})
     cls = type(processor)
     if cls not in classes:
-        classes[cls] = twin_class(cls, Running())
+        classes[cls] = twin_class(cls, CurrentLayer())
     other = copy.copy(processor)
     other.__class__ = classes[cls]
     other.nag_layer = layer

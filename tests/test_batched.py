@@ -26,13 +26,13 @@ def apart(a, b) -> int:
 @pytest.fixture
 def calls(monkeypatch):
     """The columns of every pipeline call."""
-    seen, call = [], drawing._call
+    seen, call = [], drawing.call_pipeline
 
     def counted(loaded, run, keys, on_step):
         seen.append(keys)
         return call(loaded, run, keys, on_step)
 
-    monkeypatch.setattr(drawing, "_call", counted)
+    monkeypatch.setattr(drawing, "call_pipeline", counted)
     return seen
 
 
@@ -78,7 +78,7 @@ def test_a_column_drawn_together_has_no_time_of_its_own():
     run = finish(
         engine(), "sd", guidance=ALL[:3] + ["vsf"], num_inference_steps=4, nag_end=0.5, batched=True
     )
-    said, cells = run.json()["columns"], {c.key: cells.cell(run, c) for c in run.columns}
+    said, shown = run.json()["columns"], {c.key: cells.cell(run, c) for c in run.columns}
     for key in ("none", "nag"):
         assert said[key]["seconds"] is said[key]["relative_time"] is None
         assert (
@@ -87,19 +87,19 @@ def test_a_column_drawn_together_has_no_time_of_its_own():
             and run.columns[0].seconds > 0
         )
         assert (
-            cells[key]["cost"] == ""
-            and cells[key]["speed"] == f"together in {run.columns[0].seconds:.2f} s, 2 columns"
+            shown[key]["cost"] == ""
+            and shown[key]["speed"] == f"together in {run.columns[0].seconds:.2f} s, 2 columns"
         )
     for key in ("cfg", "vsf"):
         assert (
             said[key]["seconds"] > 0
             and "together" not in said[key]
             and said[key]["relative_time"] is None
-            and "it/s" in cells[key]["speed"]
+            and "it/s" in shown[key]["speed"]
         )
     assert (
-        cells["nag"]["remark"] == "NAG active in 2 of 4 steps"
-        and "active" not in cells["none"]["remark"]
+        shown["nag"]["remark"] == "NAG active in 2 of 4 steps"
+        and "active" not in shown["none"]["remark"]
     )
     assert (
         said["none"]["guided_steps"] == 0
@@ -154,9 +154,9 @@ def test_stop_ends_all_columns_of_a_call():
     import threading
 
     desk, stop = engine(), threading.Event()
-    for run, column, _ in desk.run(
+    for run, column, _ in desk.run(  # noqa: B007
         *ask("sd", num_inference_steps=50, guidance=ALL, batched=True), stop
-    ):  # noqa: B007
+    ):
         if column and column.step >= 2:
             stop.set()
     assert [c.state for c in run.columns] == ["stopped"] * 4 and run.columns[0].step == run.columns[

@@ -10,9 +10,9 @@ from tiny import pipeline
 
 from nag import guidance, presets
 from nag.engine import previews as drawn
-from nag.engine.clock import _Watch
+from nag.engine.clock import StepClock
 from nag.engine.engine import Engine
-from nag.engine.loading import Loaded, Shelf
+from nag.engine.loading import Loaded, PipelineCache
 from nag.errors import Refused
 from nag.page import cells
 
@@ -42,7 +42,7 @@ def preset(name):
 
 def engine():
     return Engine(
-        Shelf(
+        PipelineCache(
             loader=lambda chosen: Loaded(
                 chosen, pipeline(chosen.name), "cpu", "float32", torch.float32
             )
@@ -91,7 +91,7 @@ def test_the_run_says_what_was_done():
 
 def test_an_early_end_says_what_it_saves():
     """Two of three steps guided at 3 s, one un-guided at 1 s: 2 of 9 seconds are saved. One kind of steps alone says nothing."""
-    watch = _Watch(None, "cpu", None)
+    watch = StepClock(None, "cpu", None)
     watch.times, watch.guided = [2.0, 4.0, 1.0], 2
     assert watch.saved == pytest.approx(2 / 9)
     watch.guided = 3
@@ -130,10 +130,10 @@ def test_previews_take_a_small_share_of_a_column(monkeypatch):
         now[0] += 1
         return "picture"
 
-    monkeypatch.setattr(drawn._Previews, "_decode", slow)
+    monkeypatch.setattr(drawn.Previews, "_decode", slow)
 
     def column(seconds, **settings):
-        previews, begun, shown = drawn._Previews(loaded, ask("sd", **settings)[1]), now[0], []
+        previews, begun, shown = drawn.Previews(loaded, ask("sd", **settings)[1]), now[0], []
         previews.wait()
         while now[0] < begun + seconds:
             now[0] += 0.1
@@ -260,7 +260,7 @@ def test_a_model_that_does_not_load_is_a_sentence_and_the_next_run_works():
             raise Refused("Accept the licence first.")
         return Loaded(chosen, pipeline(chosen.name), "cpu", "float32", torch.float32)
 
-    bench = Engine(Shelf(loader=refuse))
+    bench = Engine(PipelineCache(loader=refuse))
     with pytest.raises(Refused, match="licence"):
         finish(bench, "sd3")
     assert free(bench) and finish(bench, "sd").columns[0].state == "done"
@@ -320,12 +320,12 @@ def test_a_copy_of_the_scheduler_is_not_watched():
     """LTX-2 copies its scheduler for the sound: the copy must step itself, and not the video's."""
     from diffusers import FlowMatchEulerDiscreteScheduler
 
-    from nag.patch import Wrapped, placed
+    from nag.patch import Wrapped, set_attribute
 
     scheduler, seen = FlowMatchEulerDiscreteScheduler(), []
     scheduler.set_timesteps(4)
     x = torch.ones(1, 2)
-    with placed(
+    with set_attribute(
         scheduler,
         "step",
         Wrapped(

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 import nag
 from nag import families
-from nag.patch import replaced
+from nag.patch import wrap_method
 
 FAMILIES = list(PIPELINES)
 STYLES = [
@@ -315,7 +315,7 @@ def test_embeddings_that_nobody_recognises_raise():
     with (
         pytest.raises(RuntimeError, match="NAG guided nothing"),
         nag.guide(pipe, NEGATIVE),
-        replaced(pipe, "encode_prompt", changed),
+        wrap_method(pipe, "encode_prompt", changed),
     ):
         draw("sd")
 

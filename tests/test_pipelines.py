@@ -8,7 +8,7 @@ import torch
 from tiny import pipeline
 
 from nag import presets
-from nag.engine import loading
+from nag.engine import loading, memory
 from nag.errors import Refused
 
 
@@ -59,7 +59,7 @@ def test_a_preset_may_change_the_scheduler(tmp_path):
 
 @pytest.mark.parametrize("name", [n for n, p in presets.load_all().items() if not p.local])
 def test_without_the_hub_a_preset_says_what_to_do(name, monkeypatch):
-    monkeypatch.setattr(loading, "_enough_memory", lambda *_: None)
+    monkeypatch.setattr(loading, "check_memory", lambda *_: None)
     unless_a_package_is_missing = (
         r"|Kolors.* needs one more package .*: pip install sentencepiece protobuf\."
     )
@@ -71,7 +71,7 @@ def test_without_the_hub_a_preset_says_what_to_do(name, monkeypatch):
 
 def test_a_machine_too_small_is_told_before_the_download():
     with pytest.raises(Refused, match="needs a GPU, or about 24000 GB"):
-        loading._enough_memory(a_preset(size_gb=10_000), "cpu", False)
+        memory.check_memory(a_preset(size_gb=10_000), "cpu", False)
 
 
 def test_a_folder_that_is_no_pipeline_is_a_sentence(tmp_path):
@@ -103,7 +103,7 @@ def test_known_errors_have_sentences():
 
 
 def test_only_one_large_model_stays_on_the_shelf():
-    shelf = loading.Shelf(loader=lambda preset: object.__new__(loading.Loaded))
+    shelf = loading.PipelineCache(loader=lambda preset: object.__new__(loading.Loaded))
     big = a_preset(settings=a_preset().settings | {"preset": "big"})
     other = a_preset(settings=a_preset().settings | {"preset": "other"})
     for preset in (big, other):
@@ -123,4 +123,4 @@ def test_only_one_large_model_stays_on_the_shelf():
     ],
 )
 def test_weights_stay_where_they_fit(total, largest, free, where):
-    assert loading.placement(total, largest, free) == where
+    assert memory.placement(total, largest, free) == where

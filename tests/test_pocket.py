@@ -148,7 +148,7 @@ def test_what_fidelity_measures():
 
     from nag import presets
     from nag.engine import loading
-    from nag.pocket import fidelity
+    from nag.evaluate import fidelity
 
     people, captions, stated = fidelity.asked(40)
     for person, text, names in zip(people, captions, stated, strict=True):

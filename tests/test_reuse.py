@@ -12,9 +12,9 @@ from video_page import preset as video_preset
 import nag
 from nag import guidance, presets
 from nag.engine.engine import Engine
-from nag.engine.reuse import Kept, Words
+from nag.engine.reuse import EmbeddingCache, LeastRecentlyUsed
 from nag.page import cells
-from nag.patch import replaced
+from nag.patch import wrap_method
 
 
 @contextlib.contextmanager
@@ -43,11 +43,11 @@ def both_ways(name) -> list:
 
 @pytest.mark.parametrize("name", PIPELINES)
 def test_words_encoded_once_give_the_same_bits(name):
-    pipe, words = pipeline(name), Words()
+    pipe, words = pipeline(name), EmbeddingCache()
     with torch.inference_mode(), encodings(pipe) as seen:
         plain = both_ways(name)
         assert seen
-        with replaced(pipe, "encode_prompt", words.recall):
+        with wrap_method(pipe, "encode_prompt", words.recall):
             first = both_ways(name)
             seen.clear()
             second = both_ways(name)
@@ -58,8 +58,8 @@ def test_words_encoded_once_give_the_same_bits(name):
 
 def test_nag_finds_the_prompt_of_an_earlier_column():
     """Without guidance the prompt is encoded; NAG's column needs its negative prompt only."""
-    pipe, words = pipeline("sd"), Words()
-    with torch.inference_mode(), replaced(pipe, "encode_prompt", words.recall):
+    pipe, words = pipeline("sd"), EmbeddingCache()
+    with torch.inference_mode(), wrap_method(pipe, "encode_prompt", words.recall):
         draw("sd")
         assert len(words.kept.values) == 1
         with nag.guide(pipe, NEGATIVE):
@@ -79,7 +79,7 @@ class Encoder:
 
 
 def test_what_is_handed_out_may_be_written_into():
-    encoder, words = Encoder(), Words()
+    encoder, words = Encoder(), EmbeddingCache()
     for _ in range(3):
         (embeds,), nothing, masks = words.recall(encoder.encode_prompt, "a")
         assert (
@@ -106,7 +106,7 @@ def test_what_is_handed_out_may_be_written_into():
     ],
 )
 def test_only_the_same_call_is_remembered(args, kwargs, calls):
-    encoder, words = Encoder(), Words()
+    encoder, words = Encoder(), EmbeddingCache()
     words.recall(encoder.encode_prompt, "a")
     for _ in range(2):
         words.recall(encoder.encode_prompt, *args, **kwargs)
@@ -115,7 +115,7 @@ def test_only_the_same_call_is_remembered(args, kwargs, calls):
 
 @pytest.mark.parametrize("more", [torch.ones(1), torch.Generator(), object()])
 def test_calls_with_more_than_words_are_not_remembered(more):
-    encoder, words = Encoder(), Words()
+    encoder, words = Encoder(), EmbeddingCache()
     for _ in range(2):
         words.recall(encoder.encode_prompt, "a", prompt_embeds=more)
     assert encoder.calls == 2 and not words.kept.values
@@ -124,7 +124,7 @@ def test_calls_with_more_than_words_are_not_remembered(more):
 def test_kept_values_are_bounded_by_count_bytes_and_age(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    kept = Kept(3, 10, 60)
+    kept = LeastRecentlyUsed(3, 10, 60)
     for key in "abc":
         kept.put(key, key.upper(), 2)
     assert kept.get("a") == "A"
@@ -183,11 +183,9 @@ def test_a_column_is_drawn_again_only_when_something_that_it_uses_has_changed(ch
     assert shown(after) == shown(finish(engine(), "sd", **{"guidance": ALL, **change}))
     said = after.json()["columns"]
     assert [key for key in said if said[key]["reused"]] == kept
-    cells = {c.key: cells.cell(after, c) for c in after.columns}
-    assert [
-        key for key in cells if cells[key]["remark"].endswith("kept from an earlier run")
-    ] == kept
-    assert [key for key in cells if cells[key]["cost"].startswith("≈")] == (
+    told = {c.key: cells.cell(after, c) for c in after.columns}
+    assert [key for key in told if told[key]["remark"].endswith("kept from an earlier run")] == kept
+    assert [key for key in told if told[key]["cost"].startswith("≈")] == (
         [key for key in ALL if key not in kept] if kept else []
     )
     assert [c.seconds for c in after.columns if c.reused] == [

@@ -6,12 +6,12 @@ from dataclasses import asdict
 
 from ..errors import Refused
 from ..media import video
-from .clock import _Watch
+from .clock import StepClock
 from .loading import Loaded
 from .run import Run
 
 
-def _arguments(pipe, run: Run, key: str) -> dict:
+def call_arguments(pipe, run: Run, key: str) -> dict:
     """What a column asks of its pipeline, as arguments of its call."""
     import torch
 
@@ -42,7 +42,7 @@ def _arguments(pipe, run: Run, key: str) -> dict:
     return arguments
 
 
-def _call(loaded: Loaded, run: Run, keys: tuple[str, ...], on_step):
+def call_pipeline(loaded: Loaded, run: Run, keys: tuple[str, ...], on_step):
     """Runs the pipeline once, for one column or several, each from a fresh CPU generator of the seed.
 
     -> (for each column its PIL images: one, or a video's frames; what was watched)
@@ -53,10 +53,10 @@ def _call(loaded: Loaded, run: Run, keys: tuple[str, ...], on_step):
         families,
     )  # here and not above: these load diffusers, and a page answers before it is there
     from ..guidance import guide
-    from ..patch import Wrapped, placed, replaced
+    from ..patch import Wrapped, set_attribute, wrap_method
 
     pipe, request = loaded.pipe, run.request
-    arguments, negative = _arguments(pipe, run, keys[0]), request.negative_prompt
+    arguments, negative = call_arguments(pipe, run, keys[0]), request.negative_prompt
     settings = next(
         filter(None, map(request.attention, keys)), None
     )  # the same for all that have any
@@ -68,13 +68,13 @@ def _call(loaded: Loaded, run: Run, keys: tuple[str, ...], on_step):
         }
         arguments["generator"] = [torch.Generator("cpu").manual_seed(request.seed) for _ in keys]
         negative = [negative if request.attention(key) else None for key in keys]
-    watch = _Watch(pipe, loaded.device, on_step, len(keys))
+    watch = StepClock(pipe, loaded.device, on_step, len(keys))
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.inference_mode())
         if hasattr(
             pipe, "encode_prompt"
         ):  # before `guide` wraps it, which then asks here for the negative prompt too
-            stack.enter_context(replaced(pipe, "encode_prompt", loaded.words.recall))
+            stack.enter_context(wrap_method(pipe, "encode_prompt", loaded.words.recall))
         for denoiser in families.denoisers_of(pipe):
             stack.callback(
                 families.unwrapped(denoiser).register_forward_pre_hook(watch.begin).remove
@@ -83,7 +83,7 @@ def _call(loaded: Loaded, run: Run, keys: tuple[str, ...], on_step):
         if settings is not None:
             guidance = stack.enter_context(guide(pipe, negative, **asdict(settings)))
         stack.enter_context(
-            placed(pipe.scheduler, "step", Wrapped(pipe.scheduler.step, watch.stepped))
+            set_attribute(pipe.scheduler, "step", Wrapped(pipe.scheduler.step, watch.stepped))
         )
         result = pipe(**arguments)
     if not torch.isfinite(watch.latents).all():

@@ -5,7 +5,7 @@ import statistics
 import time
 
 
-class _Watch:
+class StepClock:
     """Sees every scheduler step of a pipeline call: counts, times, keeps the checksum of the first noise (of each of `rows` pictures) and
     the last latents.
 
@@ -38,7 +38,7 @@ class _Watch:
         if not self.sha256:
             self.sha256 = [
                 hashlib.sha256(one.float().cpu().contiguous().numpy().tobytes()).hexdigest()
-                for one in _rows(sample.detach(), self.rows)
+                for one in split_rows(sample.detach(), self.rows)
             ]
         result = step(model_output, timestep, sample, *args, **kwargs)
         self.latents = result[0] if isinstance(result, tuple) else result.prev_sample
@@ -83,10 +83,10 @@ class _Watch:
         return len(others) * (full - statistics.median(others)) / (len(self.times) * full)
 
     def spread(self, rows: int) -> list[float]:
-        return [float(one.float().std()) for one in _rows(self.latents, rows)]
+        return [float(one.float().std()) for one in split_rows(self.latents, rows)]
 
 
-def _rows(latents, count: int):
+def split_rows(latents, count: int):
     """The latents of each of `count` pictures of one call; a picture may have several rows (one a frame)."""
     if len(latents) % count:
         raise RuntimeError(f"{len(latents)} rows of latents for {count} pictures")

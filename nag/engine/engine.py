@@ -19,13 +19,13 @@ from ..errors import Refused, Stopped
 from ..media import video
 from ..presets import Preset
 from ..request import Request
-from .call import _call
-from .loading import Loaded, Shelf, explain, import_libraries
+from .call import call_pipeline
+from .loading import Loaded, PipelineCache, explain, import_libraries
 from .memory import free_memory
-from .previews import _Previews
-from .reuse import Kept
-from .run import Column, Run, _bytes, _identity
-from .verdict import _judge
+from .previews import Previews
+from .reuse import LeastRecentlyUsed
+from .run import Column, Run, identity, size_of
+from .verdict import judge
 
 log = logging.getLogger("nag")
 DEADLINE = 30 * 60  # seconds that one run may take
@@ -64,9 +64,9 @@ class Engine:
 
     KEPT = 64, 512 * 2**20
 
-    def __init__(self, shelf: Shelf | None = None, previews: bool = True):
-        self.shelf, self.lock, self.previews = shelf or Shelf(), threading.Lock(), previews
-        self.kept = Kept(
+    def __init__(self, shelf: PipelineCache | None = None, previews: bool = True):
+        self.shelf, self.lock, self.previews = shelf or PipelineCache(), threading.Lock(), previews
+        self.kept = LeastRecentlyUsed(
             *self.KEPT, 3600
         )  # (identity, drawn with others) -> (column, device, dtype); the lock guards it
 
@@ -176,10 +176,10 @@ class Engine:
             if column.state == "done" and (
                 column.video or not column.frames
             ):  # a video that could not be coded is tried again
-                key = _identity(run, column.key), bool(column.together)
-                self.kept.put(key, (replace(column), run.device, run.dtype), _bytes(column))
+                key = identity(run, column.key), bool(column.together)
+                self.kept.put(key, (replace(column), run.device, run.dtype), size_of(column))
         try:
-            _judge(loaded.meter if loaded else None, run)
+            judge(loaded.meter if loaded else None, run)
         except Exception:
             log.exception("run %s: the pictures are there, but could not be measured", run.id)
         run.hint = " ".join(filter(None, (run.hint, remark)))
@@ -188,7 +188,7 @@ class Engine:
         """Puts the columns that are kept in their places."""
         for place, column in enumerate(run.columns):
             for together in (False, True)[: 1 + run.request.batched]:
-                if found := self.kept.get((_identity(run, column.key), together)):
+                if found := self.kept.get((identity(run, column.key), together)):
                     kept, run.device, run.dtype = found
                     run.columns[place] = replace(kept, reused=True)
                     break
@@ -212,7 +212,7 @@ class Engine:
         all, so each is to be tried alone."""
         request, previews, keys = (
             run.request,
-            _Previews(loaded, run.request, len(columns)),
+            Previews(loaded, run.request, len(columns)),
             tuple(column.key for column in columns),
         )
         try:
@@ -230,7 +230,7 @@ class Engine:
                     raise Stopped
 
                 with contextlib.suppress(Stopped):
-                    _call(loaded, run, keys, one_step)
+                    call_pipeline(loaded, run, keys, one_step)
                 _put_back(loaded)
                 loaded.warm.add(warm)
             previews.wait()
@@ -248,7 +248,7 @@ class Engine:
                         f"The run took more than {DEADLINE // 60} minutes and was ended."
                     )
 
-            results, watch = _call(loaded, run, keys, on_step)
+            results, watch = call_pipeline(loaded, run, keys, on_step)
             for column, frames, sha256, spread in zip(
                 columns, results, watch.sha256, watch.spread(len(columns)), strict=True
             ):

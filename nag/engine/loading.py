@@ -8,8 +8,8 @@ from typing import Any
 
 from ..errors import Refused
 from ..presets import FOLDER, Preset
-from .memory import _enough_memory, _place, free_memory
-from .reuse import Words
+from .memory import check_memory, free_memory, place
+from .reuse import EmbeddingCache
 
 PROJECT = FOLDER.parent
 _importing = threading.Lock()
@@ -30,7 +30,7 @@ class Loaded:
     previews: dict = field(
         default_factory=dict
     )  # (width, height, frames, count) -> seconds that so many previews take
-    words: Words = field(default_factory=Words)  # encoded already
+    words: EmbeddingCache = field(default_factory=EmbeddingCache)  # encoded already
 
 
 def load(preset: Preset) -> Loaded:
@@ -51,12 +51,12 @@ def load(preset: Preset) -> Loaded:
         if torch.backends.mps.is_available()
         else "cpu"
     )
-    _enough_memory(preset, device, local)
+    check_memory(preset, device, local)
     dtype = _dtype(preset.dtype, device)
     try:
         pipe = _from_pretrained(preset, source, preset.revision, getattr(torch, dtype), local)
         _prepare(preset, pipe)
-        placement = _place(pipe, device)
+        placement = place(pipe, device)
         pipe.set_progress_bar_config(disable=True)
         meter = None
         if preset.meter:
@@ -187,7 +187,7 @@ def explain(error: Exception, preset: Preset) -> str:
     return f"{preset.title} failed to load ({type(error).__name__}); the log has the details."
 
 
-class Shelf:
+class PipelineCache:
     """Keeps the last loaded pipeline, and the pocket models beside it. Not thread-safe: the engine's lock guards it."""
 
     def __init__(self, loader=load):

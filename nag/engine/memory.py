@@ -15,7 +15,7 @@ def placement(total_gb: float, largest_gb: float, free_gb: float) -> str:
     return "model offload" if needed(largest_gb) <= free_gb else "sequential offload"
 
 
-def _place(pipe, device: str) -> str:
+def place(pipe, device: str) -> str:
     import torch
 
     if device != "cuda":
@@ -46,13 +46,13 @@ def runs_here(preset: Preset) -> str:
         where = placement(preset.size_gb, preset.largest_gb or preset.size_gb, free)
         return f"runs here{', with ' + where if where else ''} ({free:.0f} GB free on the GPU)"
     try:
-        _enough_memory(preset, "cpu", preset.local)
+        check_memory(preset, "cpu", preset.local)
     except Refused:
         return "needs a GPU"
     return "runs here on the processor, slowly"
 
 
-def _enough_memory(preset: Preset, device: str, local: bool) -> None:
+def check_memory(preset: Preset, device: str, local: bool) -> None:
     """Before a download of tens of gigabytes, not after it."""
     if local or not preset.size_gb or device != "cpu":
         return

@@ -4,7 +4,7 @@ import logging
 import time
 
 from ..request import Request
-from .clock import _rows
+from .clock import split_rows
 from .loading import Loaded
 
 log = logging.getLogger("nag")
@@ -12,7 +12,7 @@ PREVIEW_EVERY = 1 / 8  # seconds
 PREVIEW_SHARE = 0.03  # of a column's time, at most
 
 
-class _Previews:
+class Previews:
     """Small pictures of the unfinished latents of a call's columns. Made between two steps, while the clock stands still:
     beside the sampling they would take its time, and more from short columns than from long ones. They are never more than PREVIEW_SHARE
     of the time since the column began: one that is done before that is enough for a preview has none."""
@@ -45,7 +45,7 @@ class _Previews:
         try:
             return [
                 self._decode(self.loaded.pipe, one[:1], self.request)
-                for one in _rows(latents, self.count)
+                for one in split_rows(latents, self.count)
             ]
         except Exception:
             log.debug(

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from typing import Any, NamedTuple
 
 
-class Kept:
+class LeastRecentlyUsed:
     """The values used last: at most `count`, of together `size` bytes, none unused for `seconds`. Not thread-safe."""
 
     def __init__(self, count: int, size: int, seconds: float):
@@ -51,7 +51,7 @@ class Parked(NamedTuple):
     device: Any
 
 
-class Words:
+class EmbeddingCache:
     """Remembers what one pipeline's `encode_prompt` returned, for the next column and the next run with the same words.
 
     Nothing but its arguments decides what it returns: of diffusers' pipelines none reads in it what a call of the pipeline has set.
@@ -60,7 +60,7 @@ class Words:
     """
 
     def __init__(self, count: int = 32, size: int = 512 * 2**20, seconds: float = 3600):
-        self.kept = Kept(count, size, seconds)
+        self.kept = LeastRecentlyUsed(count, size, seconds)
 
     def recall(self, encode_prompt, /, *args, **kwargs):
         """`encode_prompt(*args, **kwargs)`, or a copy of what the same call returned before."""

@@ -110,7 +110,7 @@ class Run:
                     **({} if c.saved is None else {"saved_by_early_end": round(c.saved, 4)}),
                     "latents_sha256": c.latents_sha256,
                     "latents_std": round(c.spread, 4),
-                    **_asked(self.request, c.key),
+                    **settings_of(self.request, c.key),
                     **({"reason": c.reason} if c.reason else {}),
                     **(
                         {"shows": {k: round(v, 4) for k, v in c.readings.items()}}
@@ -129,7 +129,7 @@ def _rounded(value):
     return None if value is None else round(value, 3)
 
 
-def _asked(request: Request, key: str) -> dict:
+def settings_of(request: Request, key: str) -> dict:
     """The settings that a column really used."""
     used = {"guidance_scale": request.guidance_scale} if "cfg" in key else {}
     if "nag" in key:
@@ -144,7 +144,7 @@ def _asked(request: Request, key: str) -> dict:
     return used
 
 
-def _identity(run: Run, key: str) -> str:
+def identity(run: Run, key: str) -> str:
     """Of everything that decides a column's picture: columns with the same one are the same."""
     request = run.request
     used = {
@@ -154,11 +154,11 @@ def _identity(run: Run, key: str) -> str:
     if key != "none":
         used["negative_prompt"] = request.negative_prompt
     start = hashlib.sha256(run.start.tobytes()).hexdigest() if run.start is not None else None
-    everything = [run.preset.model_dump(mode="json"), key, used, _asked(request, key), start]
+    everything = [run.preset.model_dump(mode="json"), key, used, settings_of(request, key), start]
     return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
 
 
-def _bytes(column: Column) -> int:
+def size_of(column: Column) -> int:
     """What a finished column holds in memory."""
     return len(column.video) + sum(
         image.width * image.height * len(image.getbands())

@@ -22,7 +22,7 @@ NOTHING, TOO_MUCH = 1.5, 1.6  # of 255; times the spread of the un-guided latent
 MANY = 2  # attributes that nobody asked to change
 
 
-def _judge(meter, run: Run) -> None:
+def judge(meter, run: Run) -> None:
     """Fills in what the meter (or None) reads, and one sentence when NAG changed nothing, or too much."""
     done = {c.key: c for c in run.columns if c.state == "done"}
     also = []  # what the meter sees changed beyond the negative prompt

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from nag import families
 from nag.engine import loading
-from nag.engine.call import _arguments
+from nag.engine.call import call_arguments
 from nag.engine.run import Run
 from nag.engine.verdict import mean_difference
 from nag.errors import Refused
@@ -138,7 +138,7 @@ class Painter:
 
         pipe, request = self.loaded.pipe, column.request
         negatives = [picture.negative for picture in pictures]
-        arguments = _arguments(pipe, Run("evaluate", self.preset, request, []), column.guidance)
+        arguments = call_arguments(pipe, Run("evaluate", self.preset, request, []), column.guidance)
         arguments |= {
             "prompt": [picture.prompt for picture in pictures],
             "output_type": "np",

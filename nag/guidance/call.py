@@ -6,12 +6,12 @@ from dataclasses import replace
 
 from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 
-from .packing import _plan
-from .rows import _joined, _rows_of
-from .steps import _active
+from .packing import plan_call
+from .rows import join_outputs, select_rows
+from .steps import active
 
 
-def _caches(denoiser) -> list:
+def step_caches(denoiser) -> list:
     """The registries of hooks that carry tensors from step to step (first-block cache and its relatives)."""
     registries = [
         registry
@@ -25,13 +25,15 @@ def _caches(denoiser) -> list:
     ]
 
 
-def _forget(denoiser) -> None:
+def forget_caches(denoiser) -> None:
     """Of a picture that was stopped half-way a cache still holds tensors with two texts, which fit no later call."""
-    for registry in _caches(denoiser):
+    for registry in step_caches(denoiser):
         registry.reset_stateful_hooks(recurse=False)
 
 
-def _around(pipe, denoiser, guidance, family, layers, names, inner, forward, /, *args, **kwargs):
+def guided_forward(
+    pipe, denoiser, guidance, family, layers, names, inner, forward, /, *args, **kwargs
+):
     """A denoiser call with its text packed: in one piece, or for families with `rows` in pieces of equal text lengths."""
     if inner:
         forward = functools.partial(inner, forward)
@@ -43,21 +45,21 @@ def _around(pipe, denoiser, guidance, family, layers, names, inner, forward, /, 
     if beside:
         text = given[first] = text[0]
     # a cache that holds tensors of the guided steps needs the later ones of the same shape
-    mute = guidance.encoded is not None and not _active(pipe, guidance)
-    if guidance.encoded is None or text is None or (mute and not _caches(denoiser)):
+    carried_only = guidance.encoded is not None and not active(pipe, guidance)
+    if guidance.encoded is None or text is None or (carried_only and not step_caches(denoiser)):
         return forward(*args, **kwargs)
     tensors = tuple(text) if isinstance(text, list) else (text,)
     key = tuple(map(id, tensors))
     if (
-        key not in guidance.verdicts
+        key not in guidance.plans
     ):  # comparing values is a wait for the GPU: once per tensor, not once per step
-        if len(guidance.verdicts) > 8:  # a pipeline that makes a new tensor every step
-            guidance.verdicts.clear()
-        guidance.verdicts[key] = tensors, _plan(guidance, family, given, text)
-    parts = guidance.verdicts[key][1]
+        if len(guidance.plans) > 8:  # a pipeline that makes a new tensor every step
+            guidance.plans.clear()
+        guidance.plans[key] = tensors, plan_call(guidance, family, given, text)
+    parts = guidance.plans[key][1]
     if parts is None:
         return forward(*args, **kwargs)
-    _can_be_guided(denoiser, layers, parts)
+    check_guidable(denoiser, layers, parts)
     guidance.backend = str(
         getattr(
             _AttentionBackendRegistry._active_backend,
@@ -65,14 +67,16 @@ def _around(pipe, denoiser, guidance, family, layers, names, inner, forward, /, 
             _AttentionBackendRegistry._active_backend,
         )
     )
-    guidance.guided_calls += not mute
-    guidance.fresh = guidance.fresh or not mute
+    guidance.guided_calls += not carried_only
+    guidance.fresh = guidance.fresh or not carried_only
     outputs = []
     try:
         for rows, layout, packed in parts:
-            guidance.layout = replace(layout, mute=mute) if layout else None
+            guidance.layout = replace(layout, carried_only=carried_only) if layout else None
             change = (
-                packed if rows is None else _rows_of(given, family.rows, rows, len(text)) | packed
+                packed
+                if rows is None
+                else select_rows(given, family.rows, rows, len(text)) | packed
             )
             if beside:
                 change = change | {first: (change.get(first, text), *beside)}
@@ -91,12 +95,12 @@ def _around(pipe, denoiser, guidance, family, layers, names, inner, forward, /, 
             )
     finally:
         guidance.layout = None
-    _all_hit(layers, family)
-    return outputs[0] if len(outputs) == 1 else _joined(outputs)
+    check_all_reached(layers, family)
+    return outputs[0] if len(outputs) == 1 else join_outputs(outputs)
 
 
-def _can_be_guided(denoiser, layers, parts) -> None:
-    if len(parts) > 1 and _caches(denoiser):
+def check_guidable(denoiser, layers, parts) -> None:
+    if len(parts) > 1 and step_caches(denoiser):
         raise RuntimeError(
             f"A {type(denoiser).__name__} runs texts of different length one after the other, which its step cache would mix up: "
             "give one prompt at a time, or call disable_cache() on it."
@@ -109,7 +113,7 @@ def _can_be_guided(denoiser, layers, parts) -> None:
         )
 
 
-def _all_hit(layers, family) -> None:
+def check_all_reached(layers, family) -> None:
     """After the first guided call every layer must have been reached."""
     missed = [
         layer.name

@@ -7,13 +7,13 @@ import inspect
 import torch
 
 from .. import families, kernels
-from ..patch import called, placed, replaced
+from ..patch import set_attribute, wrap_call, wrap_method
 from ..settings import NAGSettings
 from ..twins import install
-from .call import _around, _forget
+from .call import forget_caches, guided_forward
 from .state import Guidance
-from .steps import Reported, _counted, _started
-from .words import _capture, _without_padding
+from .steps import CountingMethod, count_step, start_schedule
+from .words import encode_both_prompts, without_padding
 
 DEFAULTS = NAGSettings()
 
@@ -69,32 +69,36 @@ def guide(
         raise ValueError(
             "trim needs the negative prompt as words."
             if negative_prompt is None
-            else f"trim is not possible here: {type(pipe).__name__} masks its padding, or nag/families.py does not say where it is."
+            else f"trim is not possible here: {type(pipe).__name__} masks its padding, or nag/families/table.py does not say where it is."
         )
     guidance = Guidance(settings, exact=bool(exact))
     if settings.off:
         yield guidance
         return
-    embeds = _given(family, negative_prompt_embeds, negative_prompt_attention_mask)
+    embeds = given_embeds(family, negative_prompt_embeds, negative_prompt_attention_mask)
     with contextlib.ExitStack() as stack:
         stack.enter_context(
-            called(pipe, functools.partial(_picture, pipe, pipe.scheduler, guidance))
+            wrap_call(pipe, functools.partial(one_pipeline_call, pipe, pipe.scheduler, guidance))
         )
         for name in families.encoders_of(pipe):
-            trimmed = functools.partial(_without_padding, pipe, family) if trim else None
+            trimmed = functools.partial(without_padding, pipe, family) if trim else None
             stack.enter_context(
-                replaced(
+                wrap_method(
                     pipe,
                     name,
-                    functools.partial(_capture, guidance, family, negative_prompt, embeds, trimmed),
+                    functools.partial(
+                        encode_both_prompts, guidance, family, negative_prompt, embeds, trimmed
+                    ),
                 )
             )
-        for name, report in (("step", _counted), ("set_timesteps", _started)):
+        for name, report in (("step", count_step), ("set_timesteps", start_schedule)):
             stack.enter_context(
-                placed(
+                set_attribute(
                     pipe.scheduler,
                     name,
-                    Reported(getattr(pipe.scheduler, name), functools.partial(report, guidance)),
+                    CountingMethod(
+                        getattr(pipe.scheduler, name), functools.partial(report, guidance)
+                    ),
                 )
             )
         for outer in families.denoisers_of(pipe):
@@ -110,18 +114,18 @@ def guide(
             # outside of everything else that wraps a call: torch.compile, offloading and caches see packed text only
             names = list(inspect.signature(type(denoiser).forward).parameters)[1:]
             around = functools.partial(
-                _around, pipe, denoiser, guidance, family, layers, names, inner
+                guided_forward, pipe, denoiser, guidance, family, layers, names, inner
             )
             stack.enter_context(
-                called(
+                wrap_call(
                     outer, torch.compiler.disable(around, recursive=False, reason=COMPILED_INSIDE)
                 )
             )
-            stack.callback(_forget, denoiser)
-        stack.callback(guidance.verdicts.clear)
+            stack.callback(forget_caches, denoiser)
+        stack.callback(guidance.plans.clear)
         yield guidance
         if guidance.stepped and not guidance.guided_calls:
-            raise _nothing(pipe, guidance)
+            raise nothing_guided(pipe, guidance)
 
 
 def _check_words(words, embeds, mask) -> None:
@@ -150,7 +154,7 @@ def _check_words(words, embeds, mask) -> None:
 COMPILED_INSIDE = "torch.compile(..., fullgraph=True) was called inside nag.guide; compile first, then enter nag.guide"
 
 
-def _picture(pipe, scheduler, guidance, call, /, *args, **kwargs):
+def one_pipeline_call(pipe, scheduler, guidance, call, /, *args, **kwargs):
     """One call of the pipeline. Whatever the call before left behind (it may have been stopped before its first step) is forgotten."""
     if (
         pipe.scheduler is not scheduler
@@ -158,26 +162,31 @@ def _picture(pipe, scheduler, guidance, call, /, *args, **kwargs):
         raise RuntimeError(
             "The scheduler was replaced inside nag.guide: choose it before you enter it."
         )
-    guidance.encoded, guidance.step, guidance.since, before = None, 0, 0, guidance.guided_calls
+    guidance.encoded, guidance.step, guidance.schedule_start, before = (
+        None,
+        0,
+        0,
+        guidance.guided_calls,
+    )
     guidance.stepped = guidance.called = guidance.fresh = False
     result = call(*args, **kwargs)
     if guidance.stepped and guidance.guided_calls == before:
-        raise _nothing(pipe, guidance)
+        raise nothing_guided(pipe, guidance)
     return result
 
 
-def _nothing(pipe, guidance) -> RuntimeError:
+def nothing_guided(pipe, guidance) -> RuntimeError:
     if guidance.encoded is None:
         why = f"{type(pipe).__name__} encoded no prompt. Some pipelines do not when they are given embeddings: give words."
     else:
         why = (
             "none of the texts that reached the denoiser was the one that encode_prompt returned. "
-            f"{type(pipe).__name__} changes its embeddings on the way, and needs a row of its own in nag/families.py."
+            f"{type(pipe).__name__} changes its embeddings on the way, and needs a row of its own in nag/families/table.py."
         )
     return RuntimeError(f"NAG guided nothing: {why}")
 
 
-def _given(family, embeds, mask) -> dict | None:
+def given_embeds(family, embeds, mask) -> dict | None:
     """Embeddings given by hand, by the denoiser's arguments."""
     if embeds is None:
         return None

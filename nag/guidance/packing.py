@@ -3,21 +3,23 @@
 import torch
 
 from ..segments import Layout
-from .rows import _conditional, _each, _joined, _of_rows
+from .rows import conditional_rows, for_each_layer, join_outputs, negative_for_rows
 
 
-def _plan(guidance, family, given, text) -> list | None:
+def plan_call(guidance, family, given, text) -> list | None:
     """How to run a denoiser call with this text: [(rows or None for all, layout or None, {argument: packed input})], or None: as it is."""
     positive, negative = guidance.encoded
-    wanted, total = _shaped(positive[family.inputs[0].argument], text), len(text)
+    wanted, total = match_dimensions(positive[family.inputs[0].argument], text), len(text)
     times = total // len(given[family.each]) if family.each else 1
-    found = _conditional(
+    found = conditional_rows(
         text[::times] if times > 1 else text, wanted, guidance.cfg and not family.repeats
     )
     if found is None:
         return None
     found = [
-        None if index is None or (guidance.spared and guidance.spared[index]) else index
+        None
+        if index is None or (guidance.without_negative and guidance.without_negative[index])
+        else index
         for index in found
         for _ in range(times)
     ]
@@ -25,10 +27,10 @@ def _plan(guidance, family, given, text) -> list | None:
         return None
     inputs = {p.argument: given.get(p.argument) for p in family.inputs}
     others = {
-        p.argument: _each(
+        p.argument: for_each_layer(
             p,
-            _shaped(negative.get(p.argument), inputs[p.argument]),
-            _of_rows,
+            match_dimensions(negative.get(p.argument), inputs[p.argument]),
+            negative_for_rows,
             found,
             len(wanted),
             p.batch,
@@ -42,13 +44,13 @@ def _plan(guidance, family, given, text) -> list | None:
                 f"The rows {rows} of {total} are to be guided and are not neighbours; NAG cannot guide this batch. "
                 "Prompts without a negative one stand before or behind all others."
             )
-        layout, packed = _packed(
+        layout, packed = pack(
             family,
             inputs,
             others,
             slice(rows[0], rows[-1] + 1),
             total,
-            _own_length(text[rows[0] : rows[-1] + 1], wanted),
+            own_length(text[rows[0] : rows[-1] + 1], wanted),
         )
         return [(None, layout, packed)]
     parts = []
@@ -58,21 +60,21 @@ def _plan(guidance, family, given, text) -> list | None:
             parts.append((here, None, {}))
             continue
         cut = [
-            {p.argument: _trimmed(p, family, side, here) for p in family.inputs}
+            {p.argument: without_masked_tokens(p, family, side, here) for p in family.inputs}
             for side in (inputs, others)
         ]
-        layout, packed = _packed(family, *cut, slice(0, 1), 1)
+        layout, packed = pack(family, *cut, slice(0, 1), 1)
         parts.append((here, layout, packed))
-    return _grouped(parts)
+    return group_rows(parts)
 
 
-def _own_length(text, wanted) -> int | None:
+def own_length(text, wanted) -> int | None:
     """How many of a tensor's tokens are the text, where tokens of something else (and not padding) follow."""
     longer = isinstance(text, torch.Tensor) and text.ndim == 3 and text.shape[1] > wanted.shape[1]
     return wanted.shape[1] if longer and text[:, wanted.shape[1] :].any() else None
 
 
-def _grouped(parts) -> list:
+def group_rows(parts) -> list:
     groups = []
     for rows, layout, packed in parts:
         if groups and (groups[-1][1] and groups[-1][1].texts) == (layout and layout.texts):
@@ -83,7 +85,7 @@ def _grouped(parts) -> list:
                 both,
                 layout and Layout(layout.texts, slice(0, size), size),
                 {
-                    name: _joined([others[name], value]) if value is not None else None
+                    name: join_outputs([others[name], value]) if value is not None else None
                     for name, value in packed.items()
                 },
             )
@@ -92,7 +94,7 @@ def _grouped(parts) -> list:
     return groups
 
 
-def _shaped(value, like):
+def match_dimensions(value, like):
     """Some pipelines give the text a dimension of one behind the rows after it was encoded."""
     tensors = isinstance(value, torch.Tensor) and isinstance(like, torch.Tensor)
     return (
@@ -102,7 +104,7 @@ def _shaped(value, like):
     )
 
 
-def _trimmed(packed, family, side: dict, rows: slice):
+def without_masked_tokens(packed, family, side: dict, rows: slice):
     """One row of a text or its companions without the tokens that its mask leaves out."""
     value, mask = (
         side.get(packed.argument),
@@ -125,7 +127,7 @@ def _trimmed(packed, family, side: dict, rows: slice):
     return value.index_select(packed.dim, keep.nonzero()[:, 0])
 
 
-def _packed(
+def pack(
     family, inputs: dict, others: dict, rows: slice, total: int, length: int | None = None
 ) -> tuple[Layout, dict]:
     """(layout, {argument: packed input}) of one denoiser call. Only the first `length` tokens of the first text are its own: the
@@ -140,12 +142,12 @@ def _packed(
             raise ValueError(
                 f"NAG has no negative for {p.argument}: negative_prompt_embeds must be a dictionary with all of this model's texts."
             )
-        if not _alike(plus, minus, p):
+        if not same_form(plus, minus, p):
             raise ValueError(
-                f"The negative's {p.argument} ({_form(minus)}) must have the form of the prompt's ({_form(plus)}), but for its length."
+                f"The negative's {p.argument} ({form(minus)}) must have the form of the prompt's ({form(plus)}), but for its length."
             )
-        positive = _length(plus, p) if length is None or p is not family.inputs[0] else length
-        lengths.append((positive, _length(minus, p)))
+        positive = token_count(plus, p) if length is None or p is not family.inputs[0] else length
+        lengths.append((positive, token_count(minus, p)))
         packed[p.argument] = (
             [torch.cat([a, b.to(a)], p.dim) for a, b in zip(plus, minus, strict=True)]
             if isinstance(plus, list)
@@ -200,13 +202,13 @@ def _packed(
     return Layout(tuple(lengths), rows, total), packed
 
 
-def _alike(plus, minus, packed) -> bool:
+def same_form(plus, minus, packed) -> bool:
     """Whether two texts differ in their length alone."""
     if isinstance(plus, list) or isinstance(minus, list):
         return (
             isinstance(plus, list)
             and isinstance(minus, list)
-            and all(_alike(*pair, packed) for pair in zip(plus, minus, strict=True))
+            and all(same_form(*pair, packed) for pair in zip(plus, minus, strict=True))
         )
     return plus.ndim == minus.ndim and all(
         a == b
@@ -215,9 +217,9 @@ def _alike(plus, minus, packed) -> bool:
     )
 
 
-def _form(value) -> str:
-    return f"list of {_form(value[0])}" if isinstance(value, list) else str(tuple(value.shape))
+def form(value) -> str:
+    return f"list of {form(value[0])}" if isinstance(value, list) else str(tuple(value.shape))
 
 
-def _length(value, packed) -> int:
+def token_count(value, packed) -> int:
     return value[0].shape[packed.dim] if isinstance(value, list) else value.shape[packed.dim]

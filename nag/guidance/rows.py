@@ -3,12 +3,12 @@
 import torch
 
 
-def _count(value, dim: int = 0) -> int:
+def count_rows(value, dim: int = 0) -> int:
     """How many rows a text has."""
     return len(value) if isinstance(value, list) else value.shape[dim]
 
 
-def _each(p, value, function, *args):
+def for_each_layer(p, value, function, *args):
     """`function` of an input, or of each of its layers."""
     return (
         [function(layer, *args) for layer in value]
@@ -17,11 +17,11 @@ def _each(p, value, function, *args):
     )
 
 
-def _rows(value, count: int, name: str, dim: int = 0):
+def expand_rows(value, count: int, name: str, dim: int = 0):
     """Expanded to `count` rows: one row for all, or one per prompt for several pictures each."""
     if value is None:
         return None
-    rows = _count(value, dim)
+    rows = count_rows(value, dim)
     if count % rows:
         raise ValueError(
             f"Got {rows} rows of negative {name} for {count} pictures; give 1, or one per prompt."
@@ -31,15 +31,15 @@ def _rows(value, count: int, name: str, dim: int = 0):
     return value.repeat_interleave(count // rows, dim=dim)
 
 
-def _rows_of(given: dict, names, rows: slice, total: int) -> dict:
+def select_rows(given: dict, names, rows: slice, total: int) -> dict:
     """Some rows of every argument that has rows; "name[]" is a list of tensors that have."""
     listed = [name[:-2] for name in names if name.endswith("[]") and given.get(name[:-2])]
-    return {name: _row(given[name], rows, total) for name in names if name in given} | {
-        name: [_row(value, rows, total) for value in given[name]] for name in listed
+    return {name: select_row(given[name], rows, total) for name in names if name in given} | {
+        name: [select_row(value, rows, total) for value in given[name]] for name in listed
     }
 
 
-def _row(value, rows: slice, total: int):
+def select_row(value, rows: slice, total: int):
     """The rows of an argument that has one entry per row; a scalar serves all."""
     return (
         value[rows]
@@ -49,7 +49,7 @@ def _row(value, rows: slice, total: int):
     )
 
 
-def _joined(outputs):
+def join_outputs(outputs):
     """The outputs of calls with some rows each, as one: tensors, lists of rows, tuples and diffusers' output classes of these."""
     first = outputs[0]
     if isinstance(first, torch.Tensor):
@@ -57,15 +57,15 @@ def _joined(outputs):
     if isinstance(first, list):
         return [row for output in outputs for row in output]
     if isinstance(first, tuple):
-        return tuple(_joined(values) for values in zip(*outputs, strict=True))
+        return tuple(join_outputs(values) for values in zip(*outputs, strict=True))
     if isinstance(first, dict):
         return type(first)(
-            **{name: _joined([output[name] for output in outputs]) for name in first}
+            **{name: join_outputs([output[name] for output in outputs]) for name in first}
         )
     return first
 
 
-def _conditional(text, wanted, cfg: bool = True) -> list | None:
+def conditional_rows(text, wanted, cfg: bool = True) -> list | None:
     """Which of the `wanted` texts every row of `text` carries: its index, or None; None for all where there are none."""
     count, total = len(wanted), len(text)
     if isinstance(text, torch.Tensor):
@@ -117,9 +117,13 @@ def _conditional(text, wanted, cfg: bool = True) -> list | None:
     return found
 
 
-def _of_rows(value, found, count: int, dim: int = 0):
+def negative_for_rows(value, found, count: int, dim: int = 0):
     """The negative's row for every row of the batch; unconditional rows get one too, which nobody reads."""
-    if value is None or not isinstance(value, (torch.Tensor, list)) or _count(value, dim) != count:
+    if (
+        value is None
+        or not isinstance(value, (torch.Tensor, list))
+        or count_rows(value, dim) != count
+    ):
         return value
     indices = [index or 0 for index in found]
     return (
@@ -129,5 +133,5 @@ def _of_rows(value, found, count: int, dim: int = 0):
     )
 
 
-def _length(value, packed) -> int:
+def token_count(value, packed) -> int:
     return value[0].shape[packed.dim] if isinstance(value, list) else value.shape[packed.dim]

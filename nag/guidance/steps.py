@@ -5,7 +5,7 @@ import copy
 from ..patch import Wrapped
 
 
-class Reported(Wrapped):
+class CountingMethod(Wrapped):
     """A scheduler's method that also reports its calls, and those of the scheduler's copies."""
 
     def __init__(self, original, report):
@@ -15,10 +15,10 @@ class Reported(Wrapped):
         self.report = report
 
     def __deepcopy__(self, memo):
-        return Reported(copy.deepcopy(self.original, memo), self.report)
+        return CountingMethod(copy.deepcopy(self.original, memo), self.report)
 
 
-def _counted(guidance):
+def count_step(guidance):
     """A step is what follows a denoiser call, however many schedulers take it (Cosmos steps twice in one round)."""
     guidance.stepped = True
     guidance.step += guidance.called
@@ -26,11 +26,11 @@ def _counted(guidance):
     guidance.called = guidance.fresh = False
 
 
-def _started(guidance):
-    guidance.since = guidance.step
+def start_schedule(guidance):
+    guidance.schedule_start = guidance.step
 
 
-def _active(pipe, guidance) -> bool:
+def active(pipe, guidance) -> bool:
     if (
         guidance.settings.end >= 1
     ):  # to the last call: some pipelines run the denoiser once more, to remember what they made
@@ -41,4 +41,4 @@ def _active(pipe, guidance) -> bool:
     )  # where the pipeline says so: image-to-image and refiners run a part of them
     if steps is None:
         steps = len(scheduler.timesteps) - (getattr(scheduler, "begin_index", None) or 0)
-    return guidance.step - guidance.since < guidance.settings.end * steps
+    return guidance.step - guidance.schedule_start < guidance.settings.end * steps

@@ -3,7 +3,7 @@
 import inspect
 import re
 
-from .rows import _count, _each, _length, _rows
+from .rows import count_rows, expand_rows, for_each_layer, token_count
 
 # arguments that belong to the positive's words
 OTHER_WORDS = re.compile(
@@ -67,22 +67,24 @@ class EncodeCall:
         return words, self.function(*self.bound.args, **self.bound.kwargs)
 
 
-def _capture(guidance, family, words, embeds, trimmed, encode_prompt, /, *args, **kwargs):
+def encode_both_prompts(
+    guidance, family, words, embeds, trimmed, encode_prompt, /, *args, **kwargs
+):
     """Runs `encode_prompt`, and the first time in a pipeline call once more with the negative words in place of the prompt:
     the same tokenizer, length limits and clip skip. The second time it is CFG's own negative prompt, and none of our business."""
     result = encode_prompt(*args, **kwargs)
     again = guidance.encoded is not None and guidance.step == 0
     guidance.calls = guidance.calls + 1 if again else 0
-    positive, other = _inputs(family, result, guidance.calls), None
+    positive, other = inputs_of(family, result, guidance.calls), None
     if again and not positive:
         return result
     if not again:
-        guidance.step = guidance.since = 0
+        guidance.step = guidance.schedule_start = 0
         guidance.called = guidance.fresh = False
-        guidance.verdicts.clear()
+        guidance.plans.clear()
     call = EncodeCall(encode_prompt, args, kwargs)
     count, guidance.cfg = (
-        _count(
+        count_rows(
             *next((positive[p.argument], p.batch) for p in family.inputs if p.argument in positive)
         ),
         call.cfg,
@@ -93,26 +95,28 @@ def _capture(guidance, family, words, embeds, trimmed, encode_prompt, /, *args, 
     if embeds is not None:
         negative = {} if again else dict(embeds)
     else:
-        each = _one_per_prompt(words, count // call.each)
-        guidance.spared = [word is None for word in each for _ in range(call.each)]
+        each = one_per_prompt(words, count // call.each)
+        guidance.without_negative = [word is None for word in each for _ in range(call.each)]
         filled = next(
             word for word in each if word is not None
         )  # what stands in for None is read by nobody, and is no longer than the others
         new, other = call.again([filled if word is None else word for word in each], family.phrase)
-        negative = _inputs(family, other, guidance.calls)
+        negative = inputs_of(family, other, guidance.calls)
         negative = trimmed(new, negative) if trimmed else negative
     for p in family.inputs:
         if p.argument in negative and not (
             p.kind == "ids" and negative[p.argument].ndim < 3
         ):  # ids may be the same for all rows
-            negative[p.argument] = _each(p, negative[p.argument], _rows, count, p.argument, p.batch)
+            negative[p.argument] = for_each_layer(
+                p, negative[p.argument], expand_rows, count, p.argument, p.batch
+            )
     before = guidance.encoded if again else ({}, {})
     guidance.encoded = before[0] | positive, before[1] | negative
     guidance.results = result, other
     return result
 
 
-def _inputs(family, result, call: int = 0) -> dict:
+def inputs_of(family, result, call: int = 0) -> dict:
     """What a call of `encode_prompt` returned, by the denoiser's arguments; some pipelines have fewer texts than their denoiser takes."""
     result = result if isinstance(result, tuple) else (result,)
     return {
@@ -122,7 +126,7 @@ def _inputs(family, result, call: int = 0) -> dict:
     }
 
 
-def _without_padding(pipe, family, words: list[str], negative: dict) -> dict:
+def without_padding(pipe, family, words: list[str], negative: dict) -> dict:
     """The negative's inputs cut behind the last token of its words (of the longest of several)."""
     tokenizer, text = getattr(pipe, family.tokenizer, None), family.inputs[0]
     if tokenizer is None:
@@ -131,7 +135,7 @@ def _without_padding(pipe, family, words: list[str], negative: dict) -> dict:
         )
     before, most = (
         int(getattr(pipe, family.behind)) if family.behind else 0,
-        _length(negative[text.argument], text),
+        token_count(negative[text.argument], text),
     )
     own = before + max(
         len(ids) for ids in tokenizer(words, truncation=True, max_length=most - before).input_ids
@@ -150,7 +154,7 @@ def _without_padding(pipe, family, words: list[str], negative: dict) -> dict:
     }
 
 
-def _one_per_prompt(words, count: int) -> list[str | None]:
+def one_per_prompt(words, count: int) -> list[str | None]:
     words = [words] if isinstance(words, str) else list(words)
     if len(words) not in (1, count):
         raise ValueError(

@@ -26,7 +26,7 @@ import gradio as gr
 log = logging.getLogger("nag")
 
 
-class Ticket:
+class Click:
     """What one click asked for: frozen settings, and the way to stop it."""
 
     def __init__(self, preset, request, image=None):
@@ -44,7 +44,7 @@ def on_gpu(function):
     return spaces.GPU(duration=120)(function) if spaces else function
 
 
-class Desk:
+class PageHandlers:
     """Answers the page's buttons. One ticket a browser tab; the engine's lock keeps the runs apart.
 
     `engine` needs only `run(preset, request, stop, run_id, image)` and `busy`: a test may bring its own.
@@ -60,7 +60,7 @@ class Desk:
             raw["seed"] = random.randrange(2**32)
         try:
             preset, asked = presets.resolve(raw, PRESETS)
-            ticket = Ticket(
+            ticket = Click(
                 preset, asked, uploads.load(path, preset.title) if preset.image else None
             )
         except Refused as error:
@@ -179,9 +179,9 @@ class Desk:
             raise gr.Error(str(error), print_exception=False) from None
         try:
             start = uploads.load(image, preset.title) if preset.image else None
-            for run, _, _ in self.engine.run(
+            for run, _, _ in self.engine.run(  # noqa: B007
                 preset, request, threading.Event(), uuid.uuid4().hex[:12], start
-            ):  # noqa: B007
+            ):
                 pass
         except Refused as error:
             raise gr.Error(str(error), print_exception=False) from None

@@ -21,7 +21,7 @@ from .controls import (
     slider,
 )
 from .files import KEEP
-from .handlers import Desk
+from .handlers import PageHandlers
 
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")  # nothing to fetch
 THEME = gr.themes.Default(
@@ -63,7 +63,7 @@ def bench_of(value: dict) -> gr.HTML:
 
 def build(engine: Engine, first: str = DEFAULT) -> gr.Blocks:
     """The page: what stands where, and which button asks whom."""
-    desk = Desk(engine)
+    desk = PageHandlers(engine)
     with gr.Blocks(
         title="NAG side by side", analytics_enabled=False, delete_cache=(600, KEEP), fill_width=True
     ) as demo:

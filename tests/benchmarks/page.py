@@ -27,11 +27,11 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from nag import guide, presets
-from nag.engine.call import _arguments
+from nag.engine.call import call_arguments
 from nag.engine.engine import Engine
 from nag.engine.run import Run
 from nag.page import cells
-from nag.patch import replaced
+from nag.patch import wrap_method
 from nag.request import DEFAULT
 
 
@@ -57,7 +57,7 @@ def bare(loaded, preset, request, known: bool) -> float:
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.inference_mode())
             if known:
-                stack.enter_context(replaced(pipe, "encode_prompt", loaded.words.recall))
+                stack.enter_context(wrap_method(pipe, "encode_prompt", loaded.words.recall))
             if "nag" in key:
                 stack.enter_context(
                     guide(
@@ -69,7 +69,7 @@ def bare(loaded, preset, request, known: bool) -> float:
                         end=nag.end,
                     )
                 )
-            pipe(**_arguments(pipe, run, key))
+            pipe(**call_arguments(pipe, run, key))
     return time.perf_counter() - begun
 
 

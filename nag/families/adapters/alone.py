@@ -4,7 +4,7 @@ import contextlib
 
 import torch
 
-from ...patch import own_forward, replaced
+from ...patch import own_forward, wrap_method
 
 
 def halves(value, layout, sign: int):
@@ -44,7 +44,7 @@ def apart(path: str):
             ]
             return rejoined(*results, layout)
 
-        return replaced(denoiser.get_submodule(path), "forward", forward)
+        return wrap_method(denoiser.get_submodule(path), "forward", forward)
 
     adapter.__doc__ = f"`{path}` sees each text alone."
     return adapter
@@ -63,7 +63,7 @@ def hunyuan_video_15(pipe, denoiser, guidance):
 
     with (
         apart("context_embedder")(pipe, denoiser, guidance),
-        replaced(denoiser.image_embedder, "forward", forward),
+        wrap_method(denoiser.image_embedder, "forward", forward),
     ):
         yield
 
@@ -87,7 +87,7 @@ def pooled(path: str, of: int = 0):
                 *map(alone, args), **{name: alone(value) for name, value in kwargs.items()}
             )
 
-        return replaced(denoiser.get_submodule(path), "forward", forward)
+        return wrap_method(denoiser.get_submodule(path), "forward", forward)
 
     adapter.__doc__ = f"`{path}` pools the text: it sees the positive's alone."
     return adapter
@@ -111,7 +111,7 @@ def beside_the_image(pipe, denoiser, guidance):
             stack.enter_context(pooled("add_embedding")(pipe, denoiser, guidance))
         for module in denoiser.modules():
             if isinstance(getattr(module, "norm_cross", None), torch.nn.GroupNorm):
-                stack.enter_context(replaced(module.norm_cross, "forward", norm))
+                stack.enter_context(wrap_method(module.norm_cross, "forward", norm))
         yield
 
 

@@ -5,7 +5,7 @@ import contextlib
 import torch
 import torch.nn.functional as F
 
-from ...patch import called, replaced
+from ...patch import wrap_call, wrap_method
 
 
 @contextlib.contextmanager
@@ -42,8 +42,8 @@ def ernie_texts(pipe, denoiser, guidance):
 
     with contextlib.ExitStack() as stack:
         if hasattr(pipe, "_pad_text"):
-            stack.enter_context(replaced(pipe, "_pad_text", pad_text))
-        stack.enter_context(replaced(denoiser.pos_embed, "forward", pos_embed))
+            stack.enter_context(wrap_method(pipe, "_pad_text", pad_text))
+        stack.enter_context(wrap_method(denoiser.pos_embed, "forward", pos_embed))
         yield
 
 
@@ -98,7 +98,7 @@ def connected(pipe, denoiser, guidance):
         return result
 
     connectors = getattr(pipe, "connectors", None)
-    return contextlib.nullcontext() if connectors is None else called(connectors, forward)
+    return contextlib.nullcontext() if connectors is None else wrap_call(connectors, forward)
 
 
 def conditioned(pipe, denoiser, guidance):
@@ -125,4 +125,4 @@ def conditioned(pipe, denoiser, guidance):
         return result
 
     encoder = getattr(pipe, "condition_encoder", None)
-    return contextlib.nullcontext() if encoder is None else called(encoder, forward)
+    return contextlib.nullcontext() if encoder is None else wrap_call(encoder, forward)

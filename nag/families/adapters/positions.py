@@ -5,7 +5,7 @@ import contextlib
 import torch
 import torch.nn.functional as F
 
-from ...patch import replaced
+from ...patch import wrap_method
 
 
 def counted_from_zero(*paths: str):
@@ -26,7 +26,7 @@ def counted_from_zero(*paths: str):
 
         with contextlib.ExitStack() as stack:
             for path in paths:
-                stack.enter_context(replaced(denoiser.get_submodule(path), "forward", forward))
+                stack.enter_context(wrap_method(denoiser.get_submodule(path), "forward", forward))
             yield
 
     adapter.__doc__ = "The negative's positions are counted from zero, as the positive's."
@@ -49,7 +49,7 @@ def one_text_per_patch_embed(pipe, denoiser, guidance):
         ]
         return torch.cat([embedded[:, :count], *parts, embedded[:, count:]], 1)
 
-    return replaced(denoiser.patch_embed, "forward", forward)
+    return wrap_method(denoiser.patch_embed, "forward", forward)
 
 
 def joy_image_positions(pipe, denoiser, guidance):
@@ -65,7 +65,7 @@ def joy_image_positions(pipe, denoiser, guidance):
             torch.cat(pair) for pair in zip(positive[1], negative[1], strict=True)
         )
 
-    return replaced(denoiser, "get_rotary_pos_embed", get_rotary_pos_embed)
+    return wrap_method(denoiser, "get_rotary_pos_embed", get_rotary_pos_embed)
 
 
 def qwen_positions(pipe, denoiser, guidance):
@@ -79,7 +79,7 @@ def qwen_positions(pipe, denoiser, guidance):
         )
         return positive[0], torch.cat([positive[1], negative[1]], 0)
 
-    return replaced(denoiser.pos_embed, "forward", forward)
+    return wrap_method(denoiser.pos_embed, "forward", forward)
 
 
 def z_image_captions(pipe, denoiser, guidance):
@@ -106,7 +106,7 @@ def z_image_captions(pipe, denoiser, guidance):
             ]
         return tuple(both)
 
-    return replaced(denoiser, "patchify_and_embed", patchify_and_embed)
+    return wrap_method(denoiser, "patchify_and_embed", patchify_and_embed)
 
 
 def shifted(text, image_from, image_to):
@@ -131,7 +131,7 @@ def lumina_positions(pipe, denoiser, guidance):
         ]
         return plus[0], text, plus[2], torch.cat([text, plus[2]], 1), *lengths
 
-    return replaced(denoiser.rope_embedder, "forward", forward)
+    return wrap_method(denoiser.rope_embedder, "forward", forward)
 
 
 def registers(pipe, denoiser, guidance):
@@ -146,7 +146,7 @@ def registers(pipe, denoiser, guidance):
             [positive, denoiser.register_tokens.to(text).expand(len(text), -1, -1), negative], 1
         )
 
-    return replaced(denoiser.context_embedder, "forward", forward)
+    return wrap_method(denoiser.context_embedder, "forward", forward)
 
 
 @contextlib.contextmanager
@@ -194,5 +194,5 @@ def qwen_21_layout(pipe, denoiser, guidance):
             ]
         )
 
-    with replaced(denoiser.pos_embed, "forward", pos_embed):
+    with wrap_method(denoiser.pos_embed, "forward", pos_embed):
         yield forward

@@ -7,8 +7,8 @@ import types
 
 import torch
 
-from ...patch import own_forward, replaced
-from ...twins import at_home
+from ...patch import own_forward, wrap_method
+from ...twins import with_globals
 
 
 class Hidden:
@@ -42,10 +42,12 @@ def behind_the_image(pipe, denoiser, guidance):
     with contextlib.ExitStack() as stack:
         for path, attention in denoiser.named_modules():
             if path.endswith(".attn2") and getattr(attention, "add_k_proj", None) is not None:
-                stack.enter_context(replaced(attention, "forward", forward))
+                stack.enter_context(wrap_method(attention, "forward", forward))
                 for name in ("to_k", "to_v", "to_kv"):
                     if hasattr(attention, name):
-                        stack.enter_context(replaced(getattr(attention, name), "forward", project))
+                        stack.enter_context(
+                            wrap_method(getattr(attention, name), "forward", project)
+                        )
         yield
 
 
@@ -57,7 +59,7 @@ def kept_references(pipe, denoiser, guidance):
     def forward(original, *args, **kwargs):
         if guidance.layout is not None:
             cache = kwargs.get("kv_cache")
-            guidance.layout.kept = (
+            guidance.layout.cached_reference_tokens = (
                 cache.num_ref_tokens if cache is not None else kwargs.get("num_ref_tokens", 0)
             )
         return original(*args, **kwargs)
@@ -157,7 +159,7 @@ def ideogram_sequence(pipe, denoiser, guidance):
         )
         return (output[0][:, :-negative],)
 
-    with replaced(pipe, "encode_prompt", encode_prompt):
+    with wrap_method(pipe, "encode_prompt", encode_prompt):
         yield forward
 
 
@@ -198,10 +200,10 @@ def gist_tokens(pipe, denoiser, guidance):
             return original(*args, **kwargs)
 
     namespace.compute_gist_count = compute_gist_count
-    counting = types.MethodType(at_home(forward, namespace), denoiser)
+    counting = types.MethodType(with_globals(forward, namespace), denoiser)
     with (
-        replaced(denoiser.perceiver, "forward", perceive),
-        replaced(denoiser, "create_coordinate_grid", grid),
+        wrap_method(denoiser.perceiver, "forward", perceive),
+        wrap_method(denoiser, "create_coordinate_grid", grid),
     ):
         yield call
 
@@ -213,4 +215,4 @@ def text_last(pipe, denoiser, guidance):
         embeds = original(*args, **kwargs)
         return embeds if guidance.layout is None else embeds.roll(-sum(guidance.layout.texts[0]), 1)
 
-    return replaced(denoiser, "get_clip_embeddings", embed)
+    return wrap_method(denoiser, "get_clip_embeddings", embed)

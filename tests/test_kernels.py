@@ -71,9 +71,9 @@ def test_a_kernel_is_used_only_where_it_was_seen_to_be_right(monkeypatch):
             raise ValueError("Takes no mask.")
         return kernels._cpu(query, key, value, mask, scale)
 
-    def decided(*kernels):
+    def decided(*candidates):
         monkeypatch.setattr(kernels, "chosen", {})
-        monkeypatch.setitem(kernels.KERNELS, "cpu", kernels)
+        monkeypatch.setitem(kernels.KERNELS, "cpu", candidates)
         kernels.prepare("cpu")
         return kernels.chosen
 
