@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from . import presets
-from .errors import Refused
+from .errors import NAGError, Refused
 from .evaluate import command as evaluation
 from .evaluate import fidelity
 from .media import uploads
@@ -74,7 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
             "check": _check,
             "families": _families,
         }[options.command](options)
-    except Refused as error:
+    except NAGError as error:
         print(error, file=sys.stderr)
         return 2
 

@@ -4,6 +4,8 @@ import contextlib
 import copy
 import functools
 
+from .errors import NAGRuntimeError
+
 
 def wrap_method(owner, name: str, wrapper):
     """`owner.name` is `wrapper(original, ...)` for a while."""
@@ -54,7 +56,7 @@ def wrap_call(owner, wrapper):
     """
     cls = type(owner)
     if "_nag_call" in vars(owner):
-        raise RuntimeError(
+        raise NAGRuntimeError(
             f"This {cls.__name__} is guided already; leave one nag.guide before you enter the next."
         )
     object.__setattr__(owner, "_nag_call", wrapper)

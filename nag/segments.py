@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
+from .errors import NAGRuntimeError
+
 
 @dataclass
 class Layout:
@@ -28,7 +30,7 @@ def rows_of(layout: Layout, query) -> slice:
         return slice(0, len(query))
     times = len(query) // layout.total  # not `divmod`, which torch.compile cannot do with symbols
     if times < 1 or times * layout.total != len(query):
-        raise RuntimeError(
+        raise NAGRuntimeError(
             f"Attention saw {len(query)} rows in a call of {layout.total}, so NAG cannot tell which are conditional. Caches that skip the "
             "unconditional rows (FasterCache) work with NAG only without CFG."
         )

@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+from .errors import NAGValueError
+
 METHODS = ("nag", "nasa", "vsf")
 
 
@@ -26,7 +28,7 @@ class NAGSettings:
 
     def __post_init__(self):
         if self.method not in METHODS:
-            raise ValueError(
+            raise NAGValueError(
                 f"NAG method must be one of {', '.join(METHODS)}, got {self.method!r}."
             )
         for name, (low, high) in (RANGES if self.method == "nag" else OTHER_RANGES).items():
@@ -38,7 +40,7 @@ class NAGSettings:
                     if math.isfinite(high)
                     else f"a {'' if name == 'tau' else 'finite '}number from {low:g} up"
                 )
-                raise ValueError(f"NAG {name} must be {limit}, got {value!r}.")
+                raise NAGValueError(f"NAG {name} must be {limit}, got {value!r}.")
 
     @property
     def off(self) -> bool:

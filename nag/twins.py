@@ -11,6 +11,7 @@ import weakref
 import torch.nn.functional as F
 
 from .attention_processor import GuidedAttention
+from .errors import NAGRuntimeError, NAGValueError
 from .settings import NAGSettings
 
 _serial = itertools.count()
@@ -68,7 +69,7 @@ def twin_class(cls, running: CurrentLayer):
     """A processor class again, with its attention op led through `running.layer`. The original is not touched."""
     function = cls.__call__
     if not isinstance(function, types.FunctionType):
-        raise ValueError(
+        raise NAGValueError(
             f"NAG cannot look into an attention processor that is a {cls.__name__}: its __call__ is not written in Python."
         )
     namespace = copy_module(function.__globals__, f"nag._attention_{next(_serial)}")
@@ -148,7 +149,7 @@ def install(denoiser, family, settings: NAGSettings, call):
     """Gives every layer of `family` a guided twin of its processor. Returns the guided layers and a function that gives all back."""
     layers, changed, found = [], [], family.layers(denoiser)
     if any(hasattr(module.processor, "nag_layer") for _, module in found.values()):
-        raise RuntimeError(
+        raise NAGRuntimeError(
             f"This {type(denoiser).__name__} is guided already; leave one nag.guide before you enter the next."
         )
     namespaces = {}

@@ -4,6 +4,8 @@ import hashlib
 import statistics
 import time
 
+from ..errors import NAGRuntimeError
+
 
 class StepClock:
     """Sees every scheduler step of a pipeline call: counts, times, keeps the checksum of the first noise (of each of `rows` pictures) and
@@ -89,5 +91,8 @@ class StepClock:
 def split_rows(latents, count: int):
     """The latents of each of `count` pictures of one call; a picture may have several rows (one a frame)."""
     if len(latents) % count:
-        raise RuntimeError(f"{len(latents)} rows of latents for {count} pictures")
+        raise NAGRuntimeError(
+            f"This pipeline made {len(latents)} rows of latents for {count} pictures of one call, "
+            "so nobody can tell whose they are: draw the columns one after another."
+        )
     return latents.split(len(latents) // count)

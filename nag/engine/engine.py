@@ -15,12 +15,12 @@ import threading
 import time
 from dataclasses import replace
 
-from ..errors import Refused, Stopped
+from ..errors import NAGError, NAGRuntimeError, Refused, Stopped, out_of_memory, unexpected
 from ..media import video
 from ..presets import Preset
 from ..request import Request
 from .call import call_pipeline
-from .loading import Loaded, PipelineCache, explain, import_libraries
+from .loading import Loaded, PipelineCache, import_libraries
 from .memory import free_memory
 from .previews import Previews
 from .reuse import LeastRecentlyUsed
@@ -29,6 +29,10 @@ from .verdict import judge
 
 log = logging.getLogger("nag")
 DEADLINE = 30 * 60  # seconds that one run may take
+
+
+class OutOfTime(NAGRuntimeError):
+    """The run took longer than `DEADLINE`."""
 
 
 def _together(columns: list[Column]) -> list[list[Column]]:
@@ -244,7 +248,7 @@ class Engine:
                 if stop.is_set():
                     raise Stopped
                 if time.monotonic() > until:
-                    raise TimeoutError(
+                    raise OutOfTime(
                         f"The run took more than {DEADLINE // 60} minutes and was ended."
                     )
 
@@ -279,12 +283,12 @@ class Engine:
                 column.state = "stopped"
         except Exception as error:
             log.exception("run %s, column %s", run.id, ", ".join(keys))
-            again = len(columns) > 1 and not isinstance(error, TimeoutError)
+            again = len(columns) > 1 and not isinstance(error, OutOfTime)
             for column in columns:
                 if again:
                     column.state, column.step = "queued", 0
                 else:
-                    column.state, column.reason = "failed", _why(error, loaded, request)
+                    column.state, column.reason = "failed", _why(error, loaded, request, run.id)
             return not again
         finally:
             _put_back(loaded)
@@ -323,25 +327,22 @@ def _put_back(loaded: Loaded) -> None:
         free_memory()
 
 
-def _why(error: Exception, loaded: Loaded, request: Request) -> str:
+def _why(error: Exception, loaded: Loaded, request: Request, run_id: str) -> str:
     """What went wrong in a column and what to do, without paths or traces."""
     if isinstance(error, ArithmeticError):
         return f"The numbers left the range of {loaded.dtype}. A lower CFG or NAG scale helps, or a wider dtype in the preset."
-    if (
-        type(error).__name__ in ("OutOfMemoryError", "MemoryError")
-        or "out of memory" in str(error).lower()
-    ):
-        return f"Out of memory at {request.width} x {request.height}. A smaller size helps; with CFG the batch is twice as large."
-    if isinstance(error, NameError) and "ftfy" in str(error):
+    if out_of_memory(error):
+        return (
+            f"Out of memory at {request.width} x {request.height}. A smaller size helps; "
+            "with CFG the batch is twice as large."
+        )
+    if isinstance(error, NameError) and error.name == "ftfy":  # diffusers imports it if it is there
         return "This pipeline needs one more package on this machine: pip install ftfy."
-    if isinstance(error, Refused) or (
-        isinstance(error, (RuntimeError, TimeoutError))
-        and str(error).startswith(("NAG ", "The run "))
-    ):
+    if isinstance(error, NAGError):
         return str(error)
-    return f"This column failed ({type(error).__name__}); the log has the details under this run's number."
+    return unexpected(error, run_id)
 
 
-def failure(error: Exception, preset: Preset) -> str:
+def failure(error: Exception, run_id: str) -> str:
     """A sentence for an error that ended a whole run."""
-    return str(error) if isinstance(error, Refused) else explain(error, preset, preset.model)
+    return str(error) if isinstance(error, NAGError) else unexpected(error, run_id, "This run")

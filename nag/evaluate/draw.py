@@ -19,7 +19,7 @@ from nag.engine import loading
 from nag.engine.call import call_arguments
 from nag.engine.run import Run
 from nag.engine.verdict import mean_difference
-from nag.errors import Refused
+from nag.errors import Refused, out_of_memory
 from nag.guidance import guide
 from nag.presets import Preset
 
@@ -107,10 +107,7 @@ class Painter:
         try:
             frames, seconds, black = self._call(column, pictures)  # (n, F, H, W, 3), 0 to 1
         except (RuntimeError, MemoryError) as error:
-            if (
-                type(error).__name__ not in ("OutOfMemoryError", "MemoryError")
-                and "out of memory" not in str(error).lower()
-            ):
+            if not out_of_memory(error):
                 raise
             raise Refused(
                 f"Out of memory at --batch {len(pictures)}: choose a smaller one. Finished pictures are kept."

@@ -1,5 +1,6 @@
 """A pipeline's denoisers, and the row that describes them."""
 
+from ..errors import NAGError, NAGValueError
 from .refused import REFUSED
 from .schema import Family
 from .table import FAMILIES
@@ -40,9 +41,9 @@ def find(pipe) -> Family:
     denoiser = denoiser_of(pipe)
     row = row_of(type(denoiser))
     if row in REFUSED:
-        raise ValueError(f"NAG cannot guide a {row}: {REFUSED[row]}")
+        raise NAGValueError(f"NAG cannot guide a {row}: {REFUSED[row]}")
     if row is None:
-        raise ValueError(
+        raise NAGValueError(
             f"NAG does not know how text enters a {type(denoiser).__name__}, and does not guess. Supported: {', '.join(sorted(FAMILIES))}."
         )
     return FAMILIES[row]
@@ -59,7 +60,7 @@ def supports(pipe) -> tuple[bool, str]:
     try:
         family, denoiser = find(pipe), denoiser_of(pipe)
         layers = family.layers(denoiser)
-    except ValueError as error:
+    except NAGError as error:
         return False, str(error)
     if denoiser is not pipe and not encoders_of(pipe):
         return (

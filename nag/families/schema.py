@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from ..errors import NAGValueError
 from .spans import one_after_another
 
 KINDS = {
@@ -164,7 +165,7 @@ def cross_attention(denoiser, kind: str = "cross") -> dict:
         if getattr(m, "is_cross_attention", False) and hasattr(m, "processor")
     }
     if denoiser.config.get("encoder_hid_dim_type") in ("image_proj", "text_image_proj"):
-        raise ValueError(
+        raise NAGValueError(
             f"This {type(denoiser).__name__} is told by a picture's embedding what to show (Kandinsky 2), and not by words alone."
         )
     return {

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 
+from ..errors import NAGRuntimeError
 from .packing import plan_call
 from .rows import join_outputs, select_rows
 from .steps import active
@@ -101,13 +102,13 @@ def guided_forward(
 
 def check_guidable(denoiser, layers, parts) -> None:
     if len(parts) > 1 and step_caches(denoiser):
-        raise RuntimeError(
+        raise NAGRuntimeError(
             f"A {type(denoiser).__name__} runs texts of different length one after the other, which its step cache would mix up: "
             "give one prompt at a time, or call disable_cache() on it."
         )
     strangers = [layer.name for layer in layers if layer.module.processor is not layer.twin]
     if strangers:
-        raise RuntimeError(
+        raise NAGRuntimeError(
             f"{len(strangers)} attention processors were replaced inside nag.guide (first: {strangers[0]}), so the picture would "
             "not be guided: load IP-Adapters, fuse projections and choose processors before you enter it."
         )
@@ -121,7 +122,7 @@ def check_all_reached(layers, family) -> None:
         if not layer.hit and not re.fullmatch(family.silent, layer.name)
     ]
     if missed:
-        raise RuntimeError(
+        raise NAGRuntimeError(
             f"NAG did not reach the attention of {len(missed)} of {len(layers)} layers (first: {missed[0]}), so the picture would be "
             "guided in part or not at all. Their processor calls neither F.scaled_dot_product_attention nor dispatch_attention_fn: "
             "call pipe.unet.set_attn_processor(AttnProcessor2_0()) or the model's default processor."

@@ -7,6 +7,7 @@ import inspect
 import torch
 
 from .. import families, kernels
+from ..errors import NAGRuntimeError, NAGValueError
 from ..patch import set_attribute, wrap_call, wrap_method
 from ..settings import NAGSettings
 from ..twins import install
@@ -60,13 +61,13 @@ def guide(
     family = families.find(pipe)
     able, why = families.supports(pipe)
     if not able:
-        raise ValueError(why)
+        raise NAGValueError(why)
     if not families.encoders_of(pipe):
-        raise ValueError(
+        raise NAGValueError(
             f"nag.guide takes a whole pipeline, which encodes the words too; got a {type(pipe).__name__}."
         )
     if trim and (negative_prompt is None or not family.tokenizer):
-        raise ValueError(
+        raise NAGValueError(
             "trim needs the negative prompt as words."
             if negative_prompt is None
             else f"trim is not possible here: {type(pipe).__name__} masks its padding, or nag/families/table.py does not say where it is."
@@ -130,23 +131,27 @@ def guide(
 
 def _check_words(words, embeds, mask) -> None:
     if words is None and embeds is None:
-        raise ValueError(
+        raise NAGValueError(
             "NAG needs a negative prompt: give words (negative_prompt) or negative_prompt_embeds."
         )
     if words is not None and embeds is not None:
-        raise ValueError("Got both negative_prompt and negative_prompt_embeds; give one of them.")
+        raise NAGValueError(
+            "Got both negative_prompt and negative_prompt_embeds; give one of them."
+        )
     each = [words] if isinstance(words, str) else words
     if each is not None and not (
         isinstance(each, (list, tuple))
         and all(word is None or isinstance(word, str) for word in each)
     ):
-        raise ValueError(
+        raise NAGValueError(
             f"negative_prompt must be words, or a list with words (or None) for each prompt, got {words!r}."
         )
     if each is not None and all(word is None for word in each):
-        raise ValueError(f"negative_prompt must have words for one prompt at least, got {words!r}.")
+        raise NAGValueError(
+            f"negative_prompt must have words for one prompt at least, got {words!r}."
+        )
     if mask is not None and embeds is None:
-        raise ValueError(
+        raise NAGValueError(
             "Got a negative_prompt_attention_mask without the negative_prompt_embeds that it belongs to."
         )
 
@@ -159,7 +164,7 @@ def one_pipeline_call(pipe, scheduler, guidance, call, /, *args, **kwargs):
     if (
         pipe.scheduler is not scheduler
     ):  # its steps would not be counted, and `end` would never come
-        raise RuntimeError(
+        raise NAGRuntimeError(
             "The scheduler was replaced inside nag.guide: choose it before you enter it."
         )
     guidance.encoded, guidance.step, guidance.schedule_start, before = (
@@ -175,7 +180,7 @@ def one_pipeline_call(pipe, scheduler, guidance, call, /, *args, **kwargs):
     return result
 
 
-def nothing_guided(pipe, guidance) -> RuntimeError:
+def nothing_guided(pipe, guidance) -> NAGRuntimeError:
     if guidance.encoded is None:
         why = f"{type(pipe).__name__} encoded no prompt. Some pipelines do not when they are given embeddings: give words."
     else:
@@ -183,7 +188,7 @@ def nothing_guided(pipe, guidance) -> RuntimeError:
             "none of the texts that reached the denoiser was the one that encode_prompt returned. "
             f"{type(pipe).__name__} changes its embeddings on the way, and needs a row of its own in nag/families/table.py."
         )
-    return RuntimeError(f"NAG guided nothing: {why}")
+    return NAGRuntimeError(f"NAG guided nothing: {why}")
 
 
 def given_embeds(family, embeds, mask) -> dict | None:
@@ -194,12 +199,12 @@ def given_embeds(family, embeds, mask) -> dict | None:
     if not isinstance(embeds, dict) and len(needed) == 1:
         embeds = {needed[0]: embeds}
     if not isinstance(embeds, dict) or not set(embeds) & set(needed):
-        raise ValueError(
+        raise NAGValueError(
             f"This model has {len(needed)} texts: give negative_prompt_embeds as a dictionary of {', '.join(needed)}."
         )
     if mask is not None:
         if family.companion("mask") is None:
-            raise ValueError(
+            raise NAGValueError(
                 "This model has no attention mask for its text, but a negative_prompt_attention_mask was given."
             )
         text, dim = embeds.get(family.inputs[0].argument), family.inputs[0].dim
@@ -207,7 +212,7 @@ def given_embeds(family, embeds, mask) -> dict | None:
             len(text),
             text.shape[min(dim, text.ndim - 2)],
         ):
-            raise ValueError(
+            raise NAGValueError(
                 f"negative_prompt_attention_mask is {tuple(mask.shape)}, and does not fit embeddings of {tuple(text.shape)}."
             )
         embeds = {**embeds, family.companion("mask").argument: mask}

@@ -2,6 +2,7 @@
 
 import torch
 
+from ..errors import NAGRuntimeError, NAGValueError
 from ..segments import Layout
 from .rows import conditional_rows, for_each_layer, join_outputs, negative_for_rows
 
@@ -40,7 +41,7 @@ def plan_call(guidance, family, given, text) -> list | None:
     if not family.rows:
         rows = [row for row, index in enumerate(found) if index is not None]
         if rows != list(range(rows[0], rows[-1] + 1)):
-            raise RuntimeError(
+            raise NAGRuntimeError(
                 f"The rows {rows} of {total} are to be guided and are not neighbours; NAG cannot guide this batch. "
                 "Prompts without a negative one stand before or behind all others."
             )
@@ -139,11 +140,11 @@ def pack(
             lengths.append((0, 0))
             continue
         if minus is None:
-            raise ValueError(
+            raise NAGValueError(
                 f"NAG has no negative for {p.argument}: negative_prompt_embeds must be a dictionary with all of this model's texts."
             )
         if not same_form(plus, minus, p):
-            raise ValueError(
+            raise NAGValueError(
                 f"The negative's {p.argument} ({form(minus)}) must have the form of the prompt's ({form(plus)}), but for its length."
             )
         positive = token_count(plus, p) if length is None or p is not family.inputs[0] else length

@@ -2,6 +2,8 @@
 
 import torch
 
+from ..errors import NAGValueError
+
 
 def count_rows(value, dim: int = 0) -> int:
     """How many rows a text has."""
@@ -23,7 +25,7 @@ def expand_rows(value, count: int, name: str, dim: int = 0):
         return None
     rows = count_rows(value, dim)
     if count % rows:
-        raise ValueError(
+        raise NAGValueError(
             f"Got {rows} rows of negative {name} for {count} pictures; give 1, or one per prompt."
         )
     if isinstance(value, list):

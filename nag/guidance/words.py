@@ -3,6 +3,7 @@
 import inspect
 import re
 
+from ..errors import NAGValueError
 from .rows import count_rows, expand_rows, for_each_layer, token_count
 
 # arguments that belong to the positive's words
@@ -22,7 +23,7 @@ class EncodeCall:
         self.given = given = self.bound.arguments
         self.prompt = next((name for name in ("prompt", "prompts") if name in given), None)
         if self.prompt is None:
-            raise ValueError(
+            raise NAGValueError(
                 f"NAG cannot tell which argument of this encode_prompt is the prompt: {', '.join(given)}."
             )
         self.pictures = next((name for name in given if PICTURES.fullmatch(name)), None)
@@ -130,7 +131,7 @@ def without_padding(pipe, family, words: list[str], negative: dict) -> dict:
     """The negative's inputs cut behind the last token of its words (of the longest of several)."""
     tokenizer, text = getattr(pipe, family.tokenizer, None), family.inputs[0]
     if tokenizer is None:
-        raise ValueError(
+        raise NAGValueError(
             f"trim needs the pipeline's {family.tokenizer}, and this {type(pipe).__name__} has none."
         )
     before, most = (
@@ -157,7 +158,7 @@ def without_padding(pipe, family, words: list[str], negative: dict) -> dict:
 def one_per_prompt(words, count: int) -> list[str | None]:
     words = [words] if isinstance(words, str) else list(words)
     if len(words) not in (1, count):
-        raise ValueError(
+        raise NAGValueError(
             f"Got {len(words)} negative prompts for {count} prompts; give one, or one for each."
         )
     return words * count if len(words) == 1 else words

@@ -3,7 +3,7 @@
 from .. import presets
 from ..engine.engine import Engine, failure
 from ..engine.run import Column, Run
-from ..errors import Refused, Stopped
+from ..errors import NAGError, Refused, Stopped
 from ..media import uploads
 from . import cells
 from .controls import INPUTS, PRESETS
@@ -118,7 +118,7 @@ class PageHandlers:
             log.exception("run %s", run_id)
             for column in run.columns if run else ():
                 column.state = column.state if column.state == "done" else "failed"
-            reason = failure(error, preset)
+            reason = failure(error, run_id)
             yield (
                 cells.value(run, previews, images, reason, videos)
                 if run
@@ -183,7 +183,7 @@ class PageHandlers:
                 preset, request, threading.Event(), uuid.uuid4().hex[:12], start
             ):
                 pass
-        except Refused as error:
+        except NAGError as error:
             raise gr.Error(str(error), print_exception=False) from None
         done = [c for c in run.columns if c.state == "done"]
         return run.json() | {"files": [c.key for c in done]}, [

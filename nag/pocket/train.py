@@ -15,6 +15,7 @@ import torch.nn.functional as F
 
 from nag.media.classifier import Classifier
 
+from ..errors import NAGRuntimeError
 from . import data, models
 from .muon import Muon
 
@@ -84,7 +85,7 @@ def fit(
         with autocast():
             value, notes = loss(step)
         if not torch.isfinite(value):
-            raise RuntimeError(
+            raise NAGRuntimeError(
                 f"The loss of {name} became {value} at step {step}; resume with a lower learning rate."
             )
         value.backward()

@@ -5,6 +5,7 @@ import contextlib
 import torch
 import torch.nn.functional as F
 
+from ...errors import NAGValueError
 from ...patch import wrap_call, wrap_method
 
 
@@ -20,7 +21,7 @@ def ernie_texts(pipe, denoiser, guidance):
             if not all(
                 a is b for a, b in zip(sides[0], text_hiddens[-len(sides[0]) :], strict=True)
             ):
-                raise ValueError(
+                raise NAGValueError(
                     "NAG needs the words: with prompt_embeds ErnieImagePipeline does not call encode_prompt for the prompt."
                 )
             plus, minus = (

@@ -5,6 +5,7 @@ import contextlib
 import torch
 import torch.nn.functional as F
 
+from ...errors import NAGValueError
 from ...patch import wrap_method
 
 
@@ -158,7 +159,7 @@ def qwen_21_layout(pipe, denoiser, guidance):
         for m in denoiser.modules()
         for base in type(getattr(m, "processor", None)).__mro__
     ):
-        raise ValueError(
+        raise NAGValueError(
             "NAG needs QwenImage21AttnProcessor: one flex_attention call cannot hold two texts apart."
         )
     cached = set()
@@ -170,7 +171,7 @@ def qwen_21_layout(pipe, denoiser, guidance):
             positive, negative = layout.texts[0]
             mask = kwargs["img_mask"]
             if mask[:, :positive].any():
-                raise ValueError(
+                raise NAGValueError(
                     "NAG guides Qwen-Image 2.1 from text alone: with condition images the pictures stand between the words."
                 )
             kwargs["img_mask"] = torch.cat([mask.new_zeros(len(mask), negative), mask], 1)

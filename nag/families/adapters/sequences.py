@@ -7,6 +7,7 @@ import types
 
 import torch
 
+from ...errors import NAGValueError
 from ...patch import own_forward, wrap_method
 from ...twins import with_globals
 
@@ -29,7 +30,7 @@ def behind_the_image(pipe, denoiser, guidance):
         positive, negative = guidance.layout.texts[0]
         pictures = encoder_hidden_states.shape[1] - positive - negative
         if pictures == positive + negative:  # the op could not tell which of the two it attends
-            raise ValueError(
+            raise NAGValueError(
                 f"This model has {pictures} image tokens, and the texts have as many: give a negative text of another length."
             )
         shown, tokens = encoder_hidden_states.split([pictures + positive, negative], 1)
