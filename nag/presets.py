@@ -14,17 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .errors import Refused
-from .request import (
-    DEFAULT,
-    RANGED,
-    SETTINGS,
-    Request,
-    Text,
-    _sentence,
-    _short,
-    between,
-    limits_of,
-)
+from .request import DEFAULT, RANGED, SETTINGS, Request, Text, _sentence, _short
 
 FOLDER = Path(__file__).resolve().parent.parent / "presets"
 
@@ -57,10 +47,12 @@ class Preset(BaseModel):
     )
     pipeline: str = "DiffusionPipeline"  # diffusers class; the default reads model_index.json
     dtype: Literal["float32", "float16", "bfloat16", "auto"] = "auto"
+    vae_dtype: Literal["float32", "float16", "bfloat16"] | None = None  # where it is another one
     size_gb: Annotated[float, Field(ge=0)] = 0  # all weights in memory at that dtype
     largest_gb: Annotated[float, Field(ge=0)] = (
         0  # of them, the largest part alone: what model offload needs at once
     )
+    download_gb: Annotated[float, Field(ge=0)] = 0  # what is fetched; 0: as much as `size_gb`
     licence: str = ""  # of the weights: SPDX in lower case, or the name its owners give it
     gated: bool = False  # that licence must be accepted on the model's page
     scheduler: dict[str, Any] | None = None  # {"class": name, **configuration overrides}
@@ -109,6 +101,11 @@ class Preset(BaseModel):
         return Path(self.model).name if Path(self.model).is_absolute() else self.model
 
     @property
+    def fetched_gb(self) -> float:
+        """Size of the files: more than in memory where they are stored in float32."""
+        return self.download_gb or self.size_gb
+
+    @property
     def memory(self) -> str:
         """What a GPU must have for this model, in one sentence."""
         if not self.size_gb:
@@ -137,6 +134,7 @@ class Preset(BaseModel):
                 "lora": None,
                 "licence": "",
                 "scheduler": None,
+                "download_gb": 0,
                 "pipeline": "DiffusionPipeline",
             }
         )
@@ -147,7 +145,8 @@ class Preset(BaseModel):
             return self.ranges[field]
         if field == "num_frames":  # an image model, unless its file says otherwise
             return 1, 1
-        return limits_of(field)
+        limits = {type(m).__name__: m for m in Request.model_fields[field].metadata}
+        return limits["Ge"].ge, limits["Le"].le
 
 
 def parse(name: str, text: str) -> Preset:
@@ -202,9 +201,9 @@ def _check(raw: dict, preset: Preset) -> Request:
     for field in {*preset.ranges, "num_frames"}:
         low, high = preset.range(field)
         if not low <= getattr(request, field) <= high:
-            limits = f"{low:g}" if low == high else between(low, high)
+            limits = f"{low:g}" if low == high else f"between {low:g} and {high:g}"
             raise Refused(
-                f"{field} must be {limits} for {preset.title}, got {getattr(request, field)}."
+                f"{field} must be {limits} for {preset.title}, got {getattr(request, field):g}."
             )
     for field in ("width", "height"):
         if getattr(request, field) % preset.multiple:

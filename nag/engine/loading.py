@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import Refused
 from ..presets import FOLDER, Preset
 from .memory import check_memory, free_memory, place
+from .repairs import repair
 from .reuse import EmbeddingCache
 
 PROJECT = FOLDER.parent
@@ -87,8 +88,11 @@ def import_libraries() -> None:
 
 def _from_pretrained(preset: Preset, source: str, revision: str | None, dtype, local: bool):
     import diffusers
+    import torch
 
     cls = getattr(diffusers, preset.pipeline)
+    if preset.vae_dtype:
+        dtype = {"default": dtype, "vae": getattr(torch, preset.vae_dtype)}
     # never code that came with a model, never pickles
     return cls.from_pretrained(
         source,
@@ -119,6 +123,7 @@ def _prepare(preset: Preset, pipe) -> None:
         lora = dict(preset.lora)
         pipe.load_lora_weights(lora.pop("model"), **lora)
         pipe.fuse_lora()
+    repair(pipe, video=bool(preset.fps))
 
 
 def _dtype(wanted: str, device: str) -> str:
@@ -160,7 +165,7 @@ def explain(error: Exception, preset: Preset) -> str:
     if any(isinstance(e, errors.RepositoryNotFoundError) for e in chain):
         return f"{source} is neither a folder here nor a repository on the hub."
     if any(isinstance(e, OSError) and e.errno == errno.ENOSPC for e in chain):
-        return f"The disk is full: {preset.title} needs about {preset.size_gb:.0f} GB. Free some, or set HF_HOME to a larger disk."
+        return f"The disk is full: {preset.title} needs about {preset.fetched_gb:.0f} GB. Free some, or set HF_HOME to a larger disk."
     if "OutOfMemoryError" in kinds or "MemoryError" in kinds:
         return f"Not enough memory for {preset.title} (about {preset.size_gb:.0f} GB)."
     offline = (
@@ -179,7 +184,7 @@ def explain(error: Exception, preset: Preset) -> str:
         or "offline" in str(error)
     ):
         return (
-            f"{preset.title} is not on this machine and the hub cannot be reached. Connect once (about {preset.size_gb:.0f} GB are fetched), "
+            f"{preset.title} is not on this machine and the hub cannot be reached. Connect once (about {preset.fetched_gb:.0f} GB are fetched), "
             "or choose a pocket preset: those are here."
         )
     if "model_index.json" in str(error) or isinstance(error, (EnvironmentError, ValueError)):
