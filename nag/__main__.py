@@ -58,6 +58,12 @@ def main(arguments: list[str] | None = None) -> int:
         "check", help="load a preset's model and draw two steps with every kind of guidance"
     )
     check.add_argument("--preset", default=DEFAULT)
+    check.add_argument(
+        "--dry",
+        action="store_true",
+        help="load nothing: only ask the installed diffusers whether the preset fits it",
+    )
+    check.add_argument("--all", action="store_true", help="every preset, with --dry")
     families = commands.add_parser(
         "families", help="the table of denoiser classes, as it stands in the README"
     )
@@ -100,25 +106,26 @@ def _compare(options) -> int:
     if options.model and options.preset in known:
         known[options.preset] = known[options.preset].with_model(options.model)
     preset, request = presets.resolve(_settings(options), known)
-    if options.image and not preset.image:
-        raise Refused(f"{preset.title} takes no picture: leave --image out.")
-    if options.image and not options.image.is_file():
-        raise Refused(f"--image {options.image} is no file.")
-    start = uploads.load(options.image, preset.title) if preset.image else None
-    try:
-        options.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise Refused(f"--out {options.out} cannot be made: {error.strerror}.") from None
     from tqdm import tqdm
 
     from .engine.engine import Engine
 
-    total, run = request.num_inference_steps * len(request.guidance), None
-    with tqdm(total=total, desc="loading", unit="step") as bar:
-        for run, column, _ in Engine(previews=False).run(preset, request, image=start):
-            bar.update(sum(c.step for c in run.columns) - bar.n)
-            if column is not None:
-                bar.set_description(f"{column.key}, {column.state}")
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Refused(f"--out {options.out} cannot be made: {error.strerror}.") from None
+    run, bar = (
+        None,
+        tqdm(
+            total=request.num_inference_steps * len(request.guidance), desc="loading", unit="step"
+        ),
+    )
+    start = uploads.load(options.image, preset.title) if preset.image else None
+    for run, column, _ in Engine(previews=False).run(preset, request, image=start):
+        bar.update(sum(c.step for c in run.columns) - bar.n)
+        if column is not None:
+            bar.set_description(f"{column.key}, {column.state}")
+    bar.close()
     pictures = [(column, column.image) for column in run.columns if column.state == "done"]
     for column, image in pictures:
         image.save(options.out / f"{column.key.replace('+', '-')}.png")
@@ -157,6 +164,10 @@ def _models(options) -> int:
 
 def _check(options) -> int:
     """Two steps of every column at the preset's smallest size, so that a machine with the weights can say whether all fits together."""
+    if options.dry:
+        return _check_dry(list(presets.load_all()) if options.all else [options.preset])
+    if options.all:
+        raise Refused("check --all goes with --dry: without it, every model would be fetched.")
     from .engine.engine import Engine
     from .families import supports
 
@@ -185,6 +196,22 @@ def _check(options) -> int:
 
         print(f"peak {torch.cuda.max_memory_allocated() / 1e9:.1f} GB on the GPU")
     return 0 if all(column.state == "done" for column in run.columns) else 1
+
+
+def _check_dry(names: list[str]) -> int:
+    """What can be said of presets without their weights."""
+    from .engine.dry import faults, missing
+
+    found = 0
+    for name in names:
+        preset = presets.resolve({"preset": name})[0]
+        if packages := missing(preset):
+            lines = [f"cannot be checked: pip install {packages}"]
+        else:
+            lines = faults(preset)
+            found += len(lines)
+        print(f"{name:24} {' '.join(lines) or 'ok'}")
+    return 1 if found else 0
 
 
 def families_table() -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 from nag.engine import loading
 from nag.errors import Refused
 from nag.pocket import DENOISERS
-from nag.request import DEFAULT, check_text
+from nag.request import DEFAULT
 
 from . import captions, draw, plan, pocket, report
 
@@ -183,10 +183,6 @@ def _plan(options):
             raise Refused(
                 "--prompts needs --negative TEXT, the negative prompt for all of its captions."
             )
-        try:
-            check_text(options.negative)
-        except ValueError as error:
-            raise Refused(f"--negative {error}.") from None
         cases = []
         pictures = plan.of_captions(
             plan.captions_in(options.prompts), options.negative, options.count
