@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .errors import Refused
+from .methods import METHODS
 from .request import DEFAULT, RANGED, SETTINGS, Request, Text, _sentence, _short
 
 FOLDER = Path(__file__).resolve().parent.parent / "presets"
@@ -216,9 +217,11 @@ def _check(raw: dict, preset: Preset) -> Request:
             f"num_frames must be a multiple of {preset.frames} plus 1 for {preset.title}, like {lower} or {lower + preset.frames}, "
             f"got {request.num_frames}."
         )
-    if not preset.cfg and any("cfg" in column for column in request.guidance):
+    if not preset.cfg and any(METHODS[column].cfg for column in request.guidance):
+        without = ", ".join(key for key, method in METHODS.items() if not method.cfg)
         raise Refused(
-            f"guidance must be none, nag or both for {preset.title}, whose pipeline takes no negative prompt."
+            f"guidance must be out of {without} for {preset.title}, whose pipeline takes no "
+            "negative prompt."
         )
     if raw:
         cost, cap = _cost(request), preset.cap or 4 * _cost(_check({}, preset))
@@ -234,5 +237,5 @@ def _check(raw: dict, preset: Preset) -> Request:
 
 def _cost(request: Request) -> float:
     """Pixels to be denoised: size x frames x steps x denoiser calls."""
-    calls = sum(2 if "cfg" in column else 1 for column in request.guidance)
+    calls = sum(1 + METHODS[column].cfg for column in request.guidance)
     return request.width * request.height * request.num_frames * request.num_inference_steps * calls

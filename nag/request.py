@@ -5,18 +5,11 @@ from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from .methods import METHODS
 from .settings import NAGSettings
 
 DEFAULT = "pocket-portrait"
 PROMPT_LENGTH = 2000  # characters; the longest text encoder here reads 512 tokens
-GUIDANCE = (
-    "none",
-    "cfg",
-    "nag",
-    "cfg+nag",
-    "nasa",
-    "vsf",
-)  # the last two are rival methods, for research
 NAG = NAGSettings()
 
 
@@ -59,9 +52,9 @@ def _columns(value):
     if (
         not isinstance(value, (list, tuple))
         or not value
-        or any(not isinstance(v, str) or v not in GUIDANCE for v in value)
+        or any(not isinstance(v, str) or v not in METHODS for v in value)
     ):
-        raise ValueError(f"must be a list out of {', '.join(GUIDANCE)}")
+        raise ValueError(f"must be a list out of {', '.join(METHODS)}")
     if len(set(value)) != len(value):
         raise ValueError("must name every column once")
     return tuple(value)
@@ -112,10 +105,11 @@ class Request(BaseModel):
         )
 
     def attention(self, column: str) -> NAGSettings | None:
-        """What happens to attention in a column out of GUIDANCE; None where nothing does."""
-        if column in ("nasa", "vsf"):
-            return NAGSettings(getattr(self, f"{column}_scale"), end=self.nag_end, method=column)
-        return self.nag if "nag" in column else None
+        """What happens to attention in a column; None where nothing does."""
+        method = METHODS[column]
+        if method.attention in ("", "nag"):
+            return self.nag if method.attention else None
+        return NAGSettings(getattr(self, method.scale), end=self.nag_end, method=method.attention)
 
 
 RANGED = (

@@ -6,6 +6,7 @@ from dataclasses import asdict
 
 from ..errors import Refused
 from ..media import video
+from ..methods import METHODS
 from .clock import StepClock
 from .loading import Loaded
 from .run import Run
@@ -34,8 +35,8 @@ def call_arguments(pipe, run: Run, key: str) -> dict:
     if preset.cfg:
         # Flux and its kin have an embedded guidance_scale, which stays as the preset sets it; their CFG has a name of its own.
         name = "true_cfg_scale" if "true_cfg_scale" in known else "guidance_scale"
-        arguments[name] = (request.guidance_scale if "cfg" in key else 1.0) + preset.cfg_offset
-    if "cfg" in key:
+        arguments[name] = (request.guidance_scale if METHODS[key].cfg else 1.0) + preset.cfg_offset
+    if METHODS[key].cfg:
         arguments["negative_prompt"] = request.negative_prompt
     if run.start is not None:
         arguments["image"] = run.start

@@ -17,6 +17,7 @@ from dataclasses import replace
 
 from ..errors import NAGError, NAGRuntimeError, Refused, Stopped, out_of_memory, unexpected
 from ..media import video
+from ..methods import METHODS
 from ..presets import Preset
 from ..request import Request
 from .call import call_pipeline
@@ -38,11 +39,10 @@ class OutOfTime(NAGRuntimeError):
 def _together(columns: list[Column]) -> list[list[Column]]:
     """Which columns can be rows of one call: those without CFG, and those with it, for that is switched for a whole call. In each, the
     guided one is the last. The rivals change attention in ways of their own, and stay alone."""
-    shared = [
-        [c for key in keys for c in columns if c.key == key]
-        for keys in (("none", "nag"), ("cfg", "cfg+nag"))
-    ]
-    return [group for group in shared if group] + [[c] for c in columns if c.key in ("nasa", "vsf")]
+    rivals = [c for c in columns if METHODS[c.key].research]
+    others = sorted((c for c in columns if c not in rivals), key=lambda c: METHODS[c.key].attention)
+    shared = [[c for c in others if METHODS[c.key].cfg is cfg] for cfg in (False, True)]
+    return [group for group in shared if group] + [[c] for c in rivals]
 
 
 def _apart(loaded: Loaded) -> str:
@@ -266,7 +266,7 @@ class Engine:
                 if not column.together:  # else the steps' times are of all columns together
                     column.steady, column.saved = (
                         watch.steady,
-                        watch.saved if "nag" in column.key else None,
+                        watch.saved if nag else None,
                     )
                 column.guided_steps, column.step, column.run = (
                     watch.guided if nag else 0,

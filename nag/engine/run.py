@@ -5,18 +5,10 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..methods import METHODS
 from ..presets import Preset
 from ..request import Request
 from .loading import versions
-
-LABELS = {
-    "none": "No guidance",
-    "cfg": "CFG",
-    "nag": "NAG",
-    "cfg+nag": "CFG + NAG",
-    "nasa": "NASA (research)",
-    "vsf": "VSF (research)",
-}
 
 
 @dataclass
@@ -110,7 +102,7 @@ class Run:
                     **({} if c.saved is None else {"saved_by_early_end": round(c.saved, 4)}),
                     "latents_sha256": c.latents_sha256,
                     "latents_std": round(c.spread, 4),
-                    **settings_of(self.request, c.key),
+                    **METHODS[c.key].used(self.request),
                     **({"reason": c.reason} if c.reason else {}),
                     **(
                         {"shows": {k: round(v, 4) for k, v in c.readings.items()}}
@@ -129,21 +121,6 @@ def _rounded(value):
     return None if value is None else round(value, 3)
 
 
-def settings_of(request: Request, key: str) -> dict:
-    """The settings that a column really used."""
-    used = {"guidance_scale": request.guidance_scale} if "cfg" in key else {}
-    if "nag" in key:
-        used |= {
-            name: getattr(request, name)
-            for name in ("nag_scale", "nag_end", "nag_normalisation", "nag_refinement")
-        }
-        used |= {"nag_tau": request.nag_tau} if request.nag_normalisation else {}
-        used |= {"nag_alpha": request.nag_alpha} if request.nag_refinement else {}
-    if key in ("nasa", "vsf"):
-        used |= {name: getattr(request, name) for name in (f"{key}_scale", "nag_end")}
-    return used
-
-
 def identity(run: Run, key: str) -> str:
     """Of everything that decides a column's picture: columns with the same one are the same."""
     request = run.request
@@ -154,7 +131,7 @@ def identity(run: Run, key: str) -> str:
     if key != "none":
         used["negative_prompt"] = request.negative_prompt
     start = hashlib.sha256(run.start.tobytes()).hexdigest() if run.start is not None else None
-    everything = [run.preset.model_dump(mode="json"), key, used, settings_of(request, key), start]
+    everything = [run.preset.model_dump(mode="json"), key, used, METHODS[key].used(request), start]
     return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from nag.engine import loading
 from nag.errors import Refused
+from nag.methods import METHODS
 from nag.pocket import DENOISERS
 from nag.request import DEFAULT
 
@@ -43,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--guidance",
         nargs="+",
         metavar="KIND",
-        help=f"columns, out of {', '.join(plan.USES)}; default none,cfg,nag",
+        help=f"columns, out of {', '.join(METHODS)}; default none,cfg,nag",
     )
     parser.add_argument(
         "--steps", nargs="+", default=[], metavar="N", help="numbers of steps; default the preset's"

@@ -8,31 +8,15 @@ from pathlib import Path
 
 from nag import presets
 from nag.errors import Refused
+from nag.methods import METHODS, SWITCHES
 from nag.presets import Preset
 from nag.request import PROMPT_LENGTH, Request
 
-# guidance -> the settings that change it. NASA and VSF are rival methods, here for research.
-USES = {
-    "none": (),
-    "cfg": ("guidance_scale",),
-    "nag": ("nag_scale", "nag_tau", "nag_alpha", "nag_end"),
-    "cfg+nag": ("guidance_scale", "nag_scale", "nag_tau", "nag_alpha", "nag_end"),
-    "nasa": ("nasa_scale", "nag_end"),
-    "vsf": ("vsf_scale", "nag_end"),
-}
-SCALES = {
-    "cfg": "guidance_scale",
-    "nag": "nag_scale",
-    "cfg+nag": "nag_scale",
-    "nasa": "nasa_scale",
-    "vsf": "vsf_scale",
-}
 ABLATIONS = {
     "no normalisation": ("nag_tau",),
     "no refinement": ("nag_alpha",),
     "neither": ("nag_tau", "nag_alpha"),
 }  # what is not used then
-SWITCHES = {"nag_tau": "nag_normalisation", "nag_alpha": "nag_refinement"}
 HELD_OUT, TUNING = 10_000, 50_000  # first seeds
 
 
@@ -52,18 +36,14 @@ class Column:
     @property
     def settings(self) -> dict:
         """What this column depends on, beside the picture's words and seed."""
-        request, unused = self.request, ABLATIONS.get(self.ablation, ())
-        used = {
-            name: getattr(request, name)
-            for name in ("num_inference_steps", "width", "height", "num_frames")
-        }
-        used |= {name: getattr(request, name) for name in USES[self.guidance] if name not in unused}
-        return {"guidance": self.guidance, **used, **{SWITCHES[name]: False for name in unused}}
+        every = ("num_inference_steps", "width", "height", "num_frames")
+        used = {name: getattr(self.request, name) for name in every}
+        return {"guidance": self.guidance, **used, **METHODS[self.guidance].used(self.request)}
 
     @property
     def scale(self) -> float | None:
         """How strong this kind of guidance is, in its own unit."""
-        return self.settings.get(SCALES.get(self.guidance))
+        return self.settings.get(METHODS[self.guidance].scale)
 
 
 @dataclass(frozen=True)
@@ -97,17 +77,17 @@ def kinds_of(words: list[str] | None, preset: Preset) -> list[str]:
     if words is None:
         return ["none", "cfg", "nag"] if preset.cfg else ["none", "nag"]
     kinds = list(dict.fromkeys(kind for word in words for kind in word.split(",") if kind))
-    unknown = [kind for kind in kinds if kind not in USES]
+    unknown = [kind for kind in kinds if kind not in METHODS]
     if unknown or not kinds:
         raise Refused(
-            f"--guidance is out of {', '.join(USES)}; got {', '.join(unknown) or 'nothing'}."
+            f"--guidance is out of {', '.join(METHODS)}; got {', '.join(unknown) or 'nothing'}."
         )
     return kinds
 
 
 def sweep_of(pairs: list[str], kinds: list[str]) -> dict[str, list[float]]:
     sweep = {}
-    known = sorted({name for names in USES.values() for name in names})
+    known = sorted({name for method in METHODS.values() for name in method.settings})
     for pair in pairs:
         name, _, values = pair.partition("=")
         if name not in known:
@@ -120,7 +100,7 @@ def sweep_of(pairs: list[str], kinds: list[str]) -> dict[str, list[float]]:
             raise Refused(
                 f"--sweep {name} wants numbers with commas between them, got {values!r}."
             ) from None
-        if not any(name in USES[kind] for kind in kinds):
+        if not any(name in METHODS[kind].settings for kind in kinds):
             raise Refused(f"--sweep {name} changes none of the columns {', '.join(kinds)}.")
     return sweep
 
@@ -144,7 +124,7 @@ def columns_of(
             swept = [
                 name
                 for name in sweep
-                if name in USES[kind] and name not in ABLATIONS.get(ablation, ())
+                if name in METHODS[kind].settings and name not in ABLATIONS.get(ablation, ())
             ]
             for values in itertools.product(*(sweep[name] for name in swept)):
                 chosen = dict(zip(swept, values, strict=True))

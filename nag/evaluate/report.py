@@ -3,8 +3,10 @@
 import json
 from pathlib import Path
 
+from nag.methods import METHODS
+
 from . import draw
-from .plan import SCALES, Column
+from .plan import Column
 from .statistics import at_same_rate
 
 HEADS = {  # metric -> its head in the table, and how its values are written
@@ -175,7 +177,7 @@ def plots(folder: Path, columns: list[Column], numbers: dict[str, dict]) -> None
     steps = sorted({column.steps for column in columns})
     curves = {}  # (label, steps) -> columns by scale
     for column in columns:
-        scale = SCALES.get(column.guidance, "")
+        scale = METHODS[column.guidance].scale
         label = " ".join(
             word for word in column.key.split(" ") if not word.startswith((f"{scale}=", "steps="))
         )
@@ -225,7 +227,7 @@ def plots(folder: Path, columns: list[Column], numbers: dict[str, dict]) -> None
                     elinewidth=0.6,
                     capsize=2,
                     label=label,
-                    color=f"C{i % 10}",
+                    color=METHODS[label].colour if label in METHODS else f"C{i % 10}",
                 )
                 if not logarithmic:
                     for column, a, b in zip(members, xs, ys, strict=True):

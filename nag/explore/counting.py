@@ -2,6 +2,8 @@
 
 import math
 
+from ..errors import NAGValueError
+
 Z = 1.959964  # of a 95 % interval
 
 
@@ -32,7 +34,7 @@ def paired_difference(first: list[bool], second: list[bool]) -> tuple[float, flo
     """
     n = len(first)
     if n != len(second) or not n:
-        raise ValueError(f"Paired outcomes must be equally many, got {n} and {len(second)}.")
+        raise NAGValueError(f"Paired outcomes must be equally many, got {n} and {len(second)}.")
     a, b = sum(first), sum(second)
     both = sum(x and y for x, y in zip(first, second, strict=True))
     neither = n - a - b + both

@@ -5,7 +5,8 @@ import io
 import json
 from pathlib import Path
 
-from ..engine.run import LABELS, Column, Run
+from ..engine.run import Column, Run
+from ..methods import METHODS
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 PREVIEW_PIXELS = 256
@@ -21,15 +22,9 @@ def data_uri(image, side: int = PREVIEW_PIXELS) -> str:
 
 
 def label(run: Run, key: str) -> str:
-    request = run.request
-    strength = {
-        "cfg": f" {request.guidance_scale:g}",
-        "nag": f" {request.nag_scale:g}",
-        "nasa": f" {request.nasa_scale:g}",
-        "vsf": f" {request.vsf_scale:g}",
-    }
-    name, _, remark = LABELS[key].partition(" (")
-    return name + strength.get(key, "") + (f" ({remark}" if remark else "")
+    method = METHODS[key]
+    strength = f" {getattr(run.request, method.scale):g}" if method.scale else ""
+    return method.name + strength + (" (research)" if method.research else "")
 
 
 def cell(
@@ -40,7 +35,7 @@ def cell(
     video: dict | None = None,
 ) -> dict:
     """One column as the bench draws it. `image` and `video` are Gradio FileData, `preview` a data URI."""
-    relative = run.relative(column)
+    relative, method = run.relative(column), METHODS[column.key]
     speed = ""
     if column.together and column.state == "done":
         speed = f"together in {column.seconds:.2f} s, {len(column.together)} columns"
@@ -62,7 +57,7 @@ def cell(
         ("no normalisation", run.request.nag_normalisation),
         ("no refinement", run.request.nag_refinement),
     )
-    remarks = [word for word, on in switches if not on and "nag" in column.key]
+    remarks = [word for word, on in switches if not on and method.attention == "nag"]
     if (
         column.state == "done"
         and run.request.attention(column.key)
@@ -71,8 +66,9 @@ def cell(
         saves = (
             "" if column.saved is None else f", saves {max(0, column.saved):.0%}".replace("%", " %")
         )
-        name = "NAG" if "nag" in column.key else column.key.upper()
-        remarks.append(f"{name} active in {column.guided_steps} of {column.step} steps{saves}")
+        remarks.append(
+            f"{method.attention.upper()} active in {column.guided_steps} of {column.step} steps{saves}"
+        )
     if column.reused:
         remarks.append("kept from an earlier run")
     return {

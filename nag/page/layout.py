@@ -3,8 +3,8 @@
 import gradio as gr
 
 from ..engine.engine import Engine
-from ..engine.run import LABELS
-from ..request import DEFAULT, GUIDANCE, PROMPT_LENGTH
+from ..methods import METHODS
+from ..request import DEFAULT, PROMPT_LENGTH
 from . import cells
 from .controls import (
     CHIPS,
@@ -160,7 +160,7 @@ def build(engine: Engine, first: str = DEFAULT) -> gr.Blocks:
                             ),
                         }
                         columns = gr.CheckboxGroup(
-                            [(LABELS[key], key) for key in GUIDANCE],
+                            [(method.label, key) for key, method in METHODS.items()],
                             label="Columns",
                             value=columns_of(one),
                         )

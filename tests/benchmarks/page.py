@@ -20,6 +20,7 @@ import statistics
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -51,24 +52,15 @@ def page(engine, preset, request) -> float:
 
 def bare(loaded, preset, request, known: bool) -> float:
     """Seconds of the same columns as calls of the pipeline and nothing else."""
-    pipe, run, nag = loaded.pipe, Run("bare", preset, request, []), request.nag
+    pipe, run = loaded.pipe, Run("bare", preset, request, [])
     begun = time.perf_counter()
     for key in request.guidance:
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.inference_mode())
             if known:
                 stack.enter_context(wrap_method(pipe, "encode_prompt", loaded.words.recall))
-            if "nag" in key:
-                stack.enter_context(
-                    guide(
-                        pipe,
-                        request.negative_prompt,
-                        scale=nag.scale,
-                        tau=nag.tau,
-                        alpha=nag.alpha,
-                        end=nag.end,
-                    )
-                )
+            if (settings := request.attention(key)) is not None:
+                stack.enter_context(guide(pipe, request.negative_prompt, **asdict(settings)))
             pipe(**call_arguments(pipe, run, key))
     return time.perf_counter() - begun
 
