@@ -106,26 +106,25 @@ def _compare(options) -> int:
     if options.model and options.preset in known:
         known[options.preset] = known[options.preset].with_model(options.model)
     preset, request = presets.resolve(_settings(options), known)
-    from tqdm import tqdm
-
-    from .engine.engine import Engine
-
+    if options.image and not preset.image:
+        raise Refused(f"{preset.title} takes no picture: leave --image out.")
+    if options.image and not options.image.is_file():
+        raise Refused(f"--image {options.image} is no file.")
+    start = uploads.load(options.image, preset.title) if preset.image else None
     try:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise Refused(f"--out {options.out} cannot be made: {error.strerror}.") from None
-    run, bar = (
-        None,
-        tqdm(
-            total=request.num_inference_steps * len(request.guidance), desc="loading", unit="step"
-        ),
-    )
-    start = uploads.load(options.image, preset.title) if preset.image else None
-    for run, column, _ in Engine(previews=False).run(preset, request, image=start):
-        bar.update(sum(c.step for c in run.columns) - bar.n)
-        if column is not None:
-            bar.set_description(f"{column.key}, {column.state}")
-    bar.close()
+    from tqdm import tqdm
+
+    from .engine.engine import Engine
+
+    total, run = request.num_inference_steps * len(request.guidance), None
+    with tqdm(total=total, desc="loading", unit="step") as bar:
+        for run, column, _ in Engine(previews=False).run(preset, request, image=start):
+            bar.update(sum(c.step for c in run.columns) - bar.n)
+            if column is not None:
+                bar.set_description(f"{column.key}, {column.state}")
     pictures = [(column, column.image) for column in run.columns if column.state == "done"]
     for column, image in pictures:
         image.save(options.out / f"{column.key.replace('+', '-')}.png")

@@ -15,7 +15,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .errors import Refused
 from .methods import METHODS
-from .request import DEFAULT, RANGED, SETTINGS, Request, Text, _sentence, _short
+from .request import (
+    DEFAULT,
+    RANGED,
+    SETTINGS,
+    Request,
+    Text,
+    _sentence,
+    _short,
+    between,
+    limits_of,
+)
 
 FOLDER = Path(__file__).resolve().parent.parent / "presets"
 
@@ -146,8 +156,7 @@ class Preset(BaseModel):
             return self.ranges[field]
         if field == "num_frames":  # an image model, unless its file says otherwise
             return 1, 1
-        limits = {type(m).__name__: m for m in Request.model_fields[field].metadata}
-        return limits["Ge"].ge, limits["Le"].le
+        return limits_of(field)
 
 
 def parse(name: str, text: str) -> Preset:
@@ -202,9 +211,9 @@ def _check(raw: dict, preset: Preset) -> Request:
     for field in {*preset.ranges, "num_frames"}:
         low, high = preset.range(field)
         if not low <= getattr(request, field) <= high:
-            limits = f"{low:g}" if low == high else f"between {low:g} and {high:g}"
+            limits = f"{low:g}" if low == high else between(low, high)
             raise Refused(
-                f"{field} must be {limits} for {preset.title}, got {getattr(request, field):g}."
+                f"{field} must be {limits} for {preset.title}, got {getattr(request, field)}."
             )
     for field in ("width", "height"):
         if getattr(request, field) % preset.multiple:

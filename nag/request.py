@@ -16,23 +16,29 @@ NAG = NAGSettings()
 def _real(value):
     try:
         if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
-            return float(value)
+            return float(value) + 0.0  # -0.0 is 0.0: equal settings are the same settings
     except OverflowError:  # a whole number beyond every float
         pass
     raise ValueError("must be a finite number")
 
 
 def _whole(value):
-    if _real(value) != int(value):
+    number = _real(value)
+    if isinstance(value, int):  # as it is: not every large one is a float
+        return value
+    if not number.is_integer():
         raise ValueError("must be a whole number")
-    return int(value)
+    return int(number)
 
 
-def _text(value):
+def check_text(value) -> str:
+    """A prompt as it is. Raises ValueError with the end of a sentence, "must be text"."""
     if not isinstance(value, str):
         raise ValueError("must be text")
     if len(value) > PROMPT_LENGTH:
-        raise ValueError(f"must have at most {PROMPT_LENGTH} characters, not {len(value)}")
+        raise ValueError(
+            f"must have at most {PROMPT_LENGTH} characters, not {len(value)} characters"
+        )
     try:
         value.encode()
     except UnicodeEncodeError:  # half of a surrogate pair, which no JSON answer could carry back
@@ -62,7 +68,7 @@ def _columns(value):
 
 Whole = Annotated[int, BeforeValidator(_whole)]
 Real = Annotated[float, BeforeValidator(_real)]
-Text = Annotated[str, BeforeValidator(_text)]
+Text = Annotated[str, BeforeValidator(check_text)]
 Switch = Annotated[bool, BeforeValidator(_switch)]
 Columns = Annotated[tuple[str, ...], BeforeValidator(_columns)]
 
@@ -126,6 +132,14 @@ RANGED = (
     "height",
     "num_frames",
 )
+
+
+def limits_of(field: str) -> tuple[float, float]:
+    """Lowest and highest value of a setting out of RANGED, for all models."""
+    limits = {type(m).__name__: m for m in Request.model_fields[field].metadata}
+    return limits["Ge"].ge, limits["Le"].le
+
+
 SETTINGS = tuple(name for name in Request.model_fields if name != "preset")
 
 
@@ -137,6 +151,15 @@ def _short(value) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+def _number(value: float) -> str:
+    """With all its digits, a whole one without a point."""
+    return _short(int(value) if abs(value) < 1e15 and value == int(value) else value)
+
+
+def between(low: float, high: float) -> str:
+    return f"between {_number(low)} and {_number(high)}"
+
+
 def _sentence(error: ValidationError) -> str:
     """The first thing that is wrong: the field, what is asked of it, the value."""
     first = error.errors(include_url=False)[0]
@@ -146,13 +169,10 @@ def _sentence(error: ValidationError) -> str:
             return f"{_short(field)} is not a setting; known are {', '.join(Request.model_fields)}."
         case "missing":
             return f"{field} is missing."
-        case "greater_than_equal" | "less_than_equal" if field in Request.model_fields:
-            limits = {type(m).__name__: m for m in Request.model_fields[field].metadata}
-            asked = (
-                f"must be between {limits['Ge'].ge:g} and {limits['Le'].le:g}"
-                if field != "seed"
-                else f"must be between 0 and {2**32 - 1}"
-            )
+        case "greater_than_equal" | "less_than_equal" if field in RANGED:
+            asked = f"must be {between(*limits_of(field))}"
+        case "value_error" if field in RANGED:
+            asked = f"{first['msg'].removeprefix('Value error, ')} {between(*limits_of(field))}"
         case _:
             asked = first["msg"].removeprefix("Value error, ")
     return f"{field} {asked}, got {_short(first['input'])}."

@@ -1,13 +1,15 @@
-"""The recipe of the pocket model: true captions, stages that resume, an export that diffusers loads."""
+"""How pocket models are made: true captions, stages that resume, an export that diffusers loads."""
 
 import random
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageSequence
 
 from nag.evaluate.pocket import CASES
-from nag.pocket import data, models, train
+from nag.pocket import data, film, models, train
+from nag.pocket.export import ASSETS
 
 
 def test_captions_are_true_and_never_say_what_is_absent():
@@ -187,7 +189,7 @@ def test_a_drawing_is_found_again_by_its_labels_and_by_trying():
 
 
 def test_mixtures_have_an_answer():
-    """The drawing that is to be seen in one has the larger share of what differs, and only some places are mixed."""
+    """The drawing to be seen has the larger share of what differs; only some places are mixed."""
     from nag.pocket import second
 
     rng, difference = random.Random(0), torch.rand(1, 16, 16)
@@ -343,7 +345,6 @@ def test_words_are_single_tokens_and_nothing_is_too_long_for_the_joint_models_te
 
 
 def test_all_shipped_models_together_are_small():
-    from nag.pocket.export import ASSETS
 
     assert (
         sum(
@@ -358,7 +359,6 @@ def test_all_shipped_models_together_are_small():
 
 @pytest.mark.parametrize("name", ["pocket-portrait", "pocket-joint", "pocket-video"])
 def test_a_shipped_model_has_a_card_and_no_code(name):
-    from nag.pocket.export import ASSETS
 
     files = [f for f in (ASSETS / name).rglob("*") if f.is_file()]
     assert (ASSETS / name / "README.md") in files and max(f.stat().st_size for f in files) < 12.5e6
@@ -374,7 +374,6 @@ def test_the_joint_model_obeys_and_nag_takes_away_what_it_was_told_to():
 
     import nag
     from nag.media.meter import Meter
-    from nag.pocket.export import ASSETS
 
     pipe = DiffusionPipeline.from_pretrained(
         ASSETS / "pocket-joint", dtype=torch.float32, local_files_only=True
@@ -407,7 +406,6 @@ def test_the_video_model_obeys_moves_and_nag_takes_away_what_it_was_told_to():
 
     import nag
     from nag.media.meter import Meter
-    from nag.pocket.export import ASSETS
 
     pipe = DiffusionPipeline.from_pretrained(
         ASSETS / "pocket-video", dtype=torch.float32, local_files_only=True
@@ -463,3 +461,18 @@ def test_the_teacher_is_the_same_pipeline_with_another_transformer():
         mine, other = (getattr(pipe, name).state_dict() for pipe in (student, teacher))
         assert mine.keys() == other.keys()
         assert all(torch.equal(mine[key], other[key]) for key in mine) == (name != "transformer")
+
+
+def test_the_moving_picture_of_the_readme_goes_from_no_guidance_to_the_full_push(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(film, "STEPS", 2)
+    monkeypatch.setattr(film, "PAIRS", 1)
+    film.film(tmp_path / "alpha.webp")
+    with Image.open(tmp_path / "alpha.webp") as moving:
+        assert (moving.n_frames, moving.info["loop"]) == (4, 0)
+        frames = [np.asarray(frame.convert("RGB"), int) for frame in ImageSequence.Iterator(moving)]
+    portraits = [frame[film.HEAD : film.HEAD + film.SIDE] for frame in frames]
+    assert abs(portraits[0] - portraits[2]).mean() > 5  # a hat less
+    assert abs(portraits[1] - portraits[3]).mean() < 5  # there and back: the same alpha
+    assert (ASSETS / "alpha.webp").stat().st_size < 1e6

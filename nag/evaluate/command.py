@@ -19,7 +19,7 @@ from nag.engine import loading
 from nag.errors import Refused
 from nag.methods import METHODS
 from nag.pocket import DENOISERS
-from nag.request import DEFAULT
+from nag.request import DEFAULT, check_text
 
 from . import captions, draw, plan, pocket, report
 
@@ -184,6 +184,10 @@ def _plan(options):
             raise Refused(
                 "--prompts needs --negative TEXT, the negative prompt for all of its captions."
             )
+        try:
+            check_text(options.negative)
+        except ValueError as error:
+            raise Refused(f"--negative {error}.") from None
         cases = []
         pictures = plan.of_captions(
             plan.captions_in(options.prompts), options.negative, options.count

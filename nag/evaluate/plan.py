@@ -1,6 +1,7 @@
 """The words of a command line become columns and pictures. Everything that can be refused is refused here, before a model is loaded."""
 
 import csv
+import io
 import itertools
 import json
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from nag import presets
 from nag.errors import Refused
 from nag.methods import METHODS, SWITCHES
 from nag.presets import Preset
-from nag.request import PROMPT_LENGTH, Request
+from nag.request import Request, check_text
 
 ABLATIONS = {
     "no normalisation": ("nag_tau",),
@@ -148,38 +149,67 @@ def columns_of(
 
 
 def captions_in(path: Path) -> list[str]:
-    """Captions of a file: COCO's JSON, a TSV or CSV with a column `caption`, or one caption a line."""
+    """Captions of a file: COCO's JSON, a TSV or CSV with a column `caption`, or one caption a line.
+    Raises `Refused` for a file that cannot be read whole, and for a caption that is no prompt."""
     try:
         text = path.read_text(encoding="utf-8-sig")
         match path.suffix.lower():
             case ".json":
                 found = [note["caption"] for note in json.loads(text)["annotations"]]
             case ".tsv" | ".csv" as kind:
-                rows = csv.DictReader(text.splitlines(), delimiter="\t" if kind == ".tsv" else ",")
-                found = [row["caption"] for row in rows]
+                found = _column_of(text, "\t" if kind == ".tsv" else ",", path)
             case _:
-                found = text.splitlines()
+                found = text.split("\n")  # not `splitlines`, which cuts at other characters too
+    except Refused:
+        raise
     except OSError as error:
         raise Refused(f"--prompts {path} cannot be read: {error.strerror}.") from None
     except UnicodeDecodeError:
         raise Refused(f"--prompts {path} is not UTF-8 text.") from None
     except (ValueError, KeyError, TypeError):
         raise Refused(
-            f'--prompts {path}: a JSON file must be {{"annotations": [{{"caption": ...}}, ...]}}, a TSV or CSV file must have a '
-            'column named "caption", and any other file one caption a line.'
+            f'--prompts {path}: a JSON file must be {{"annotations": [{{"caption": ...}}, ...]}}, '
+            'a TSV or CSV file must have a column named "caption", and any other file one caption '
+            "a line."
         ) from None
-    found = [
-        " ".join(caption.split())
-        for caption in found
-        if isinstance(caption, str) and caption.strip()
-    ]
+    found = [_caption(caption, i, path) for i, caption in enumerate(found, 1)]
+    found = [caption for caption in found if caption]
     if not found:
         raise Refused(f"--prompts {path} has no captions.")
-    if long := [caption for caption in found if len(caption) > PROMPT_LENGTH]:
-        raise Refused(
-            f"--prompts {path}: a caption has {len(long[0])} characters, more than {PROMPT_LENGTH}."
-        )
     return found
+
+
+def _column_of(text: str, delimiter: str, path: Path) -> list[str]:
+    """The column `caption`; between quotation marks there may be line breaks. Raises KeyError
+    where there is none, `Refused` where a line would lose words."""
+    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    found = []
+    try:
+        for row in rows:
+            if None in row:
+                raise Refused(
+                    f"--prompts {path}: line {rows.line_num} has more fields than the first; a "
+                    'caption with a comma or a tab in it stands between quotation marks ("...").'
+                )
+            if row["caption"] is None:
+                raise Refused(f"--prompts {path}: line {rows.line_num} has no caption.")
+            found.append(row["caption"])
+    except csv.Error:
+        raise Refused(
+            f"--prompts {path}: in line {rows.reader.line_num} is a quotation mark that is not closed, or "
+            'text behind it; one inside of a quoted caption is written twice ("").'
+        ) from None
+    return found
+
+
+def _caption(caption, number: int, path: Path) -> str:
+    """A caption in one line, with one space between its words. Raises `Refused`."""
+    try:
+        if isinstance(caption, str):
+            caption = " ".join(caption.split())
+        return check_text(caption)
+    except ValueError as error:
+        raise Refused(f"--prompts {path}: caption {number} {error}.") from None
 
 
 def of_captions(captions: list[str], negative: str, count: int) -> list[Picture]:

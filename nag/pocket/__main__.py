@@ -8,6 +8,7 @@
     all         the whole recipe
     export      the finished models as diffusers pipelines in assets/
     results     the pictures that the page shows at load, drawn by the exported pipeline (--preset)
+    film        the moving picture of the README: assets/alpha.webp
 
 A run that has no VAE, text encoder or classifier of its own takes those of assets/pocket-portrait.
 """
@@ -89,7 +90,7 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawTextHelpFormatter,
     )
-    parser.add_argument("stage", choices=[*RECIPE, "all", "export", "results"])
+    parser.add_argument("stage", choices=[*RECIPE, "all", "export", "results", "film"])
     parser.add_argument(
         "--run",
         type=Path,
@@ -119,6 +120,11 @@ def main() -> None:
         from .export import results
 
         return results(arguments.preset)
+    if arguments.stage == "film":
+        from .export import ASSETS
+        from .film import film
+
+        return film(ASSETS / "alpha.webp")
     for name in RECIPE if arguments.stage == "all" else [arguments.stage]:
         stage(
             name,
