@@ -1,4 +1,4 @@
-"""NAG without a page: `python -m nag compare`, `evaluate`, `fidelity`, `models`, `check`, `families`."""
+"""NAG without a page: `python -m nag compare`, `sweep`, `seeds`, `evaluate`, `fidelity`, `models`, `check`, `families`."""
 
 import argparse
 import json
@@ -9,6 +9,7 @@ from . import presets
 from .errors import NAGError, Refused
 from .evaluate import command as evaluation
 from .evaluate import fidelity
+from .explore import command as explore
 from .media import uploads
 from .request import DEFAULT
 
@@ -19,30 +20,15 @@ def main(arguments: list[str] | None = None) -> int:
     compare = commands.add_parser(
         "compare", help="draw one seed without guidance, with CFG and with NAG"
     )
-    compare.add_argument("--preset", default=DEFAULT, help="a file of presets/, without .json")
-    compare.add_argument("--prompt")
-    compare.add_argument("--negative-prompt")
-    compare.add_argument("--seed", type=int)
-    compare.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="pairs",
-        help='any other setting, e.g. --set nag_scale=6 --set \'guidance=["none","nag"]\'',
-    )
-    compare.add_argument(
-        "--model",
-        help="a local folder or a repository on the hub, in place of the preset's own model",
-    )
-    compare.add_argument(
-        "--image",
-        type=Path,
-        help="the picture that an editing or image-to-video preset begins with",
-    )
+    _add_request(compare)
     compare.add_argument(
         "--out", type=Path, required=True, help="folder for the pictures or videos and run.json"
     )
+    sweep = commands.add_parser("sweep", help="a grid of pictures over two settings")
+    seeds = commands.add_parser("seeds", help="the same columns on many seeds, counted")
+    for parser_of, add in ((sweep, explore.add_sweep), (seeds, explore.add_seeds)):
+        _add_request(parser_of)
+        add(parser_of)
     evaluate = commands.add_parser(
         "evaluate", help="count what guidance does to many pictures: rates, distances, plots"
     )
@@ -74,6 +60,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return {
             "compare": _compare,
+            "sweep": lambda options: explore.sweep(options, *_asked(options)),
+            "seeds": lambda options: explore.seeds(options, *_asked(options)),
             "evaluate": evaluation.run,
             "fidelity": fidelity.run,
             "models": _models,
@@ -83,6 +71,31 @@ def main(arguments: list[str] | None = None) -> int:
     except NAGError as error:
         print(error, file=sys.stderr)
         return 2
+
+
+def _add_request(parser: argparse.ArgumentParser) -> None:
+    """What is to be drawn, for the commands that draw."""
+    parser.add_argument("--preset", default=DEFAULT, help="a file of presets/, without .json")
+    parser.add_argument("--prompt")
+    parser.add_argument("--negative-prompt")
+    parser.add_argument("--seed", type=int)
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="pairs",
+        help='any other setting, e.g. --set nag_scale=6 --set \'guidance=["none","nag"]\'',
+    )
+    parser.add_argument(
+        "--model",
+        help="a local folder or a repository on the hub, in place of the preset's own model",
+    )
+    parser.add_argument(
+        "--image",
+        type=Path,
+        help="the picture that an editing or image-to-video preset begins with",
+    )
 
 
 def _settings(options) -> dict:
@@ -101,7 +114,8 @@ def _settings(options) -> dict:
     return raw
 
 
-def _compare(options) -> int:
+def _asked(options) -> tuple:
+    """(preset, request, picture to begin with or None). Raises `Refused`."""
     known = dict(presets.load_all())
     if options.model and options.preset in known:
         known[options.preset] = known[options.preset].with_model(options.model)
@@ -111,6 +125,11 @@ def _compare(options) -> int:
     if options.image and not options.image.is_file():
         raise Refused(f"--image {options.image} is no file.")
     start = uploads.load(options.image, preset.title) if preset.image else None
+    return preset, request, start
+
+
+def _compare(options) -> int:
+    preset, request, start = _asked(options)
     try:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

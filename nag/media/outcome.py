@@ -1,4 +1,4 @@
-"""What became of what the negative prompt names: gone, still there, or something else in its place."""
+"""What became of what the negative prompt names: gone, still there, or something in its place."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -1,0 +1,186 @@
+"""A grid of pictures of one model: two settings against each other, or columns against seeds.
+
+    across, down = lines(parse("nag_alpha", "0 .. 1")), lines(parse("nag_scale", "2, 5, 10"))
+    grid = Grid(preset, request, across, down)
+    for picture in grid.draw(engine, stop):     # coarse to fine; after a stop, what is missing
+        ...
+
+Cells whose pictures must be equal share one: at alpha 0 every scale is the un-guided picture.
+"""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from ..engine.run import Column, Run, identity
+from ..errors import Refused
+from ..methods import METHODS
+from ..presets import Preset, resolve
+from ..request import Request
+from .axis import Axis, coarse_to_fine
+
+MOST = 200  # cells
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row or a column of a grid.
+
+    changes: settings of `Request`. key: the way to guide, where it is not the grid's own.
+    """
+
+    name: str
+    changes: dict = field(default_factory=dict)
+    key: str | None = None
+
+
+def lines(axis: Axis) -> list[Line]:
+    """One for each value of an axis."""
+    return [Line(axis.name(i), {axis.field: value}) for i, value in enumerate(axis.values)]
+
+
+@dataclass
+class Picture:
+    """One picture, which one cell or several show.
+
+    reference: no cell may show it; the others are judged by it.
+    """
+
+    identity: str
+    request: Request
+    key: str
+    reference: bool = False
+    column: Column | None = None  # when drawn, or failed
+
+    @property
+    def done(self) -> bool:
+        return self.column is not None and self.column.state == "done"
+
+    @property
+    def cost(self) -> int:
+        """Denoiser calls."""
+        return self.request.num_inference_steps * (2 if METHODS[self.key].cfg else 1)
+
+
+class Grid:
+    """across, down: its columns and rows. key: the way to guide where the lines name none.
+
+    image: the PIL image that the preset's model begins with. references: also draw the un-guided
+    picture of every noise; None: where the preset has a meter that compares with it.
+    `cells[row][column]` is the picture there, `pictures` are all, in the order of drawing.
+    Raises `Refused`, before anything is drawn.
+    """
+
+    def __init__(
+        self,
+        preset: Preset,
+        request: Request,
+        across: list[Line],
+        down: list[Line],
+        key: str = "nag",
+        image=None,
+        references: bool | None = None,
+    ):
+        if len(across) * len(down) > MOST:
+            raise Refused(
+                f"A grid has at most {MOST} cells, "
+                f"got {len(across)} x {len(down)} = {len(across) * len(down)}."
+            )
+        self.preset, self.request, self.across, self.down, self.key = (
+            preset,
+            request,
+            across,
+            down,
+            key,
+        )
+        self.image = image
+        known: dict[str, Picture] = {}
+        self.cells = [[self._picture(known, row, column) for column in across] for row in down]
+        if preset.meter is not None if references is None else references:
+            for picture in list(known.values()):
+                self._add(known, picture.request, "none", reference=True)
+        self.pictures = self._in_order(known)
+
+    def _picture(self, known: dict[str, Picture], row: Line, column: Line) -> Picture:
+        raw = {**self.request.model_dump(), **row.changes, **column.changes}
+        key = row.key or column.key or self.key
+        _, request = resolve(raw | {"guidance": [key]}, {self.preset.name: self.preset})
+        return self._add(known, request, without_what_is_off(request, key))
+
+    def _add(self, known: dict, request: Request, key: str, reference: bool = False) -> Picture:
+        request = request.model_copy(update={"guidance": (key,), "fresh": False, "batched": False})
+        name = identity(Run("grid", self.preset, request, [], start=self.image), key)
+        return known.setdefault(name, Picture(name, request, key, reference))
+
+    def _in_order(self, known: dict[str, Picture]) -> list[Picture]:
+        """Coarse to fine: ends first, then halves, each picture behind its reference."""
+        levels = {}
+        for row, y in zip(self.cells, coarse_to_fine(len(self.down)), strict=True):
+            for picture, x in zip(row, coarse_to_fine(len(self.across)), strict=True):
+                levels[picture.identity] = min(max(x, y), levels.get(picture.identity, 99))
+        drawn: dict[str, Picture] = {}
+        for name in sorted(levels, key=levels.get):
+            reference = self.reference(known[name], known)
+            if reference is not None:
+                drawn.setdefault(reference.identity, reference)
+            drawn.setdefault(name, known[name])
+        return list(drawn.values())
+
+    def reference(
+        self, picture: Picture, known: dict[str, Picture] | None = None
+    ) -> Picture | None:
+        """The un-guided picture of the same noise, or None where the grid has none."""
+        known = {p.identity: p for p in self.pictures} if known is None else known
+        request = picture.request.model_copy(update={"guidance": ("none",)})
+        return known.get(identity(Run("grid", self.preset, request, [], start=self.image), "none"))
+
+    @property
+    def missing(self) -> list[Picture]:
+        """What is still to be drawn, in order. What failed is tried again."""
+        return [picture for picture in self.pictures if not picture.done]
+
+    def seconds_left(self) -> float | None:
+        """By what the drawn ones took per denoiser call; None before there is one."""
+        done = [p for p in self.pictures if p.done and p.column.seconds and not p.column.reused]
+        if not done:
+            return None
+        rate = sum(p.column.seconds for p in done) / sum(p.cost for p in done)
+        return rate * sum(p.cost for p in self.missing)
+
+    def draw(
+        self, engine, stop: threading.Event | None = None, run_id: str = "grid"
+    ) -> Iterator[Picture]:
+        """Draws what is missing, and yields each picture when it is done or has failed.
+
+        Ends at `stop` within a step, and keeps what there is. engine: see `nag.engine.engine`.
+        """
+        stop = stop or threading.Event()
+        for picture in self.missing:
+            if stop.is_set():
+                return
+            *_, (run, _, _) = engine.run(
+                self.preset, picture.request, Following(stop), run_id, self.image
+            )
+            if run.columns[0].state == "stopped":
+                return
+            picture.column = run.columns[0]
+            yield picture
+
+
+class Following(threading.Event):
+    """Set with another event, or by itself: a run that ends sets its own, and the grid goes on."""
+
+    def __init__(self, other: threading.Event):
+        super().__init__()
+        self.other = other
+
+    def is_set(self) -> bool:
+        return super().is_set() or self.other.is_set()
+
+
+def without_what_is_off(request: Request, key: str) -> str:
+    """The way to guide that is left where the settings switch NAG (or a rival) off."""
+    settings = request.attention(key)
+    if settings is None or not settings.off:
+        return key
+    return "cfg" if METHODS[key].cfg else "none"

@@ -1,0 +1,93 @@
+"""A grid's pictures in a folder, from which the same command goes on after a stop.
+
+OUT/pictures/<identity>.png (and .mp4)    a picture, under a name that says all it depends on
+OUT/grid.json                             settings, heads, and what was read in every cell
+OUT/grid.png                              the sheet
+"""
+
+import json
+from pathlib import Path
+
+from PIL import Image
+
+from ..engine.run import Column
+from ..errors import Refused
+from .grid import Grid, Picture
+from .reading import Readings
+from .sheet import sheet
+
+KEPT = ("key", "total", "step", "seconds", "steady", "guided_steps", "latents_sha256", "spread")
+
+
+class Store:
+    """Raises `Refused` where the folder cannot be written."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        try:
+            (folder / "pictures").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise Refused(f"--out {folder} cannot be made: {error.strerror}.") from None
+
+    def path(self, picture: Picture) -> Path:
+        return self.folder / "pictures" / f"{picture.identity[:24]}.png"
+
+    def load(self, grid: Grid, readings: Readings) -> int:
+        """Puts what is there into the grid, with what was read in it -> how many pictures."""
+        return sum(self._load(picture, readings) for picture in grid.missing)
+
+    def _load(self, picture: Picture, readings: Readings) -> bool:
+        path = self.path(picture)
+        try:
+            with Image.open(path) as image:
+                told = json.loads(image.text["nag"])
+                column = Column(state="done", **{name: told[name] for name in KEPT})
+                column.image, column.reused = image.convert("RGB"), True
+        except (OSError, KeyError, ValueError, TypeError, AttributeError):
+            return False  # not there, or not whole: it is drawn again
+        if path.with_suffix(".mp4").exists():
+            column.video = path.with_suffix(".mp4").read_bytes()
+        if told["reading"] is not None:
+            readings.known[picture.identity] = told["reading"]
+        picture.column = column
+        return True
+
+    def save(self, picture: Picture, readings: Readings) -> None:
+        """Written beside its place first: a picture is there whole or not at all."""
+        from PIL.PngImagePlugin import PngInfo
+
+        path, text = self.path(picture), PngInfo()
+        told = {name: getattr(picture.column, name) for name in KEPT}
+        text.add_text("nag", json.dumps(told | {"reading": readings.reading(picture)}))
+        part = path.with_suffix(".part")
+        if picture.column.video:
+            path.with_suffix(".mp4").write_bytes(picture.column.video)
+        picture.column.image.save(part, "PNG", pnginfo=text)
+        part.replace(path)
+
+    def finish(self, grid: Grid, readings: Readings, corner: str, extra: dict) -> None:
+        """The sheet, and grid.json."""
+        sheet(grid, readings, corner).save(self.folder / "grid.png")
+        told = {
+            "schema": 1,
+            "preset": grid.preset.name,
+            "settings": grid.request.model_dump(mode="json"),
+            "across": [line.name for line in grid.across],
+            "down": [line.name for line in grid.down],
+            "cells": [[self._cell(picture, readings) for picture in row] for row in grid.cells],
+            **extra,
+        }
+        text = json.dumps(told, indent=1, ensure_ascii=False) + "\n"
+        (self.folder / "grid.json").write_text(text, encoding="utf-8")
+
+    def _cell(self, picture: Picture, readings: Readings) -> dict:
+        found = readings.outcome(picture)
+        return {
+            "picture": f"pictures/{self.path(picture).name}",
+            "guidance": picture.key,
+            "state": picture.column.state if picture.column else "missing",
+            "seconds": round(picture.column.seconds, 4) if picture.done else None,
+            **({} if found is None else {"outcome": found.kind, "share": round(found.share, 4)}),
+            **({"instead": found.instead} if found and found.instead else {}),
+            **({"changed": list(found.changed)} if found and found.changed else {}),
+        }

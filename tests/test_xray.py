@@ -1,0 +1,135 @@
+"""The X-ray: its numbers are the formula's, and tau, alpha and scale move in it without a run."""
+
+import math
+
+import pytest
+import torch
+
+from nag.errors import NAGValueError
+from nag.formula import normalized_attention_guidance
+from nag.xray import XRay, grid_of
+
+HEADS, TOKENS, FEATURES = 3, 40, 16
+DIM = (-3, -1)  # heads and features of (B, H, N, D)
+
+
+def outputs(seed=0, rows=1):
+    draw = torch.Generator().manual_seed(seed)
+    z = torch.randn(rows, HEADS, TOKENS, FEATURES, generator=draw)
+    return z, z + 0.4 * torch.randn(z.shape, generator=draw)
+
+
+def recorded(**more):
+    xray = XRay(**more)
+    for step in range(3):
+        for layer in ("up", "down"):
+            xray.add(layer, step, *outputs(step), DIM)
+    return xray
+
+
+def by_hand(plus, minus, scale):
+    """R in float64, in the paper's letters."""
+    plus, minus = plus.double(), minus.double()
+    z = plus + (scale - 1) * (plus - minus)
+    return z.abs().sum(DIM) / plus.abs().sum(DIM)
+
+
+@pytest.mark.parametrize("scale", [2.0, 5.0, 20.0])
+@pytest.mark.parametrize("tau", [1.0, 1.7, 4.0])
+def test_what_tau_clips_is_exact_at_a_recorded_scale(scale, tau):
+    share = recorded().clipped(scale, tau)
+    expected = (by_hand(*outputs(1), scale) > tau).double().mean()
+    assert share.shape == (2, 3)
+    assert share[0, 1] == pytest.approx(float(expected), abs=1 / TOKENS)
+    assert recorded().mean_ratio(scale)[1, 1] == pytest.approx(
+        float(by_hand(*outputs(1), scale).mean()), rel=1e-3
+    )
+
+
+def test_between_recorded_scales_a_push_is_never_thought_smaller_than_it_is():
+    xray = recorded(scales=(1, 4, 12))
+    for scale in (1.5, 2.5, 6.0, 11.0):
+        guess, truth = xray.ratio(0, 0, scale), by_hand(*outputs(0), scale)[0]
+        assert (guess >= truth - 2e-3).all() and guess.mean() < 1.15 * truth.mean()
+    beyond = xray.ratio(0, 0, 24.0)
+    assert beyond.mean() == pytest.approx(float(by_hand(*outputs(0), 24.0).mean()), rel=0.05)
+
+
+@pytest.mark.parametrize("scale, tau, alpha", [(5.0, 1.3, 0.25), (8.0, 2.0, 0.85), (2.0, 9.0, 1.0)])
+def test_the_change_is_that_of_the_formula_for_any_tau_and_alpha(scale, tau, alpha):
+    plus, minus = outputs(2)
+    out = normalized_attention_guidance(plus, minus, scale, tau, alpha, DIM)
+    norm = torch.linalg.vector_norm
+    expected = norm(out - plus, dim=DIM) / norm(plus, dim=DIM)
+    torch.testing.assert_close(
+        recorded().change(0, 2, scale, tau, alpha), expected[0], rtol=5e-3, atol=5e-3
+    )
+
+
+def test_parts_of_a_layer_are_put_together_and_frames_behind_one_another():
+    plus, minus = outputs(rows=2)
+    whole, parts = XRay(), XRay()
+    whole.add("a", 0, plus, minus, DIM)
+    for at in (0, 16, 32):
+        parts.add("a", 0, plus[:, :, at : at + 16], minus[:, :, at : at + 16], DIM)
+    assert whole.cell(0, 0).shape == (2 * TOKENS, len(whole.scales) + 2)
+    assert torch.equal(whole.cell(0, 0), parts.cell(0, 0))
+
+
+def test_what_was_not_guided_is_no_number():
+    xray = recorded()
+    xray.add("late", 1, *outputs(), DIM)
+    share = xray.clipped(5.0, 2.0)
+    assert share.shape == (3, 3) and share[2].isnan().tolist() == [True, False, True]
+    assert xray.cell(2, 0) is None and xray.ratio(2, 0, 5.0) is None
+    assert XRay().clipped(5.0, 2.0).shape == (0, 0)
+
+
+def test_its_memory_is_half_precision():
+    xray = recorded()
+    assert xray.nbytes == 2 * 3 * TOKENS * (len(xray.scales) + 2) * 2
+
+
+def test_a_silent_layer_has_numbers_too():
+    """All-zero attention (padding) divides by nothing."""
+    xray, zero = XRay(), torch.zeros(1, HEADS, TOKENS, FEATURES)
+    xray.add("a", 0, zero, zero, DIM)
+    assert xray.cell(0, 0).isfinite().all() and float(xray.clipped(5.0, 2.0)) == 0
+
+
+def test_suggestions_follow_their_rules():
+    xray = recorded()
+    tau, alpha = xray.suggest(5.0)
+    ratios = torch.stack([by_hand(*outputs(step), 5.0) for step in range(3)])
+    assert (ratios <= tau).double().mean() >= 0.9 > (ratios <= tau - 0.11).double().mean()
+    changes = torch.cat([xray.change(0, step, 5.0, tau, alpha) for step in range(3)])
+    more = torch.cat([xray.change(0, step, 5.0, tau, alpha + 0.06) for step in range(3)])
+    assert (changes <= 0.5).double().mean() >= 0.9 > (more <= 0.5).double().mean()
+    with pytest.raises(NAGValueError, match="Nothing was recorded"):
+        XRay().suggest(5.0)
+
+
+@pytest.mark.parametrize("scales", [(5.0,), (0.5, 2.0), (1.0, math.inf), ()])
+def test_scales_that_cannot_be_recorded_are_refused(scales):
+    with pytest.raises(NAGValueError, match="two or more numbers from 1 up"):
+        XRay(scales=scales)
+
+
+@pytest.mark.parametrize(
+    "tokens, size, frames, grid",
+    [
+        (64, (128, 128), 1, (1, 8, 8)),
+        (4096, (1024, 1024), 1, (1, 64, 64)),
+        (1560, (832, 480), 1, (1, 30, 52)),
+        (9 * 1560, (832, 480), 9, (9, 30, 52)),
+        (16 * 64, (128, 128), 16, (16, 8, 8)),
+        (2304, (768, 1344), 1, (1, 64, 36)),
+    ],
+)
+def test_tokens_lie_on_the_pictures_grid(tokens, size, frames, grid):
+    assert grid_of(tokens, *size, frames) == grid
+
+
+def test_tokens_that_are_no_picture_have_no_grid():
+    with pytest.raises(NAGValueError, match="lie on no grid"):
+        grid_of(61, 128, 128)
