@@ -1,295 +1,201 @@
 """How NAG reaches the attention of any diffusers model without a line of model code.
 
-Two facts make it possible. (1) A model's text enters as one sequence, so the negative text can be *packed* behind the
-positive one: everything that works token by token (projections, norms, MLPs, modulation) runs once and knows nothing.
-(2) Only the attention op itself has to know that there are two texts, and in diffusers every processor ends in one of two
-functions: `F.scaled_dot_product_attention(q, k, v)` or `dispatch_attention_fn(q, k, v)`.
+Two facts make it possible. (1) A model's text enters as one sequence, so the negative text can be
+*packed* behind the positive one: everything that works token by token (projections, norms, MLPs,
+modulation) runs once and knows nothing of it. (2) Only the attention op itself has to know that
+there are two texts, and in diffusers every processor ends in one of two functions:
+`F.scaled_dot_product_attention(q, k, v)` or `dispatch_attention_fn(q, k, v)`.
 
-So each text attention keeps its own processor, with one change: a twin of the processor whose `__call__` runs the *same code*
-in a copy of its module's namespace in which those two names are ours (`twin_class`). LoRA, IP-Adapter,
-fused projections, RoPE and chosen kernels stay what they are. (A wrapper around the processor would not do: diffusers
-drops keyword arguments that are missing from the processor's own signature. Patching `F` globally is not thread-safe.)
+So each attention that sees the text keeps its own processor and gets another op, this one
+(`nag/twins.py` says how). It is one of three cases:
 
-Letters: B rows, I image tokens, T+ and T- positive and negative text tokens, H heads, D features per head.
+    cross   the image asks, a text answers    the image asks each text; the formula
+    joint   text and image ask each other     each text attends itself and the image, the image
+                                              attends both; the formula on the image
+    text    a text asks itself                each text attends itself alone
+
+Letters: B rows, H heads, N tokens of a sequence (I of them image, T+ and T- of the two texts),
+D features of a head. Every tensor in here is (B, H, N, D).
 """
+
+from collections.abc import Callable
 
 import torch
 
 from . import kernels
-from .rivals import blend
+from .rivals import blend, value_sign_flip
 from .segments import (
     IMAGE,
     NEGATIVE,
     POSITIVE,
-    attended,
-    joined,
-    mask_of,
-    mask_rows,
-    ordered,
+    Inputs,
+    Segments,
+    places,
     portions,
+    put,
     rows_of,
     take,
-    zeros,
 )
 from .settings import NAGSettings
 
 
-class GuidedAttention:
-    """The attention op of one layer. While `call.layout` is None it is the op that it stands for, and nothing else.
+def tokens_first(tensor: torch.Tensor) -> torch.Tensor:
+    """(B, H, N, D) -> (B, N, H, D), in this memory too where pieces were joined in the other."""
+    joined = tensor.is_contiguous()
+    return tensor.transpose(1, 2).contiguous() if joined else tensor.transpose(1, 2)
 
-    kind: see `nag.families.KINDS`. call: what is running, with its `layout`. pictures: behind the text, an IP-Adapter's images are
-    attended too. hit: was reached. seen: was reached since the processor was called.
+
+class GuidedAttention:
+    """The attention op of one layer. While `call.layout` is None it is the op that it stands for.
+
+    kind: see `nag.families.KINDS`. call: what is running, with its `layout`. pictures: behind the
+    text, an IP-Adapter's pictures are attended too. hit: guided once. seen: guided since the
+    processor was called.
     """
 
     def __init__(
         self, name: str, kind: str, family, settings: NAGSettings, call, pictures: bool = False
     ):
-        self.name, self.kind, self.family, self.settings, self.call, self.pictures = (
-            name,
-            kind,
-            family,
-            settings,
-            call,
-            pictures,
-        )
+        self.name, self.kind, self.family, self.settings = name, kind, family, settings
+        self.call, self.pictures = call, pictures
         self.hit = self.seen = False
 
     def attend(
         self,
-        op,
-        query,
-        key,
-        value,
-        mask,
-        tokens: int,
+        op: Callable,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        mask: torch.Tensor | None,
+        tokens: int = 2,
         plain: bool = False,
         scale: float | None = None,
-    ):
-        """`op(query, key, value, mask)` with guided image rows. `tokens` is the token dimension: 2 in (B, H, N, D), 1 in (B, N, H, D).
-        plain: the op is PyTorch's own attention with this `scale` and no other option."""
+    ) -> torch.Tensor:
+        """`op(query, key, value, mask)` with guided image rows.
+
+        tokens: where these tensors count their tokens, 2 in (B, H, N, D), 1 in (B, N, H, D).
+        plain: the op is PyTorch's own attention with this `scale` and no other option.
+        Raises NAGRuntimeError where the rows of a batch cannot be told apart.
+        """
         layout = self.call.layout
-        if layout is None:
+        if layout is None or (self.pictures and self.seen):  # an IP-Adapter's pictures come second
             return op(query, key, value, mask)
-        count, queries = key.shape[tokens], query.shape[tokens]
-        positive, negative = self.family.pieces(self.kind, layout.texts, count)
-        if not self._is_text(positive, negative, count, queries, layout):
+        found = places(self.family, self.kind, layout, query.shape[tokens], key.shape[tokens])
+        if found is None:
             return op(query, key, value, mask)
         self.hit = self.seen = True
-        if (
-            mask is not None and mask.ndim == 2 and tokens == 1
-        ):  # dispatch_attention_fn also takes (B, keys)
+        if tokens == 2:
+            return self._guided(op, Inputs(query, key, value, mask), *found, plain, scale)
+
+        def heads_first(*inputs):
+            *tensors, mask = inputs
+            return op(*map(tokens_first, tensors), mask).transpose(1, 2)
+
+        if mask is not None and mask.ndim == 2:  # `dispatch_attention_fn` also takes (B, keys)
             mask = mask[:, None, None, :]
+        inputs = Inputs(*(x.transpose(1, 2) for x in (query, key, value)), mask)
+        return self._guided(heads_first, inputs, *found, plain, scale).transpose(1, 2)
+
+    def _guided(self, op, inputs: Inputs, queries: Segments, keys: Segments, plain, scale):
+        """Chooses the case. `queries` and `keys` say where the texts and the image stand."""
         if self.kind == "text":
-            return self._text(op, query, key, value, mask, tokens, positive, negative)
-        if (
-            self.kind == "joint" and queries < count - layout.cached_reference_tokens
-        ):  # queries of the image alone
-            image = [piece[:2] for piece in ordered(positive, negative, count) if piece[2] in IMAGE]
-            return self._cross(
-                op, query, key, value, mask, tokens, positive + image, negative + image, layout
-            )
-        if self.kind.startswith("cross"):
-            return self._cross(op, query, key, value, mask, tokens, positive, negative, layout)
-        # queries stand where keys do, and both texts are wanted apart
-        alone = (
-            self.kind == "joint"
-            and not layout.cached_reference_tokens
-            and not layout.carried_only
-            and self.settings.method != "vsf"
-        )
-        if alone and plain and not self.call.exact:
-            heads = [x if tokens == 2 else x.transpose(1, 2) for x in (query, key, value)]
-            if kernels.able(*heads, mask):
-                out = self._joint_once(
-                    *heads, mask, ordered(positive, negative, count), layout, scale
-                )
-                return out if tokens == 2 else out.transpose(1, 2)
-        return self._joint(op, query, key, value, mask, tokens, positive, negative, layout)
-
-    def _is_text(self, positive, negative, count: int, queries: int, layout) -> bool:
-        """Whether this is the attention that sees the text, and not an IP-Adapter's, whose image tokens come second and may be as many."""
-        if self.pictures and self.seen:
-            return False
-        if self.kind == "cross_added":  # both texts' pieces end in the tokens that go with either
-            return count >= sum(map(sum, layout.texts))
-        texts = sum(length for _, length in positive + negative)
-        if self.kind == "joint":
-            # not `in`: torch.compile finds no number among lengths that are symbols
-            return count >= texts and (
-                queries == count - layout.cached_reference_tokens or queries == count - texts
-            )
-        return count == texts and (self.kind != "text" or queries == count)
-
-    def _cross(self, op, query, key, value, mask, tokens, positive, negative, layout):
-        rows = rows_of(layout, query)
-        z_positive = op(
-            query,
-            take(key, tokens, positive),
-            take(value, tokens, positive),
-            mask_of(mask, positive),
-        )  # (B, H, I, D)
-        if layout.carried_only:
-            return z_positive
-        conditional = query[rows], key[rows], value[rows], mask_rows(mask, rows, len(query))
-        if self.settings.method == "vsf":
-            z_negative = self._flipped(op, *conditional, tokens, positive, negative)
+            return self.text(op, inputs, keys)
+        if self.call.layout.carried_only:  # what becomes of the negative is read by nobody
+            out = inputs.output()
+            pieces = queries.with_positive
+            put(out, pieces, op(*inputs.seen(keys.with_positive, pieces)))
+            return out
+        rows, flip = rows_of(self.call.layout, inputs.query), self.settings.method == "vsf"
+        if not (queries.positive or queries.negative):
+            out = self.cross(op, inputs, keys, rows)
+        elif self._mergeable(inputs, queries, keys, plain) and not flip:
+            out = self.joint_merged(inputs, keys, rows, scale)
         else:
-            z_negative = op(
-                conditional[0],
-                take(conditional[1], tokens, negative),
-                take(conditional[2], tokens, negative),
-                mask_of(conditional[3], negative),
-            )
-        out = torch.empty_like(z_positive)
-        for at, count in portions(0, z_positive.shape[tokens], z_positive):
-            part = self._blend(
-                z_positive.narrow(tokens, at, count),
-                z_negative.narrow(tokens, at, count),
-                rows,
-                tokens,
-                layout,
-            )
-            out.narrow(tokens, at, count).copy_(part)
+            out = self.joint(op, inputs, queries, keys, rows)
+        if flip and queries.image:
+            flipped = value_sign_flip(op, inputs.of_rows(rows), queries, keys, self.settings.scale)
+            put(out[rows], queries.image, flipped)
         return out
 
-    def _flipped(self, op, query, key, value, mask, tokens, positive, negative, queries=None):
-        """Value sign flip (arXiv 2508.10931): one softmax over both texts, the negative's values times -scale."""
-        sides = [*positive, *negative]
-        values = torch.cat(
-            [take(value, tokens, positive), take(value, tokens, negative) * -self.settings.scale],
-            tokens,
-        )
-        return op(query, take(key, tokens, sides), values, mask_of(mask, sides, queries))
+    def cross(self, op, inputs: Inputs, keys: Segments, rows: slice) -> torch.Tensor:
+        """The image's queries against the positive text, of conditional rows against the negative
+        too, and the formula."""
+        z_positive = op(*inputs.seen(keys.with_positive))
+        z_negative = op(*inputs.of_rows(rows).seen(keys.with_negative))
+        return self.steered(z_positive, z_negative, rows)
 
-    def _flipped_image(self, op, query, key, value, mask, tokens, pieces, keys):
-        """The same for the picture's queries in joint attention, which attend the picture too -> {place: tokens}"""
-        places = {place: piece[:2] for place, piece in enumerate(pieces) if piece[2] in IMAGE}
-        sides = [
-            [piece[:2] for piece in keys if piece[2] in which]
-            for which in (POSITIVE + IMAGE, NEGATIVE)
-        ]
-        chosen = list(places.values())
-        out = self._flipped(
-            op, take(query, tokens, chosen), key, value, mask, tokens, *sides, chosen
-        )
-        return dict(zip(places, out.split([length for _, length in chosen], tokens), strict=True))
+    def joint(self, op, inputs, queries: Segments, keys: Segments, rows: slice) -> torch.Tensor:
+        """Each text attends itself and the image. The image attends both; the formula makes one of
+        its two answers. Keys may be fewer (a text is injected) or more (cached references)."""
+        out = inputs.output()  # zeros for the negative of unconditional rows, which nobody reads
+        positive = op(*inputs.seen(keys.with_positive, queries.with_positive))
+        negative = inputs.of_rows(rows).seen(keys.with_negative, queries.with_negative)
+        text, z_positive = queries.apart(positive, POSITIVE)
+        other, z_negative = queries.apart(op(*negative), NEGATIVE)
+        put(out, queries.positive, text)
+        put(out[rows], queries.negative, other)
+        put(out, queries.image, self.steered(z_positive, z_negative, rows))
+        return out
 
-    def _text(self, op, query, key, value, mask, tokens, positive, negative):
+    def joint_merged(self, inputs: Inputs, at: Segments, rows: slice, scale) -> torch.Tensor:
+        """`joint` with every key attended once: the image's by all queries, a text's by its own and
+        the image's. Attention to both is the two merged by their log-sum-exps (`nag/kernels.py`).
+        """
+        out, every = inputs.output(), slice(None)
+        keys = {label: inputs.seen(at.only(label)) for label in (IMAGE, POSITIVE, NEGATIVE)}
+
+        def answer(label, query, which):
+            """What the keys of one label say to queries of some rows, with its log-sum-exp."""
+            _, key, value, mask = keys[label].of_rows(which)
+            return kernels.attend(query[which], key, value, mask, scale)
+
+        texts = [piece for piece in at.labelled if piece[2] != IMAGE]
+        if len(inputs.query[rows]) == len(inputs.query):
+            calls = [(texts, every)]  # in one: kernels are slower with few queries
+        else:
+            calls = [([text], rows if text[2] == NEGATIVE else every) for text in texts]
+        for some, which in calls:
+            query = take(inputs.query, [text[:2] for text in some])
+            of_image = kernels.split(answer(IMAGE, query, which), [text[1] for text in some])
+            for (start, length, label), part in zip(some, of_image, strict=True):
+                of_text = answer(label, inputs.query.narrow(2, start, length), which)
+                put(out[which], [(start, length)], kernels.merge(part, of_text))
+        for piece in portions(at.image, out.device):
+            query = take(inputs.query, [piece])
+            of_image = answer(IMAGE, query, every)
+            z_positive = kernels.merge(of_image, answer(POSITIVE, query, every))
+            of_image = [part[rows] for part in of_image]
+            z_negative = kernels.merge(of_image, answer(NEGATIVE, query, rows))
+            put(out, [piece], self._steer(z_positive, z_negative, rows))
+        return out
+
+    def text(self, op, inputs: Inputs, at: Segments) -> torch.Tensor:
         """Each text attends itself alone."""
-        pieces = ordered(positive, negative, query.shape[tokens])
-        return joined(
-            {
-                **attended(op, pieces, POSITIVE, query, key, value, mask, tokens),
-                **attended(op, pieces, NEGATIVE, query, key, value, mask, tokens),
-            },
-            tokens,
-        )
-
-    def _joint(self, op, query, key, value, mask, tokens, positive, negative, layout):
-        """text+ attends [text+, image], text- attends [text-, image], the image both; where text is "injected", each its text only.
-        Two passes, which attend the image keys twice: the way where `_joint_once` is not possible."""
-        rows, pieces, keys = (
-            rows_of(layout, query),
-            ordered(positive, negative, key.shape[tokens]),
-            None,
-        )
-        if (
-            self.kind == "injected" or layout.cached_reference_tokens
-        ):  # queries have other places than keys
-            keys, pieces = (
-                pieces,
-                ordered(
-                    *self.family.pieces("joint", layout.texts, query.shape[tokens]),
-                    query.shape[tokens],
-                ),
-            )
-        parts = attended(op, pieces, POSITIVE + IMAGE, query, key, value, mask, tokens, keys)
-        if layout.carried_only:  # what becomes of the negative is read by nobody
-            other = {
-                place: zeros(parts, length, tokens)
-                for place, (_, length, of) in enumerate(pieces)
-                if of in NEGATIVE
-            }
-            return joined({**parts, **other}, tokens)
-        conditional = query[rows], key[rows], value[rows], mask_rows(mask, rows, len(query))
-        other = attended(op, pieces, NEGATIVE + IMAGE, *conditional, tokens, keys)
-        if self.settings.method == "vsf":
-            other |= self._flipped_image(
-                op, *conditional, tokens, pieces, pieces if keys is None else keys
-            )
-        for place, (_, length, of) in enumerate(pieces):
-            if of in IMAGE:
-                parts[place] = self._blend(parts[place], other[place], rows, tokens, layout)
-            elif of in NEGATIVE and layout.whole:
-                parts[place] = other[place]
-            elif (
-                of in NEGATIVE
-            ):  # unconditional rows carry a negative text too, and nobody reads it
-                parts[place] = zeros(parts, length, tokens)
-                parts[place][rows] = other[place]
-        return joined(parts, tokens)
-
-    def _joint_once(self, query, key, value, mask, pieces, layout, scale):
-        """`_joint` with every key attended once: the image's by all queries, each text's by its own and the image's, then merged.
-        All (B, H, N, D)."""
-        rows, out, keys = rows_of(layout, query), torch.empty_like(query), {}
-        for which in (IMAGE, POSITIVE, NEGATIVE):
-            chosen = [piece[:2] for piece in pieces if piece[2] == which]
-            if chosen:  # else a text of which its mask left nothing
-                keys[which] = take(key, 2, chosen), take(value, 2, chosen), mask_of(mask, chosen)
-        conditional = {
-            which: (k[rows], v[rows], mask_rows(m, rows, len(key)))
-            for which, (k, v, m) in keys.items()
-        }
-
-        def attend(q, which, keys):
-            return kernels.attend(q, *keys[which], scale) if which in keys else None
-
-        texts = [piece for piece in pieces if piece[2] != IMAGE]
-        if (
-            layout.whole and texts
-        ):  # the image is attended by both texts in one call: kernels are slower with few queries
-            images = attend(take(query, 2, [piece[:2] for piece in texts]), IMAGE, keys)
-            images = zip(
-                *(part.split([length for _, length, _ in texts], 2) for part in images), strict=True
-            )
-            for (start, length, of), image in zip(texts, images, strict=True):
-                out.narrow(2, start, length).copy_(
-                    kernels.merge(image, attend(query.narrow(2, start, length), of, keys))
-                )
-            pieces = [piece for piece in pieces if piece[2] == IMAGE]
-        for start, length, of in pieces:
-            for at, count in portions(start, length, query):
-                q, place = query.narrow(2, at, count), out.narrow(2, at, count)
-                if (
-                    of in NEGATIVE
-                ):  # unconditional rows carry a negative text too, and nobody reads it
-                    place.zero_()
-                    place[rows] = kernels.merge(
-                        attend(q[rows], IMAGE, conditional), attend(q[rows], NEGATIVE, conditional)
-                    ).to(query.dtype)
-                    continue
-                image = attend(q, IMAGE, keys)
-                z = kernels.merge(image, attend(q, POSITIVE, keys))
-                if of in IMAGE:
-                    z = self._blend(
-                        z,
-                        kernels.merge(
-                            [part[rows] for part in image], attend(q[rows], NEGATIVE, conditional)
-                        ),
-                        rows,
-                        2,
-                        layout,
-                    )
-                place.copy_(z)
+        out = inputs.output()
+        for pieces in (at.positive, at.negative):
+            if pieces:  # else its mask left nothing of it
+                put(out, pieces, op(*inputs.seen(pieces, pieces)))
         return out
 
-    def _blend(self, z_positive, z_negative, rows, tokens, layout):
-        features = (
-            (-3, -1) if tokens == 2 else (-2, -1)
-        )  # the paper's norm is over all heads together
-        guided = blend(self.settings, z_positive[rows], z_negative, features)
-        if layout.whole:
+    def _mergeable(self, inputs: Inputs, queries: Segments, keys: Segments, plain: bool) -> bool:
+        """Whether `joint_merged` does what `joint` does: texts and image have queries where they
+        have keys, and a kernel gives log-sum-exps for them."""
+        layout = self.call.layout
+        same = self.kind == "joint" and not layout.cached_reference_tokens and keys.image
+        return bool(same and plain and not self.call.exact and kernels.able(*inputs))
+
+    def steered(self, z_positive, z_negative, rows: slice) -> torch.Tensor:
+        """The image's answer, (B, H, I, D): conditional rows guided, the others as they are."""
+        out = torch.empty_like(z_positive)
+        for piece in portions([(0, out.shape[2])], out.device):
+            positive, negative = take(z_positive, [piece]), take(z_negative, [piece])
+            put(out, [piece], self._steer(positive, negative, rows))
+        return out
+
+    def _steer(self, z_positive, z_negative, rows: slice) -> torch.Tensor:
+        """The same in one piece. The paper's norm is over all heads together."""
+        guided = blend(self.settings, z_positive[rows], z_negative, (-3, -1))
+        if len(guided) == len(z_positive):
             return guided
         out = z_positive.clone()
         out[rows] = guided

@@ -120,7 +120,9 @@ def attend(query, key, value, mask=None, scale: float | None = None):
     """(B, H, N, D) queries, keys and values (of fewer heads, too), mask (B or 1, 1, 1, keys) -> (output (B, H, N, D), log-sum-exp (B, H, N) in
     float32).
 
-    For arguments that `able` allows."""
+    None where nothing asks, or nothing is attended. For arguments that `able` allows."""
+    if not key.shape[2] or not query.shape[2]:
+        return None
     if key.shape[1] != query.shape[1]:  # neighbouring heads share a key head
         key, value = (x.repeat_interleave(query.shape[1] // key.shape[1], 1) for x in (key, value))
     return _run(
@@ -139,6 +141,11 @@ def _run(kernel, query, key, value, mask, scale):
     )  # (B or 1, 1, 1); of nothing to attend a kernel says what it likes, and it weighs nothing
     out, lse = kernel(query, key, value, mask, scale)
     return out.masked_fill(empty[..., None], 0), lse.masked_fill(empty, float("-inf"))
+
+
+def split(answer, lengths) -> list:
+    """What `attend` gave to queries that asked together -> one for each of them, where there are."""
+    return list(zip(*(part.split(lengths, 2) for part in answer), strict=True)) if lengths else []
 
 
 def merge(first, second):

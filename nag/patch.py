@@ -1,14 +1,16 @@
-"""Replaced, placed and wrapped calls, given back on exit."""
+"""What is put in place of something of somebody else's for a while, and taken away on exit."""
 
 import contextlib
 import copy
 import functools
+from collections.abc import Callable
+from typing import Any
 
 from .errors import NAGRuntimeError
 
 
-def wrap_method(owner, name: str, wrapper):
-    """`owner.name` is `wrapper(original, ...)` for a while."""
+def wrap_method(owner: Any, name: str, wrapper: Callable) -> contextlib.AbstractContextManager:
+    """Within this context `owner.name(...)` is `wrapper(original, ...)`; on exit what it was."""
     original = getattr(owner, name)
 
     @functools.wraps(original)
@@ -19,8 +21,12 @@ def wrap_method(owner, name: str, wrapper):
 
 
 @contextlib.contextmanager
-def set_attribute(owner, name: str, value):
-    """`owner.name` is `value` for a while. A method is shadowed on the instance, and the shadow removed."""
+def set_attribute(owner: Any, name: str, value: Any):
+    """Within this context `owner.name` is `value`; on exit what it was.
+
+    A method of the class is shadowed on the instance, and the shadow removed: the instance then has
+    no attribute that it did not have. Past `__setattr__`, in which modules register submodules.
+    """
     original, had = getattr(owner, name), name in vars(owner)
     object.__setattr__(owner, name, value)
     try:
@@ -33,26 +39,32 @@ def set_attribute(owner, name: str, value):
 
 
 class Wrapped:
-    """A method led through `wrapper(original, ...)`. Pipelines deep-copy their scheduler (one for the sound, or one a frame): a copy gets
-    its own method back, where a plain function would go on changing the state of the original."""
+    """A method that is called as `wrapper(original, ...)`, to be set on an object that is copied.
 
-    def __init__(self, original, wrapper):
+    Pipelines deep-copy their scheduler (one for the sound, or one for every frame). A copy gets its
+    own method back, where a plain function would go on changing the state of the original.
+    """
+
+    def __init__(self, original: Callable, wrapper: Callable):
         functools.update_wrapper(self, original)
         self.original, self.wrapper = original, wrapper
 
     def __call__(self, *args, **kwargs):
         return self.wrapper(self.original, *args, **kwargs)
 
-    def __deepcopy__(self, memo):
+    def __deepcopy__(self, memo: dict) -> Callable:
         return copy.deepcopy(self.original, memo)
 
 
 @contextlib.contextmanager
-def wrap_call(owner, wrapper):
-    """`owner(...)` is `wrapper(original, ...)` for a while.
+def wrap_call(owner: Any, wrapper: Callable):
+    """Within this context `owner(...)` is `wrapper(original, ...)`; on exit what it was.
 
-    By its class, which `type(owner)(...)` asks, and not by `forward`: that is where torch.compile and the hooks of offloading and
-    of caches put themselves, and pipelines take such hooks off and on again after every picture.
+    By its class, which is what Python asks for `__call__`, and not by `forward`: there
+    torch.compile and the hooks of offloading and of caches put themselves, and pipelines take such
+    hooks off and on again after every picture.
+
+    Raises NAGRuntimeError where `owner` is wrapped already.
     """
     cls = type(owner)
     if "_nag_call" in vars(owner):
@@ -69,33 +81,26 @@ def wrap_call(owner, wrapper):
 
 
 @functools.cache  # one for each class: to torch.compile another class is another program
-def _callable(cls):
+def _callable(cls: type) -> type:
+    """A subclass that differs in `__call__` alone, which asks the instance for its wrapper."""
+
     @functools.wraps(cls.__call__)
     def call(self, *args, **kwargs):
-        wrapper = vars(self).get(
-            "_nag_call"
-        )  # a module compiled meanwhile keeps this function for good
-        return (
-            cls.__call__(self, *args, **kwargs)
-            if wrapper is None
-            else wrapper(functools.partial(cls.__call__, self), *args, **kwargs)
-        )
+        # none in a module that was compiled meanwhile, and keeps this function for good
+        wrapper = vars(self).get("_nag_call")
+        if wrapper is None:
+            return cls.__call__(self, *args, **kwargs)
+        return wrapper(functools.partial(cls.__call__, self), *args, **kwargs)
 
-    return type(
-        cls.__name__,
-        (cls,),
-        {
-            "__call__": call,
-            "__module__": cls.__module__,
-            "__qualname__": cls.__qualname__,
-            "__doc__": cls.__doc__,
-        },
-    )
+    same = ("__module__", "__qualname__", "__doc__")
+    return type(cls.__name__, (cls,), {"__call__": call} | {n: getattr(cls, n) for n in same})
 
 
-def own_forward(denoiser, function):
-    """`function` is what a denoiser runs inside of its hooks: accelerate's put its `forward` aside as `_old_forward`. For one call, and
-    always with the same function: torch.compile would take another one for another program."""
-    return set_attribute(
-        denoiser, "_old_forward" if "_old_forward" in vars(denoiser) else "forward", function
-    )
+def own_forward(denoiser: Any, function: Callable) -> contextlib.AbstractContextManager:
+    """Within this context, which is one call, a denoiser runs `function` inside of its hooks.
+
+    accelerate's put its own `forward` aside as `_old_forward`. Always give the same function: to
+    torch.compile another one is another program.
+    """
+    name = "_old_forward" if "_old_forward" in vars(denoiser) else "forward"
+    return set_attribute(denoiser, name, function)

@@ -1,6 +1,7 @@
 """Where texts and image stand in a packed sequence, and how it is cut: tokens, rows, masks."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -9,8 +10,12 @@ from .errors import NAGRuntimeError
 
 @dataclass
 class Layout:
-    """What the packed sequence of the running denoiser call holds: T+ and T- tokens of every text input; `rows` of `total` are conditional.
-    cached_reference_tokens: keys without a query in joint attention (reference images in a cache). carried_only: the negative is carried along and changes nothing."""
+    """What the packed sequence of the running denoiser call holds.
+
+    texts: (T+, T-) of every text input. rows: which of `total` rows are conditional.
+    cached_reference_tokens: keys without a query in joint attention (reference images in a cache).
+    carried_only: the negative is carried along and changes nothing (a cache wants its shape).
+    """
 
     texts: tuple[tuple[int, int], ...]
     rows: slice
@@ -24,104 +29,211 @@ class Layout:
         return self.rows == slice(0, self.total)
 
 
-def rows_of(layout: Layout, query) -> slice:
-    """The conditional rows in attention, where every row of the batch may have become several (one a video frame) or goes alone."""
+def rows_of(layout: Layout, query: torch.Tensor) -> slice:
+    """The conditional rows in attention, where every row of the batch may have become several (one
+    for each frame of a video) or runs alone.
+
+    Raises NAGRuntimeError where the rows of `query` are no multiple of the call's.
+    """
     if layout.whole:
         return slice(0, len(query))
     times = len(query) // layout.total  # not `divmod`, which torch.compile cannot do with symbols
     if times < 1 or times * layout.total != len(query):
         raise NAGRuntimeError(
-            f"Attention saw {len(query)} rows in a call of {layout.total}, so NAG cannot tell which are conditional. Caches that skip the "
-            "unconditional rows (FasterCache) work with NAG only without CFG."
+            f"Attention saw {len(query)} rows in a call of {layout.total}, so NAG cannot tell "
+            "which are conditional. Caches that skip the unconditional rows (FasterCache) work "
+            "with NAG only without CFG."
         )
     return slice(layout.rows.start * times, layout.rows.stop * times)
 
 
-POSITIVE, NEGATIVE, IMAGE = "+", "-", "i"
+Pieces = list[tuple[int, int]]  # (start, length), in the order of the sequence
+
+POSITIVE, NEGATIVE, IMAGE = "positive", "negative", "image"
 
 
-def ordered(positive, negative, count: int) -> list[tuple[int, int, str]]:
-    """A whole sequence of `count` tokens as (start, length, what): the texts, and the image in all that they leave.
+class Segments(NamedTuple):
+    """A sequence cut into labelled pieces (start, length, label), in order and without gaps.
 
-    Not with `sorted`, nor are pieces ever keys of a dictionary: torch.compile can do neither once lengths are symbols.
+    "image" is whatever the two texts leave, for both of them go with it: in joint attention the
+    image, in some cross-attention tokens of a picture or a duration.
     """
-    texts, pieces, at = [], [], 0
-    for what, side in ((POSITIVE, positive), (NEGATIVE, negative)):
-        for start, length in side:
-            if not length:
-                continue
-            place = len(texts)
-            while place and texts[place - 1][0] > start:
-                place -= 1
-            texts.insert(place, (start, length, what))
-    for start, length, what in [*texts, (count, 0, IMAGE)]:
-        if start > at:
-            pieces.append((at, start - at, IMAGE))
-        if what != IMAGE:
-            pieces.append((start, length, what))
-        at = start + length
-    return pieces
+
+    labelled: list[tuple[int, int, str]]
+
+    @classmethod
+    def of(cls, positive: Pieces, negative: Pieces, count: int) -> "Segments":
+        """A sequence of `count` tokens. Pieces that stand in both texts belong to neither.
+
+        Sorted by hand, and pieces are neither looked up nor hashed: torch.compile can do none of
+        this once lengths are symbols.
+        """
+        texts, labelled, at = [], [], 0
+        for label, side, other in (
+            (POSITIVE, positive, negative),
+            (NEGATIVE, negative, positive),
+        ):
+            for start, length in side:
+                if not length or any(start == begin and n for begin, n in other):
+                    continue
+                place = len(texts)
+                while place and texts[place - 1][0] > start:
+                    place -= 1
+                texts.insert(place, (start, length, label))
+        for start, length, label in texts:
+            if start > at:
+                labelled.append((at, start - at, IMAGE))
+            labelled.append((start, length, label))
+            at = start + length
+        if count > at:
+            labelled.append((at, count - at, IMAGE))
+        return cls(labelled)
+
+    def only(self, *labels: str) -> Pieces:
+        """The pieces with one of these labels."""
+        return [(start, length) for start, length, label in self.labelled if label in labels]
+
+    @property
+    def positive(self) -> Pieces:
+        return self.only(POSITIVE)
+
+    @property
+    def negative(self) -> Pieces:
+        return self.only(NEGATIVE)
+
+    @property
+    def image(self) -> Pieces:
+        return self.only(IMAGE)
+
+    @property
+    def with_positive(self) -> Pieces:
+        """What the positive branch sees: its text and the image."""
+        return self.only(POSITIVE, IMAGE)
+
+    @property
+    def with_negative(self) -> Pieces:
+        """What the negative branch sees: its text and the image."""
+        return self.only(NEGATIVE, IMAGE)
+
+    def texts_first(self) -> "Segments":
+        """The same pieces in another order, the image behind the texts."""
+        texts = [piece for piece in self.labelled if piece[2] != IMAGE]
+        return Segments(texts + [piece for piece in self.labelled if piece[2] == IMAGE])
+
+    def apart(self, tokens: torch.Tensor, text: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, H, T + I, D) of one text and the image, in order -> the text's T, the image's I."""
+        at, found = 0, {text: [], IMAGE: []}
+        for _, length, label in self.labelled:
+            if label in (text, IMAGE):
+                found[label].append((at, length))
+                at = at + length
+        return take(tokens, found[text]), take(tokens, found[IMAGE])
 
 
-def attended(op, pieces, which: str, query, key, value, mask, tokens: int, keys=None) -> dict:
-    """The pieces of some kinds attend one another, or the `keys` of these kinds -> {place: its tokens, each (B, H, N, D)}"""
-    places = [place for place, piece in enumerate(pieces) if piece[2] in which]
-    chosen = [pieces[place][:2] for place in places]
-    seen = chosen if keys is None else [piece[:2] for piece in keys if piece[2] in which]
-    out = op(
-        take(query, tokens, chosen),
-        take(key, tokens, seen),
-        take(value, tokens, seen),
-        mask_of(mask, seen, chosen),
-    )
-    return dict(zip(places, out.split([length for _, length in chosen], tokens), strict=True))
+def places(family, kind: str, layout: Layout, queries: int, keys: int) -> tuple | None:
+    """What stands where in an attention of a `kind` (see `nag.families.KINDS`) with so many queries
+    and keys -> (Segments of the queries, Segments of the keys); None: this one sees no text.
+
+    An attention is recognised by its lengths. Compared by hand, not with `in`: torch.compile finds
+    no number among lengths that are symbols.
+    """
+    positive, negative = family.pieces(kind, layout.texts, keys)
+    texts = sum(length for _, length in positive + negative)
+    of_keys = Segments.of(positive, negative, keys)
+    of_image = Segments([(0, queries, IMAGE)])  # queries that are the image alone
+    if kind == "cross_added":  # behind the texts may stand tokens that go with either
+        return (of_image, of_keys) if keys >= sum(map(sum, layout.texts)) else None
+    if kind == "joint":
+        if keys < texts:
+            return None
+        if queries == keys - layout.cached_reference_tokens:
+            of_queries = Segments.of(*family.pieces(kind, layout.texts, queries), queries)
+            return of_queries, of_keys
+        return (of_image, of_keys.texts_first()) if queries == keys - texts else None
+    if keys != texts:
+        return None
+    if kind == "text":
+        return (of_keys, of_keys) if queries == keys else None
+    if kind == "injected":
+        return Segments.of(*family.pieces("joint", layout.texts, queries), queries), of_keys
+    return of_image, of_keys
 
 
-PORTION = 1024  # tokens
+class Inputs(NamedTuple):
+    """What an attention op takes: (B, H, queries, D), twice (B, H or fewer, keys, D), and a mask
+    that broadcasts to (B, H, queries, keys), or None."""
+
+    query: torch.Tensor
+    key: torch.Tensor
+    value: torch.Tensor
+    mask: torch.Tensor | None = None
+
+    def seen(self, keys: Pieces, queries: Pieces | None = None) -> "Inputs":
+        """These keys alone, and of the queries these or all."""
+        query = self.query if queries is None else take(self.query, queries)
+        mask = mask_of(self.mask, keys, queries)
+        return Inputs(query, take(self.key, keys), take(self.value, keys), mask)
+
+    def of_rows(self, rows: slice) -> "Inputs":
+        """These rows of the batch alone; a mask may be the same for all."""
+        mask = self.mask
+        if mask is not None and mask.ndim > 2 and mask.shape[0] == len(self.query):
+            mask = mask[rows]
+        return Inputs(self.query[rows], self.key[rows], self.value[rows], mask)
+
+    def output(self) -> torch.Tensor:
+        """Zeros (B, H, queries, D) in (B, queries, H, D) memory: heads side by side are what every
+        processor makes of them next, and then need no copy."""
+        batch, heads, queries, _ = self.query.shape
+        zeros = self.query.new_zeros(batch, queries, heads, self.value.shape[-1])
+        return zeros.transpose(1, 2)
 
 
-def portions(start: int, length: int, like) -> list[tuple[int, int]]:
-    """Tokens as (start, count), cut on a processor: what is computed of so many stays in its cache, and takes no memory of its own.
-    A GPU is faster with all at once, and so is what torch.compile makes of it."""
-    if like.device.type != "cpu" or torch.compiler.is_compiling():
-        return [(start, length)]
-    return [(at, min(PORTION, start + length - at)) for at in range(start, start + length, PORTION)]
-
-
-def joined(parts: dict, tokens: int):
-    return torch.cat([parts[place] for place in sorted(parts)], tokens)
-
-
-def zeros(parts: dict, length: int, tokens: int):
-    """Like the parts, of another length."""
-    like = next(iter(parts.values()))
-    return like.new_zeros([length if d == tokens else n for d, n in enumerate(like.shape)])
-
-
-def take(tensor, dim: int, pieces):
-    """The pieces (start, length) of a tensor, behind one another; no copy where they are one."""
+def take(tensor: torch.Tensor, pieces: Pieces, dim: int = 2) -> torch.Tensor:
+    """The pieces of a tensor, one behind the other; a view where they are neighbours."""
     whole = []
     for start, length in pieces:
         if whole and sum(whole[-1]) == start:
             whole[-1] = (whole[-1][0], whole[-1][1] + length)
         else:
             whole.append((start, length))
+    if not whole:
+        return tensor.narrow(dim, 0, 0)
     parts = [tensor.narrow(dim, *piece) for piece in whole]
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
 
 
-def mask_of(mask, keys, queries=None):
-    """A mask's keys, and its queries too where it has them and they are wanted."""
+def put(out: torch.Tensor, pieces: Pieces, tokens: torch.Tensor) -> None:
+    """The reverse of `take`: writes tokens (B, H, N, D) to their pieces of `out`."""
+    parts = tokens.split([length for _, length in pieces], 2)
+    for piece, part in zip(pieces, parts, strict=True):
+        out.narrow(2, *piece).copy_(part)
+
+
+def mask_of(
+    mask: torch.Tensor | None, keys: Pieces, queries: Pieces | None = None
+) -> torch.Tensor | None:
+    """A mask's keys, and its queries where it has them and they are wanted, in memory of its own:
+    kernels of a GPU read masks in words of 16 bytes, and die of one that begins in between."""
     if mask is None:
         return None
-    mask = take(mask, mask.ndim - 1, keys)
-    return (
-        take(mask, mask.ndim - 2, queries)
-        if queries and mask.ndim > 1 and mask.shape[-2] > 1
-        else mask
-    )
+    cut = take(mask, keys, mask.ndim - 1)
+    if queries is not None and mask.ndim > 1 and mask.shape[-2] > 1:
+        cut = take(cut, queries, mask.ndim - 2)
+    return cut.clone(memory_format=torch.contiguous_format)
 
 
-def mask_rows(mask, rows: slice, count: int):
-    """The rows of a mask that may be broadcast over the batch."""
-    return mask[rows] if mask is not None and mask.ndim > 2 and mask.shape[0] == count else mask
+PORTION = 1024  # tokens
+
+
+def portions(pieces: Pieces, device: torch.device) -> Pieces:
+    """Pieces cut smaller on a processor: what is computed of so many tokens stays in its cache and
+    takes no memory of its own. A GPU, and what torch.compile makes of it, is faster with all at
+    once."""
+    if device.type != "cpu" or torch.compiler.is_compiling():
+        return pieces
+    return [
+        (at, min(PORTION, start + length - at))
+        for start, length in pieces
+        for at in range(start, start + length, PORTION)
+    ]

@@ -1,12 +1,26 @@
-"""How the attention op gets into a model's own processors: a twin of each, with the same code in another namespace."""
+"""How the guided op gets into a model's own attention processors, without a change to either.
+
+The trick: a Python function is its *code* and the *namespace* in which the code looks names up. A
+processor's `__call__` finds `F` (or `dispatch_attention_fn`) in the module that defines it. So the
+same code, run in a copy of that module's namespace in which those two names are ours, is the same
+processor with our attention op. Such a copy is the processor's *twin*: an object with the same
+attributes, of a subclass whose `__call__` is the copied function. LoRA, IP-Adapter, fused
+projections, rotary positions and the choice of kernels stay what they are.
+
+Two other ways do not work. A wrapper around a processor loses arguments: diffusers drops those
+that the processor's own signature does not name. And replacing `F.scaled_dot_product_attention`
+for everybody would change other models, in other threads.
+"""
 
 import contextlib
 import copy
 import functools
+import inspect
 import itertools
 import sys
 import types
 import weakref
+from collections.abc import Callable
 
 import torch.nn.functional as F
 
@@ -14,127 +28,130 @@ from .attention_processor import GuidedAttention
 from .errors import NAGRuntimeError, NAGValueError
 from .settings import NAGSettings
 
-_serial = itertools.count()
 ATTENTION = {"scaled_dot_product_attention", "dispatch_attention_fn"}
+_serial = itertools.count()
+
+# denoiser -> {processor class: its twin class}. One for all layers and all contexts: to
+# torch.compile another class is another program, which it would compile anew for every layer of a
+# repeated block and every time that `guide` is entered.
+_twins = weakref.WeakKeyDictionary()
+
+
+class CurrentLayer:
+    """The layer whose processor runs: set by a twin as it is called, read by the op that it then
+    calls. One for each twin class."""
+
+    layer: GuidedAttention | None = None
 
 
 def copy_code(code: types.CodeType) -> types.CodeType:
-    """The same code, with that of its inner functions, as another object: torch.compile remembers what it compiled by code object, and
-    leaves it in the namespace where it first ran."""
-    return code.replace(
-        co_consts=tuple(
-            copy_code(const) if isinstance(const, types.CodeType) else const
-            for const in code.co_consts
-        )
-    )
+    """The same code, with that of its inner functions, as another object: torch.compile remembers
+    by code object what it compiled, and leaves it in the namespace where it first ran."""
+
+    def again(const):
+        return copy_code(const) if isinstance(const, types.CodeType) else const
+
+    return code.replace(co_consts=tuple(map(again, code.co_consts)))
 
 
-def with_globals(function, namespace):
-    """The same code, run in another namespace."""
-    call = types.FunctionType(
+def with_globals(function: types.FunctionType, namespace: types.ModuleType) -> types.FunctionType:
+    """The same function, which looks names up in another module."""
+    other = types.FunctionType(
         copy_code(function.__code__),
         namespace.__dict__,
         function.__name__,
         function.__defaults__,
         function.__closure__,
     )
-    call.__kwdefaults__ = function.__kwdefaults__
-    return call
-
-
-class CurrentLayer:
-    """Whose attention op runs: set by a twin when it is called, read by its op. One for each twin class."""
-
-    layer: GuidedAttention | None = None
+    other.__kwdefaults__ = function.__kwdefaults__
+    return other
 
 
 def copy_module(namespace: dict, name: str) -> types.ModuleType:
-    """A module's namespace as a module of its own; with its name too, for under that it goes into sys.modules."""
+    """A module with the names of another: it can be changed alone. `name` becomes its own
+    `__name__` too, under which `install` puts it into `sys.modules`."""
     module = types.ModuleType(name)
     module.__dict__.update(namespace | {"__name__": name})
     return module
 
 
-def plain(args, options: dict, backend: str) -> bool:
-    """Whether an attention op is asked for nothing but attention, of PyTorch's own kind. backend: diffusers' where the op names none."""
-    asked = any(
-        bool(value)
-        for name, value in options.items()
-        if name not in ("scale", "backend", "enable_gqa")
-    )
+def is_plain(args: tuple, options: dict, backend: str) -> bool:
+    """Whether an attention op is asked for attention alone, by PyTorch's own kernels.
+
+    args, options: all but query, key, value and mask. backend: diffusers' where options name none.
+    """
+    known = ("scale", "backend", "enable_gqa")
+    asked = any(bool(value) for name, value in options.items() if name not in known)
     return not asked and not any(args) and (options.get("backend") or backend) == "native"
 
 
-def twin_class(cls, running: CurrentLayer):
-    """A processor class again, with its attention op led through `running.layer`. The original is not touched."""
-    function = cls.__call__
-    if not isinstance(function, types.FunctionType):
-        raise NAGValueError(
-            f"NAG cannot look into an attention processor that is a {cls.__name__}: its __call__ is not written in Python."
-        )
-    namespace = copy_module(function.__globals__, f"nag._attention_{next(_serial)}")
+def functional_with(current: CurrentLayer, name: str) -> types.ModuleType:
+    """`torch.nn.functional` as a module `name`, whose attention op asks `current.layer`."""
 
     def scaled_dot_product_attention(query, key, value, attn_mask=None, *args, **options):
         def op(q, k, v, mask):
             return F.scaled_dot_product_attention(q, k, v, mask, *args, **options)
 
-        return running.layer.attend(
-            op,
-            query,
-            key,
-            value,
-            attn_mask,
-            2,
-            plain(args, options, "native"),
-            options.get("scale"),
-        )
+        plain, scale = is_plain(args, options, "native"), options.get("scale")
+        return current.layer.attend(op, query, key, value, attn_mask, 2, plain, scale)
 
-    functional = copy_module(F.__dict__, namespace.__name__ + "_functional")
+    functional = copy_module(F.__dict__, name)
     functional.scaled_dot_product_attention = scaled_dot_product_attention
-    if namespace.__dict__.get("F") is F:
+    return functional
+
+
+def dispatch_with(current: CurrentLayer, dispatch: Callable) -> Callable:
+    """diffusers' `dispatch_attention_fn`, which asks `current.layer`; tensors are (B, N, H, D)."""
+
+    def dispatch_attention_fn(query, key, value, attn_mask=None, *args, **options):
+        def op(q, k, v, mask):
+            return dispatch(q, k, v, mask, *args, **options)
+
+        plain, scale = is_plain(args, options, current.layer.call.backend), options.get("scale")
+        return current.layer.attend(op, query, key, value, attn_mask, 1, plain, scale)
+
+    return dispatch_attention_fn
+
+
+def twin_class(cls: type, current: CurrentLayer) -> type:
+    """A subclass of a processor class that asks `current.layer` for its attention.
+
+    `nag_namespaces`: the modules that it runs in. Raises NAGValueError where `__call__` has no
+    Python code that could run elsewhere.
+    """
+    function = cls.__call__
+    if not isinstance(function, types.FunctionType):
+        raise NAGValueError(
+            f"NAG cannot look into an attention processor that is a {cls.__name__}: its __call__ "
+            "is not written in Python."
+        )
+    namespace = copy_module(function.__globals__, f"nag._attention_{next(_serial)}")
+    functional = functional_with(current, namespace.__name__ + "_functional")
+    if vars(namespace).get("F") is F:
         namespace.F = functional
-    dispatch = namespace.__dict__.get("dispatch_attention_fn")
-    if dispatch is not None:
-
-        def dispatch_attention_fn(query, key, value, attn_mask=None, *args, **options):
-            def op(q, k, v, mask):
-                return dispatch(q, k, v, mask, *args, **options)
-
-            ours = plain(args, options, running.layer.call.backend)
-            return running.layer.attend(
-                op, query, key, value, attn_mask, 1, ours, options.get("scale")
-            )
-
-        namespace.dispatch_attention_fn = dispatch_attention_fn
-
-    for name, helper in list(
-        vars(namespace).items()
-    ):  # functions of the same module that attend for the processor
-        own = isinstance(helper, types.FunctionType) and helper.__globals__ is function.__globals__
-        if own and ATTENTION & set(helper.__code__.co_names):
+    if dispatch := vars(namespace).get("dispatch_attention_fn"):
+        namespace.dispatch_attention_fn = dispatch_with(current, dispatch)
+    for name, helper in list(vars(namespace).items()):  # that attend for the processor
+        beside = isinstance(helper, types.FunctionType)
+        beside = beside and helper.__globals__ is function.__globals__
+        if beside and ATTENTION & set(helper.__code__.co_names):
             setattr(namespace, name, with_globals(helper, namespace))
     same_code = with_globals(function, namespace)
 
-    @functools.wraps(function)  # diffusers reads the signature
+    @functools.wraps(function)
     def call(self, *args, **kwargs):
-        running.layer = self.nag_layer
-        running.layer.seen = False
+        current.layer = self.nag_layer
+        current.layer.seen = False
         return same_code(self, *args, **kwargs)
 
-    return type(
-        cls.__name__,
-        (cls,),
-        {"__call__": call, "nag_running": running, "nag_namespaces": (namespace, functional)},
-    )
-
-
-# denoiser -> {processor class: its twin}. One class for all layers and all contexts: to torch.compile another class is another
-# program, and it would compile anew for every layer of a repeated block and every time that `guide` is entered.
-_twins = weakref.WeakKeyDictionary()
+    # diffusers reads it at every call: found here, it need not be made of what is wrapped
+    call.__signature__ = inspect.signature(function)
+    members = {"nag_current": current, "nag_namespaces": (namespace, functional)}
+    return type(cls.__name__, (cls,), {"__call__": call} | members)
 
 
 def twin(denoiser, processor, layer: GuidedAttention):
-    """`processor` again, with its attention op led through `layer`."""
+    """`processor` again, with the same attributes, whose attention op is that of `layer`."""
     classes = _twins.setdefault(denoiser, {})
     cls = type(processor)
     if cls not in classes:
@@ -145,43 +162,45 @@ def twin(denoiser, processor, layer: GuidedAttention):
     return other
 
 
-def install(denoiser, family, settings: NAGSettings, call):
-    """Gives every layer of `family` a guided twin of its processor. Returns the guided layers and a function that gives all back."""
-    layers, changed, found = [], [], family.layers(denoiser)
+def install(denoiser, family, settings: NAGSettings, call) -> tuple[list, Callable]:
+    """Gives every layer of `family` a twin of its processor.
+
+    Returns the guided layers and a function that puts the original processors back. Raises
+    NAGRuntimeError where a denoiser is guided already.
+    """
+    found = family.layers(denoiser)
     if any(hasattr(module.processor, "nag_layer") for _, module in found.values()):
         raise NAGRuntimeError(
-            f"This {type(denoiser).__name__} is guided already; leave one nag.guide before you enter the next."
+            f"This {type(denoiser).__name__} is guided already; leave one nag.guide before you "
+            "enter the next."
         )
-    namespaces = {}
-
-    def give_back():
-        for name in namespaces:
-            sys.modules.pop(name, None)
-        for module, original, other in changed:
-            type(other).nag_running.layer = None
-            if module.processor is other:  # else somebody has set another one, which stays
-                module.processor = original
-            # what was set meanwhile (an attention backend, the scale of an IP-Adapter) was meant for the original
-            vars(original).update(
-                {name: value for name, value in vars(other).items() if name != "nag_layer"}
-            )
-
+    layers = []
     with contextlib.ExitStack() as stack:
-        stack.callback(give_back)
+        namespaces = {}
+        stack.callback(put_back, layers, namespaces)
         for name, (kind, module) in found.items():
             original = module.processor
-            layer = GuidedAttention(
-                name, kind, family, settings, call, pictures=hasattr(original, "to_k_ip")
-            )
-            layer.module, layer.twin = module, twin(denoiser, original, layer)
-            module.processor = layer.twin
+            pictures = hasattr(original, "to_k_ip")
+            layer = GuidedAttention(name, kind, family, settings, call, pictures)
+            layer.module, layer.original = module, original
+            layer.twin = module.processor = twin(denoiser, original, layer)
             layers.append(layer)
-            changed.append((module, original, layer.twin))
         # found under their names in sys.modules, the namespaces can be traced by torch.compile
-        namespaces |= {
-            n.__name__: n for cls in _twins[denoiser].values() for n in cls.nag_namespaces
-        }
+        for cls in _twins[denoiser].values():
+            namespaces |= {module.__name__: module for module in cls.nag_namespaces}
         sys.modules.update(namespaces)
         stack.pop_all()  # all went well
+    return layers, functools.partial(put_back, layers, namespaces)
 
-    return layers, give_back
+
+def put_back(layers: list[GuidedAttention], namespaces: dict[str, types.ModuleType]) -> None:
+    """The original processors, but for those that somebody replaced meanwhile, which stay."""
+    for name in namespaces:
+        sys.modules.pop(name, None)
+    for layer in layers:
+        type(layer.twin).nag_current.layer = None
+        if layer.module.processor is layer.twin:
+            layer.module.processor = layer.original
+        # set meanwhile (an attention backend, the scale of an IP-Adapter), and meant to stay
+        changed = {name: value for name, value in vars(layer.twin).items() if name != "nag_layer"}
+        vars(layer.original).update(changed)

@@ -216,7 +216,7 @@ def test_processors_that_are_replaced_inside_are_refused():
             change(pipe)
             drawing("sd", pipe)(PROMPT)
         assert not any(
-            type(p).__dict__.get("nag_running") for p in pipe.unet.attn_processors.values()
+            type(p).__dict__.get("nag_current") for p in pipe.unet.attn_processors.values()
         )
 
 

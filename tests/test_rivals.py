@@ -19,9 +19,15 @@ from nag.segments import Layout
 PLUS, MINUS, IMAGE = 5, 3, 12
 
 
+def pieces(kind, texts, count):
+    """Where the texts stand: first, in `cross_added` with the tokens that go with either."""
+    either = [(PLUS + MINUS, count - PLUS - MINUS)] if kind == "cross_added" else []
+    return [(0, PLUS), *either], [(PLUS, MINUS), *either]
+
+
 def layer(kind: str, method: str, scale: float, rows: slice, total: int):
     """One guided layer whose text stands first, and its call."""
-    family = SimpleNamespace(pieces=lambda kind, texts, count: ([(0, PLUS)], [(PLUS, MINUS)]))
+    family = SimpleNamespace(pieces=pieces)
     call = SimpleNamespace(layout=Layout(((PLUS, MINUS),), rows, total), exact=False)
     return GuidedAttention("here", kind, family, NAGSettings(scale=scale, method=method), call)
 
@@ -52,6 +58,30 @@ def test_cross_attention(method, rows):
     expected = attention(q, *plus)
     expected[rows] = by_hand(method, q, 1.5, plus, minus)[rows]
     assert_close(out, expected)
+
+
+@pytest.mark.parametrize("method", ["nasa", "vsf"])
+@pytest.mark.parametrize("kind", ["joint", "cross_added"])
+def test_keys_that_go_with_either_text_count_once_and_with_their_own_sign(kind, method):
+    """The image's own, where its queries come alone, or a picture's behind the text."""
+    q, k, v = (torch.randn(2, 4, n, 8) for n in (IMAGE, *[PLUS + MINUS + IMAGE] * 2))
+    out = layer(kind, method, 1.5, slice(0, 2), 2).attend(op, q, k, v, None)
+    text, other, either = slice(PLUS), slice(PLUS, PLUS + MINUS), slice(PLUS + MINUS, None)
+
+    def of(*parts):
+        return [torch.cat([x[:, :, part] for part in parts], 2) for x in (k, v)]
+
+    minus = of(other) if method == "vsf" else of(other, either)
+    assert_close(out, by_hand(method, q, 1.5, of(text, either), minus))
+
+
+@pytest.mark.parametrize("method", ["nag", "nasa", "vsf"])
+def test_texts_that_attend_without_the_image_attend_themselves(method):
+    """As in Qwen-Image 2.1, where the image's queries follow in a call of their own."""
+    q, k, v = (torch.randn(1, 4, PLUS + MINUS, 8) for _ in range(3))
+    out = layer("joint", method, 1.5, slice(0, 1), 1).attend(op, q, k, v, None)
+    for part in (slice(PLUS), slice(PLUS, None)):
+        assert_close(out[:, :, part], attention(*(x[:, :, part] for x in (q, k, v))))
 
 
 @pytest.mark.parametrize("method", ["nasa", "vsf"])
@@ -86,6 +116,7 @@ def test_joint_attention(method, plain):
         "SD3Transformer2DModel",
         "UNet2DConditionModel",
         "WanTransformer3DModel",
+        "QwenImage21Transformer2DModel",
     ],
 )
 def test_on_whole_models_they_steer_and_leave_nothing_behind(name, method):
