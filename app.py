@@ -4,6 +4,7 @@ import argparse
 import os
 
 from nag.engine.engine import Engine
+from nag.errors import Refused
 from nag.page.controls import PRESETS
 from nag.page.layout import build
 from nag.page.serve import launch
@@ -19,11 +20,15 @@ def main() -> None:
     parser.add_argument("--preset", default=DEFAULT, choices=list(PRESETS))
     parser.add_argument(
         "--model",
-        help="a local folder or a repository on the hub, loaded in place of the preset's own model",
+        help="loaded in place of the preset's own model: a local folder, a repository on the hub, "
+        "or one .safetensors or .gguf file, for which that model gives what the file lacks",
     )
     arguments = parser.parse_args()
     if arguments.model:
-        PRESETS[arguments.preset] = PRESETS[arguments.preset].with_model(arguments.model)
+        try:
+            PRESETS[arguments.preset] = PRESETS[arguments.preset].with_model(arguments.model)
+        except Refused as error:
+            parser.error(str(error))
     demo = build(Engine(), arguments.preset)
     launch(demo, arguments.host, arguments.port)
 

@@ -89,7 +89,8 @@ def _add_request(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--model",
-        help="a local folder or a repository on the hub, in place of the preset's own model",
+        help="a local folder, a repository on the hub, or one .safetensors or .gguf file, in place "
+        "of the preset's own model",
     )
     parser.add_argument(
         "--image",

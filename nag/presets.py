@@ -28,6 +28,7 @@ from .request import (
 )
 
 FOLDER = Path(__file__).resolve().parent.parent / "presets"
+WEIGHTS = (".safetensors", ".gguf")
 
 
 def needed(weights_gb: float) -> float:
@@ -56,6 +57,7 @@ class Preset(BaseModel):
     variant: str | None = (
         None  # "fp16" where there are half-precision files beside the full ones; another set of weights
     )
+    weights: str | None = None  # one file in place of the model's own, `with_model` sets it
     pipeline: str = "DiffusionPipeline"  # diffusers class; the default reads model_index.json
     dtype: Literal["float32", "float16", "bfloat16", "auto"] = "auto"
     vae_dtype: Literal["float32", "float16", "bfloat16"] | None = None  # where it is another one
@@ -104,7 +106,7 @@ class Preset(BaseModel):
     @property
     def shipped(self) -> bool:
         """Whether the weights ship with this project."""
-        return self.local and not Path(self.model).is_absolute()
+        return self.local and not Path(self.model).is_absolute() and not self.weights
 
     @property
     def model_name(self) -> str:
@@ -131,8 +133,11 @@ class Preset(BaseModel):
         )
 
     def with_model(self, model: str) -> "Preset":
-        """This preset's settings with another model: a folder, or a repository on the hub."""
+        """This preset's settings with another model: a folder, a repository on the hub, or one file
+        with weights, for which the preset's own model gives all else. Raises `Refused`."""
         folder = Path(model).expanduser()
+        if folder.is_file() or folder.suffix in WEIGHTS:
+            return self._with_file(folder)
         model = str(folder.resolve()) if folder.is_dir() else model
         name = Path(model).name
         return self.model_copy(
@@ -148,6 +153,19 @@ class Preset(BaseModel):
                 "download_gb": 0,
                 "pipeline": "DiffusionPipeline",
             }
+        )
+
+    def _with_file(self, file: Path) -> "Preset":
+        if not file.is_file():
+            raise Refused(f"There is no file {file}.")
+        if file.suffix not in WEIGHTS:
+            raise Refused(
+                f"{file.name} is none of {', '.join(WEIGHTS)}: other files may hold code that runs "
+                "while they are read, and are not loaded."
+            )
+        title = f"{file.name} (settings of {self.title})"
+        return self.model_copy(
+            update={"weights": str(file.resolve()), "title": title, "meter": None, "licence": ""}
         )
 
     def range(self, field: str) -> tuple[float, float]:

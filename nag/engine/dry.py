@@ -1,12 +1,12 @@
 """What can be said of a preset without its weights: whether this machine's libraries can run it."""
 
 import inspect
-import json
 import re
 
-from ..presets import FOLDER, Preset, resolve
+from ..presets import Preset, resolve
 from .call import call_arguments
 from .run import Column, Run
+from .single_file import pipeline_class
 
 
 def missing(preset: Preset) -> str:
@@ -21,17 +21,6 @@ def faults(preset: Preset) -> list[str]:
     if cls is None:
         return [f"diffusers has no {preset.pipeline}."]
     return [*_denoiser(cls), *_columns(preset, cls), *_scheduler(preset), *_lora(preset, cls)]
-
-
-def pipeline_class(preset: Preset) -> type | None:
-    """The class that a preset names; of a folder that of its model_index.json."""
-    import diffusers
-
-    name = preset.pipeline
-    if name == "DiffusionPipeline" and preset.local:
-        index = FOLDER.parent / preset.model / "model_index.json"
-        name = json.loads(index.read_text())["_class_name"]
-    return getattr(diffusers, name, None)
 
 
 def _installed(package: str) -> bool:

@@ -11,6 +11,7 @@ from ..presets import FOLDER, Preset
 from .memory import check_memory, free_memory, place
 from .repairs import repair
 from .reuse import EmbeddingCache
+from .single_file import from_file, pipeline_class
 
 PROJECT = FOLDER.parent
 _importing = threading.Lock()
@@ -90,19 +91,20 @@ def _from_pretrained(preset: Preset, source: str, revision: str | None, dtype, l
     import diffusers
     import torch
 
-    cls = getattr(diffusers, preset.pipeline)
+    cls = pipeline_class(preset) if preset.weights else getattr(diffusers, preset.pipeline)
     if preset.vae_dtype:
         dtype = {"default": dtype, "vae": getattr(torch, preset.vae_dtype)}
     # never code that came with a model, never pickles
-    return cls.from_pretrained(
-        source,
-        revision=revision,
-        variant=preset.variant,
-        dtype=dtype,
-        use_safetensors=True,
-        local_files_only=local,
-        trust_remote_code=False,
-    )
+    options = {
+        "revision": revision,
+        "variant": preset.variant,
+        "use_safetensors": True,
+        "local_files_only": local,
+        "trust_remote_code": False,
+    }
+    if preset.weights:
+        return from_file(cls, preset, source, dtype, options)
+    return cls.from_pretrained(source, dtype=dtype, **options)
 
 
 def _prepare(preset: Preset, pipe) -> None:
