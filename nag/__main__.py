@@ -259,7 +259,7 @@ def families_table() -> str:
         pipelines = users.get(name, [])
         more = f" and {len(pipelines) - 5} more" if len(pipelines) > 5 else ""
         special = (
-            family.adapter.__doc__.split(". ")[0].split(":")[0].rstrip(".") + "."
+            " ".join(family.adapter.__doc__.split()).split(". ")[0].split(":")[0].rstrip(".") + "."
             if family.adapter
             else ""
         )

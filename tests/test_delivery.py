@@ -17,6 +17,7 @@ from tiny import NEGATIVE, PIPELINES, PROMPT, draw, pipeline, prepared, qwen_ima
 
 import nag
 from nag import families
+from nag.guidance import call
 
 LONG = (
     "a portrait of a nurse with a hat, a long beard, sad, blurry " * 12
@@ -48,11 +49,16 @@ def equal(a, b) -> bool:
 
 @pytest.mark.parametrize("negative", [NEGATIVE, "", LONG], ids=["short", "empty", "long"])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_the_negative_is_encoded_as_a_prompt_would_be(name, negative):
+def test_the_negative_is_encoded_as_a_prompt_would_be(name, negative, monkeypatch):
+    encoded, plan = [], call.plan_call
+    monkeypatch.setattr(
+        call, "plan_call", lambda texts, *rest: encoded.append(texts) or plan(texts, *rest)
+    )
     with nag.guide(pipeline(name), negative, **STRONG) as guidance:
         out = draw(name)
     assert guidance.guided_calls == guidance.step == 2 and differ(out, draw(name))
-    for side, words in zip(guidance.encoded, (PROMPT, negative), strict=True):
+    sides = encoded[0].positive, encoded[0].negative
+    for side, words in zip(sides, (PROMPT, negative), strict=True):
         delivered = texts(name, words)
         for p in families.find(pipeline(name)).inputs:
             if p.encoded is not None and p.kind == "mask" and delivered[p.argument] is not None:

@@ -2,6 +2,7 @@
 
 import functools
 import sys
+import threading
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch.testing import assert_close
 
 import nag
 from nag import families
+from nag.errors import NAGError
 from nag.patch import wrap_method
 
 FAMILIES = list(PIPELINES)
@@ -289,6 +291,37 @@ def test_a_processor_that_cannot_be_guided_leaves_nothing_behind():
     finally:
         attention.processor = original
     assert state(pipe) == before and differ(guided("sd"), draw("sd"))
+
+
+@pytest.mark.parametrize("what", ["pipeline", "encode_prompt", "denoiser"])
+def test_a_call_from_another_thread_is_refused(what):
+    """It would be guided without having asked for it, or the two pictures would be mixed."""
+    pipe, errors = pipeline("sd"), []
+    plain = draw("sd")
+    calls = {
+        "pipeline": lambda: draw("sd", "a chef"),
+        "encode_prompt": lambda: pipe.encode_prompt("a chef", "cpu", 1, False),
+        "denoiser": lambda: pipe.unet(
+            torch.randn(1, 4, 4, 4), 1, encoder_hidden_states=torch.randn(1, 24, 16)
+        ),
+    }
+
+    def elsewhere():
+        with pytest.raises(NAGError, match="guided in another thread.*Enter nag.guide in") as error:
+            calls[what]()
+        errors.append(error)
+
+    def in_mid_run(*_):
+        thread = threading.Thread(target=elsewhere)
+        thread.start()
+        thread.join()
+        return {}
+
+    with nag.guide(pipe, NEGATIVE, **STRONG):
+        in_mid_run()
+        out = draw("sd", callback_on_step_end=in_mid_run)
+    assert len(errors) == 3 and torch.equal(out, guided("sd"))
+    assert torch.equal(draw("sd"), plain)
 
 
 def test_another_scheduler_inside_is_refused():

@@ -1,13 +1,14 @@
 """`trim`: the negative without the padding behind its words."""
 
 import pytest
+from oracle import text_seen
 from test_guidance import STRONG, close, differ, state
 from tiny import NEGATIVE, PROMPT, draw, pipeline
 
 import nag
 from nag import families
 
-# pipeline -> tokens of "with big glasses" in its text: letters and an end in T5-like tokenizers; CLIP's too, with a start; 24 of CLIP before SD3's T5
+# pipeline -> its tokenizer with a token for each of the denoiser's; 24 of CLIP stand before SD3's T5
 OWN = {
     "flux": "tokenizer_2",
     "sd": "tokenizer",
@@ -22,33 +23,46 @@ def own(pipe, words: str, name: str) -> int:
     return len(ids) + (pipe.tokenizer_max_length if name == "sd3" else 0)
 
 
+def text_of(name: str):
+    return drawn(name, PROMPT)[1]
+
+
+def drawn(name: str, prompt):
+    """(the latents, the text that reached the denoiser), (B, T, D)"""
+    seen = []
+    with text_seen(pipeline(name), seen):
+        out = draw(name, prompt)
+    return out, seen[0][families.find(pipeline(name)).inputs[0].argument]
+
+
+def packed_text(name: str, negative, prompt=PROMPT, **settings):
+    with nag.guide(pipeline(name), negative, **STRONG, **settings):
+        return drawn(name, prompt)
+
+
 @pytest.mark.parametrize("name", OWN)
 def test_only_the_words_of_the_negative_are_attended(name):
     pipe, words = pipeline(name), "hat"
     draw(name)
     before = state(pipe)
-    with nag.guide(pipe, words, trim=True, **STRONG) as guidance:
-        out = draw(name)
-    text = families.find(pipe).inputs[0].argument
-    positive, negative = guidance.encoded[0][text], guidance.encoded[1][text]
-    assert negative.shape[1] == own(pipe, words, name) < positive.shape[1]
+    out, packed = packed_text(name, words, trim=True)
+    tokens = own(pipe, words, name)
+    assert packed.shape[1] == text_of(name).shape[1] + tokens < 2 * text_of(name).shape[1]
     with nag.guide(pipe, words, **STRONG):
         padded = draw(name)
     assert differ(out, padded)
-    with nag.guide(pipe, negative_prompt_embeds=negative, **STRONG):
+    with nag.guide(pipe, negative_prompt_embeds=packed[:, -tokens:], **STRONG):
         close(out, draw(name))
     assert state(pipe) == before
 
 
 @pytest.mark.parametrize("name", OWN)
 def test_of_several_negatives_the_longest_counts_and_one_that_fills_the_text_is_left_whole(name):
-    pipe, text = pipeline(name), families.find(pipeline(name)).inputs[0].argument
-    with nag.guide(pipe, ["hat", "beard"], trim=True, **STRONG) as guidance:
-        draw(name, [PROMPT, "a"])
-    assert guidance.encoded[1][text].shape[1] == own(pipe, "beard", name)
-    with nag.guide(pipe, NEGATIVE * 40, trim=True, **STRONG) as guidance:
-        out = draw(name)
-    assert guidance.encoded[1][text].shape == guidance.encoded[0][text].shape
+    pipe, full = pipeline(name), text_of(name).shape[1]
+    _, packed = packed_text(name, ["hat", "beard"], [PROMPT, "a"], trim=True)
+    assert packed.shape[1] == full + own(pipe, "beard", name)
+    out, packed = packed_text(name, NEGATIVE * 40, trim=True)
+    assert packed.shape[1] == 2 * full
     with nag.guide(pipe, NEGATIVE * 40, **STRONG):
         assert (out == draw(name)).all()
 

@@ -2,13 +2,14 @@
 
 from .lookup import denoiser_of, denoisers_of, encoders_of, find, row_of, supports, unwrapped
 from .refused import REFUSED
-from .schema import KINDS, Family, Packed
+from .schema import KINDS, Adapted, Family, Packed
 from .table import FAMILIES
 
 __all__ = [
     "FAMILIES",
     "KINDS",
     "REFUSED",
+    "Adapted",
     "Family",
     "Packed",
     "denoiser_of",

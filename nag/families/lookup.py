@@ -7,7 +7,8 @@ from .table import FAMILIES
 
 
 def denoisers_of(pipe) -> list:
-    """The UNet or transformers of a pipeline as they stand there (Wan 2.2 has two), or the module itself."""
+    """The UNet or transformers of a pipeline as they stand there (Wan 2.2 has two), or the module
+    itself."""
     for names in (("transformer", "transformer_2", "unet"), ("prior",)):
         if found := [part for name in names if (part := getattr(pipe, name, None)) is not None]:
             return found
@@ -25,7 +26,8 @@ def denoiser_of(pipe):
 
 
 def row_of(cls) -> str | None:
-    """The name of the row that describes a denoiser class: its own, or that of a class it inherits from."""
+    """The name of the row that describes a denoiser class: its own, or that of a class it inherits
+    from."""
     return next(
         (
             base.__name__
@@ -37,14 +39,16 @@ def row_of(cls) -> str | None:
 
 
 def find(pipe) -> Family:
-    """The row of a pipeline's denoiser. Raises a ValueError that says why it is refused, or names what is supported."""
+    """The row of a pipeline's denoiser. Raises a NAGValueError that says why it is refused, or
+    names what is supported."""
     denoiser = denoiser_of(pipe)
     row = row_of(type(denoiser))
     if row in REFUSED:
         raise NAGValueError(f"NAG cannot guide a {row}: {REFUSED[row]}")
     if row is None:
         raise NAGValueError(
-            f"NAG does not know how text enters a {type(denoiser).__name__}, and does not guess. Supported: {', '.join(sorted(FAMILIES))}."
+            f"NAG does not know how text enters a {type(denoiser).__name__}, and does not guess. "
+            f"Supported: {', '.join(sorted(FAMILIES))}."
         )
     return FAMILIES[row]
 
@@ -56,7 +60,8 @@ def encoders_of(pipe) -> list[str]:
 
 
 def supports(pipe) -> tuple[bool, str]:
-    """Whether `nag.guide` works on this pipeline (or on pipelines with this denoiser), and in one sentence how, or why not."""
+    """Whether `nag.guide` works on this pipeline (or on pipelines with this denoiser), and in one
+    sentence how, or why not."""
     try:
         family, denoiser = find(pipe), denoiser_of(pipe)
         layers = family.layers(denoiser)
@@ -65,12 +70,14 @@ def supports(pipe) -> tuple[bool, str]:
     if denoiser is not pipe and not encoders_of(pipe):
         return (
             False,
-            f"NAG listens to a pipeline's {family.encoders[-1]}, and a {type(pipe).__name__} has none.",
+            f"NAG listens to a pipeline's {family.encoders[-1]}, and a {type(pipe).__name__} has "
+            "none.",
         )
     if not layers:
         return (
             False,
-            f"This {type(denoiser).__name__} has no attention layer that sees text, so NAG has nothing to guide.",
+            f"This {type(denoiser).__name__} has no attention layer that sees text, so NAG has "
+            "nothing to guide.",
         )
     counts = {
         kind: sum(k.startswith(kind) for k, _ in layers.values())

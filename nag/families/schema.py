@@ -1,16 +1,16 @@
 """What NAG must be told of a denoiser class."""
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from ..errors import NAGValueError
 from .spans import one_after_another
 
 KINDS = {
     "cross": "keys are the text, queries the image",
     "cross_second": "keys are the second text, queries the image",
-    "cross_added": "keys are the text and what goes with either text (the image itself, a picture, a duration) behind it, queries the image",
+    "cross_added": "keys are the text and what goes with either text (the image itself, a picture, "
+    "a duration) behind it, queries the image",
     "joint": "keys are text and image in one sequence; queries are too, or are the image alone",
     "text": "keys and queries are the text alone",
     "injected": "keys are the text, queries are text and image in one sequence",
@@ -19,11 +19,16 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Packed:
-    """One input of the denoiser that carries something per text token, and grows by the negative's when they are packed.
+    """One input of the denoiser that carries something per text token, and grows by the negative's
+    when they are packed.
 
-    argument: its name in the denoiser's `forward`. encoded: its place in what `encode_prompt` returns; None where it is made elsewhere.
-    dim: the dimension that counts tokens. kind: "text", "layers", "mask", "count" or "ids". of: which text (0 the first) they belong to.
-    batch: the dimension that counts rows. call: which call of `encode_prompt` returns it, where a pipeline has one per text encoder.
+    argument: its name in the denoiser's `forward`.
+    encoded: its place in what `encode_prompt` returns; None where it is made elsewhere.
+    dim: the dimension that counts tokens.
+    kind: "text", "layers", "mask", "count" or "ids".
+    of: which text (0 the first) they belong to.
+    batch: the dimension that counts rows.
+    call: which call of `encode_prompt` returns it, where a pipeline has one per text encoder.
     """
 
     argument: str
@@ -43,31 +48,49 @@ def text(
     batch: int = 0,
     call: int = 0,
 ) -> Packed:
-    """A text: (rows, T, D), or a list of `rows` tensors (T, D) with `dim=0`; with `batch=1` (layers, rows, T, D)."""
+    """A text: (B, T, D), or a list of B tensors (T, D) with `dim=0`; with `batch=1`
+    (layers, B, T, D)."""
     return Packed(argument, encoded, dim, "text", of, batch, call)
 
 
 def mask(
     encoded: int | None, argument: str = "encoder_attention_mask", of: int = 0, call: int = 0
 ) -> Packed:
-    """A text's mask, (rows, T); image tokens may follow the text's."""
+    """A text's mask, (B, T); image tokens may follow the text's."""
     return Packed(argument, encoded, 1, "mask", of, 0, call)
 
 
 def valid(encoded: int | None, argument: str, of: int = 0) -> Packed:
-    """How many of a text's tokens are not padding, (rows,): a mask in short, for families with `rows`."""
+    """How many of a text's tokens are not padding, (B,): a mask in short, for families with
+    `rows`."""
     return Packed(argument, encoded, 0, "count", of)
 
 
 def ids(encoded: int | None, argument: str = "txt_ids", dim: int = -2, of: int = 0) -> Packed:
-    """Position ids of a text's tokens, (T, axes) or (rows, T, axes), image tokens may follow. The negative brings its own, or counts
-    as the positive does."""
+    """Position ids of a text's tokens, (T, axes) or (B, T, axes); image tokens may follow. The
+    negative brings its own, or counts as the positive does."""
     return Packed(argument, encoded, dim, "ids", of)
 
 
 def text_layers(encoded: int, argument: str = "text_encoder_layers", of: int = 0) -> Packed:
-    """A text's hidden states in every layer of its encoder: a list of (rows, T, D). The denoiser may get the last of them only."""
+    """A text's hidden states in every layer of its encoder: a list of (B, T, D). The denoiser may
+    get the last of them only."""
     return Packed(argument, encoded, 1, "layers", of)
+
+
+class Adapted(NamedTuple):
+    """What an adapter changes, beside modules of the denoiser that it wraps itself.
+
+    around: (call, *args, **kwargs) -> output; stands around every call of the whole denoiser.
+    layout: (layout, arguments of the call by name) -> the layout as the model's attention sees it.
+    rewrites: (owner, name, function): after every call of the method, or with "" of the owner, the
+        texts are `function(texts, result, original, *args, **kwargs)`. For pipelines that rewrite
+        their text between `encode_prompt` and the denoiser.
+    """
+
+    around: Callable | None = None
+    layout: Callable | None = None
+    rewrites: tuple[tuple[object, str, Callable], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -75,24 +98,34 @@ class Family:
     """What NAG must be told of a denoiser class.
 
     layers: denoiser -> {name: (kind, attention module)} of all that see the text; see `KINDS`.
-    inputs: what is packed. The first is the text by whose values the conditional rows are recognised.
-    order: of a joint attention's sequence, "text, image" or "image, text". spans: where that is not enough, a function
-        (kind, lengths, count) -> (pieces of the positive, pieces of the negative), each a list of (start, length).
-    grow: tokens that a text of so many tokens has inside the model (registers, padding to a multiple).
-    adapter: (pipe, denoiser, guidance) -> context manager, for models that count their text tokens or change their text on the way;
-        see `nag/families/adapters/`.
-    rows: names of the arguments with one entry per row ("name[]": a list of tensors with rows). Set where texts of different length
-        cannot share a call: padding is then cut off by the mask, and rows of different length (or un-guided ones) run one by one.
-    repeats: the pipeline repeats its texts for `num_images_per_prompt` itself, after `encode_prompt`.
-    empty: with `rows`: a text whose mask leaves nothing of it may have no tokens at all; otherwise it keeps one.
+    inputs: what is packed. The first is the text by whose values the conditional rows are
+        recognised.
+    order: of a joint attention's sequence, "text, image" or "image, text".
+    spans: where that is not enough, a function (kind, lengths, count) -> (pieces of the positive,
+        pieces of the negative), each a list of (start, length).
+    grow: tokens that a text of so many tokens has inside the model (registers, padding to a
+        multiple).
+    adapter: (pipe, denoiser, state) -> context manager that gives an `Adapted` or None, for models
+        that count their text tokens or change their text on the way; see `nag/families/adapters/`.
+    rows: names of the arguments with one entry per row ("name[]": a list of tensors with rows). Set
+        where texts of different length cannot share a call: padding is then cut off by the mask,
+        and rows of different length (or un-guided ones) run one by one.
+    repeats: the pipeline repeats its texts for `num_images_per_prompt` itself, after
+        `encode_prompt`.
+    empty: with `rows`: a text whose mask leaves nothing of it may have no tokens at all; otherwise
+        it keeps one.
     silent: a pattern of layers that a call may leave out (sound beside a video).
     encoders: the pipeline's methods that turn words into text, as far as it has them.
-    phrase: (prompt as the pipeline hands it to an encoder, negative words) -> these words in the same form, where that is not the words alone.
-    together: with CFG, `encode_prompt` returns the unconditional rows and behind them the prompt's, which are the last.
-    each: an argument with one entry per row, where the pipeline repeats its text for every frame of a row.
-    tokenizer: where the text is one token of the denoiser's for each of a tokenizer's, and padding is attended: the pipeline's name for it;
-        behind: for how many tokens of something else it begins, the pipeline's name for that number. With these, `trim` can cut padding.
-    remark: what a user should know, for the README's table.
+    phrase: (prompt as the pipeline hands it to an encoder, negative words) -> these words in the
+        same form, where that is not the words alone.
+    unconditional_first: with CFG, `encode_prompt` returns the unconditional rows and behind them
+        the prompt's, which are the last.
+    each: an argument with one entry per row, where the pipeline repeats its text for every frame of
+        a row.
+    tokenizer: where the text is one token of the denoiser's for each of a tokenizer's, and padding
+        is attended: the pipeline's name for it. With this, `trim` can cut padding.
+    tokens_before: the pipeline's name for how many tokens of something else stand before that text.
+    remark: what a user should know, for the table of families.
     """
 
     layers: Callable
@@ -107,10 +140,10 @@ class Family:
     silent: str = ""
     encoders: tuple[str, ...] = ("encode_prompt",)
     phrase: Callable | None = None
-    together: bool = False
+    unconditional_first: bool = False
     each: str | None = None
     tokenizer: str = ""
-    behind: str = ""
+    tokens_before: str = ""
     remark: str = ""
 
     @property
@@ -122,9 +155,10 @@ class Family:
         return next((p for p in self.inputs if p.kind == kind and p.of == of), None)
 
     def pieces(self, kind: str, lengths, count: int) -> tuple[list, list]:
-        """Where the positive and the negative texts stand in an attention's keys: two lists of (start, length).
+        """Where the positive and the negative texts stand in an attention's keys: two lists of
+        (start, length). Texts follow one another, each positive before its negative.
 
-        lengths: (T+, T-) of every text input. count: number of keys. Texts follow one another, each positive before its negative.
+        lengths: (T+, T-) of every text input. count: number of keys.
         """
         if self.grow:
             lengths = [
@@ -133,42 +167,9 @@ class Family:
             ]
         if self.spans:
             return self.spans(kind, lengths, count)
-        start = (
-            count - sum(map(sum, lengths)) if kind == "joint" and self.order == "image, text" else 0
-        )
+        texts = sum(map(sum, lengths))
+        start = count - texts if kind == "joint" and self.order == "image, text" else 0
         positives, negatives = one_after_another(lengths, start)
-        behind = start + sum(map(sum, lengths))
+        behind = start + texts
         shared = [(behind, count - behind)] if kind == "cross_added" and count > behind else []
         return positives + shared, negatives + shared
-
-
-def named(**patterns: str) -> Callable:
-    """Attention modules whose whole name matches: `named(joint=r"blocks\\.\\d+\\.attn")`."""
-    expressions = {kind: re.compile(pattern) for kind, pattern in patterns.items()}
-
-    def layers(denoiser) -> dict:
-        return {
-            name: (kind, module)
-            for name, module in denoiser.named_modules()
-            for kind, expression in expressions.items()
-            if expression.fullmatch(name) and hasattr(module, "processor")
-        }
-
-    return layers
-
-
-def cross_attention(denoiser, kind: str = "cross") -> dict:
-    """By what it is, not by its name: with `only_cross_attention` the text reaches `attn1` too."""
-    found = {
-        name: m
-        for name, m in denoiser.named_modules()
-        if getattr(m, "is_cross_attention", False) and hasattr(m, "processor")
-    }
-    if denoiser.config.get("encoder_hid_dim_type") in ("image_proj", "text_image_proj"):
-        raise NAGValueError(
-            f"This {type(denoiser).__name__} is told by a picture's embedding what to show (Kandinsky 2), and not by words alone."
-        )
-    return {
-        name: ("cross_added" if getattr(m, "added_kv_proj_dim", None) is not None else kind, m)
-        for name, m in found.items()
-    }

@@ -1,121 +1,160 @@
 """One call of the denoiser, with its text packed."""
 
 import functools
+import inspect
 import re
 from dataclasses import replace
 
 from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 
 from ..errors import NAGRuntimeError
-from .packing import plan_call
+from ..families import Adapted, Family
+from .plan import plan_call
 from .rows import join_outputs, select_rows
-from .steps import active
+from .state import CallState
+from .steps import StepCounter
+
+MOST_PLANS = 8  # more tensors than that are a pipeline that makes a new one in every step
+
+
+class GuidedDenoiser:
+    """Stands around every call of one denoiser, and packs its text.
+
+    Texts of one length go in one piece, those of families with `rows` in pieces of equal lengths.
+    """
+
+    def __init__(
+        self,
+        pipe,
+        denoiser,
+        family: Family,
+        layers: list,
+        adapted: Adapted,
+        state: CallState,
+        steps: StepCounter,
+    ):
+        self.pipe, self.denoiser, self.family, self.layers = pipe, denoiser, family, layers
+        self.adapted, self.state, self.steps = adapted, state, steps
+        # of the class: hooks and torch.compile put functions of other names in its place
+        self.names = list(inspect.signature(type(denoiser).forward).parameters)[1:]
+        self.text = family.inputs[0].argument
+
+    def __call__(self, forward, /, *args, **kwargs):
+        """`forward(*args, **kwargs)`, with guided rows where its text is the prompt's."""
+        self.state.check_thread()
+        if self.adapted.around:
+            forward = functools.partial(self.adapted.around, forward)
+        given = {**dict(zip(self.names, args, strict=False)), **kwargs}
+        text = given.get(self.text)
+        if isinstance(text, tuple):  # Cosmos 2.5 hands over (text, picture)
+            given[self.text] = text[0]
+        self.steps.denoiser_called()
+        parts = self._plan(given) if self._wanted(given) else None
+        if parts is None:
+            return forward(*args, **kwargs)
+        check_guidable(self.denoiser, self.layers, parts)
+        self.state.backend = active_backend()
+        carried_only = not self.steps.active(self.pipe)
+        if not carried_only:
+            self.steps.denoiser_guided()
+        outputs = []
+        try:
+            for rows, layout, packed in parts:
+                self.state.layout = self._inside(layout, given, carried_only)
+                change = self._change(given, rows, packed)
+                if isinstance(text, tuple):
+                    change[self.text] = (change.get(self.text, text[0]), *text[1:])
+                outputs.append(self._with(change, forward, args, kwargs))
+        finally:
+            self.state.layout = None
+        check_all_reached(self.layers, self.family)
+        return outputs[0] if len(outputs) == 1 else join_outputs(outputs)
+
+    def _wanted(self, given: dict) -> bool:
+        """Whether the text is to be packed: until `end`, and to the last step where a cache holds
+        tensors of the guided steps, for it needs the later ones of the same shape."""
+        if self.state.texts is None or given.get(self.text) is None:
+            return False
+        return self.steps.active(self.pipe) or bool(step_caches(self.denoiser))
+
+    def _plan(self, given: dict) -> list | None:
+        """What `plan_call` says of this text, asked once for each tensor."""
+        text, plans = given[self.text], self.state.plans
+        tensors = tuple(text) if isinstance(text, list) else (text,)
+        key = tuple(map(id, tensors))
+        if key not in plans:
+            if len(plans) > MOST_PLANS:
+                plans.clear()
+            plans[key] = tensors, plan_call(self.state.texts, self.family, given)
+        return plans[key][1]
+
+    def _change(self, given: dict, rows: slice | None, packed: dict) -> dict:
+        """The arguments that are others than those given. rows: of a call in pieces."""
+        if rows is None:
+            return dict(packed)
+        return select_rows(given, self.family.rows, rows, len(given[self.text])) | packed
+
+    def _inside(self, layout, given: dict, carried_only: bool):
+        """The layout as the model's attention will see it."""
+        if layout is None:
+            return None
+        if self.adapted.layout:
+            layout = self.adapted.layout(layout, given)
+        return replace(layout, carried_only=carried_only)
+
+    def _with(self, change: dict, forward, args: tuple, kwargs: dict):
+        """`forward` with some of its arguments changed, whichever way they were given."""
+        by_place = zip(self.names, args, strict=False)
+        args = [change.get(name, value) for name, value in by_place]
+        by_name = {
+            name: value for name, value in change.items() if name not in self.names[: len(args)]
+        }
+        return forward(*args, **{**kwargs, **by_name})
+
+
+def active_backend() -> str:
+    """The attention that diffusers takes for processors that name none, e.g. "native"."""
+    backend = _AttentionBackendRegistry._active_backend
+    return str(getattr(backend, "value", backend))
 
 
 def step_caches(denoiser) -> list:
-    """The registries of hooks that carry tensors from step to step (first-block cache and its relatives)."""
-    registries = [
-        registry
-        for module in denoiser.modules()
-        if (registry := vars(module).get("_diffusers_hook")) is not None
-    ]
+    """The registries of hooks that carry tensors from step to step (first-block cache and its
+    relatives)."""
+    registries = [vars(module).get("_diffusers_hook") for module in denoiser.modules()]
     return [
         registry
         for registry in registries
-        if any(hook._is_stateful for hook in registry.hooks.values())
+        if registry is not None and any(hook._is_stateful for hook in registry.hooks.values())
     ]
 
 
 def forget_caches(denoiser) -> None:
-    """Of a picture that was stopped half-way a cache still holds tensors with two texts, which fit no later call."""
+    """Of a picture that was stopped half-way a cache still holds tensors with two texts, which fit
+    no later call."""
     for registry in step_caches(denoiser):
         registry.reset_stateful_hooks(recurse=False)
 
 
-def guided_forward(
-    pipe, denoiser, guidance, family, layers, names, inner, forward, /, *args, **kwargs
-):
-    """A denoiser call with its text packed: in one piece, or for families with `rows` in pieces of equal text lengths."""
-    if inner:
-        forward = functools.partial(inner, forward)
-    given = {**dict(zip(names, args, strict=False)), **kwargs}
-    first = family.inputs[0].argument
-    text = given.get(first)
-    guidance.called = True
-    beside = text[1:] if isinstance(text, tuple) else ()  # Cosmos 2.5 hands over (text, picture)
-    if beside:
-        text = given[first] = text[0]
-    # a cache that holds tensors of the guided steps needs the later ones of the same shape
-    carried_only = guidance.encoded is not None and not active(pipe, guidance)
-    if guidance.encoded is None or text is None or (carried_only and not step_caches(denoiser)):
-        return forward(*args, **kwargs)
-    tensors = tuple(text) if isinstance(text, list) else (text,)
-    key = tuple(map(id, tensors))
-    if (
-        key not in guidance.plans
-    ):  # comparing values is a wait for the GPU: once per tensor, not once per step
-        if len(guidance.plans) > 8:  # a pipeline that makes a new tensor every step
-            guidance.plans.clear()
-        guidance.plans[key] = tensors, plan_call(guidance, family, given, text)
-    parts = guidance.plans[key][1]
-    if parts is None:
-        return forward(*args, **kwargs)
-    check_guidable(denoiser, layers, parts)
-    guidance.backend = str(
-        getattr(
-            _AttentionBackendRegistry._active_backend,
-            "value",
-            _AttentionBackendRegistry._active_backend,
-        )
-    )
-    guidance.guided_calls += not carried_only
-    guidance.fresh = guidance.fresh or not carried_only
-    outputs = []
-    try:
-        for rows, layout, packed in parts:
-            guidance.layout = replace(layout, carried_only=carried_only) if layout else None
-            change = (
-                packed
-                if rows is None
-                else select_rows(given, family.rows, rows, len(text)) | packed
-            )
-            if beside:
-                change = change | {first: (change.get(first, text), *beside)}
-            outputs.append(
-                forward(
-                    *(change.get(name, value) for name, value in zip(names, args, strict=False)),
-                    **{
-                        **kwargs,
-                        **{
-                            name: value
-                            for name, value in change.items()
-                            if name not in names[: len(args)]
-                        },
-                    },
-                )
-            )
-    finally:
-        guidance.layout = None
-    check_all_reached(layers, family)
-    return outputs[0] if len(outputs) == 1 else join_outputs(outputs)
-
-
-def check_guidable(denoiser, layers, parts) -> None:
+def check_guidable(denoiser, layers: list, parts: list) -> None:
+    """Raises NAGRuntimeError where a call would be guided in part, or not as it should."""
     if len(parts) > 1 and step_caches(denoiser):
         raise NAGRuntimeError(
-            f"A {type(denoiser).__name__} runs texts of different length one after the other, which its step cache would mix up: "
-            "give one prompt at a time, or call disable_cache() on it."
+            f"A {type(denoiser).__name__} runs texts of different length one after the other, "
+            "which its step cache would mix up: give one prompt at a time, or call "
+            "disable_cache() on it."
         )
     strangers = [layer.name for layer in layers if layer.module.processor is not layer.twin]
     if strangers:
         raise NAGRuntimeError(
-            f"{len(strangers)} attention processors were replaced inside nag.guide (first: {strangers[0]}), so the picture would "
-            "not be guided: load IP-Adapters, fuse projections and choose processors before you enter it."
+            f"{len(strangers)} attention processors were replaced inside nag.guide (first: "
+            f"{strangers[0]}), so the picture would not be guided: load IP-Adapters, fuse "
+            "projections and choose processors before you enter it."
         )
 
 
-def check_all_reached(layers, family) -> None:
-    """After the first guided call every layer must have been reached."""
+def check_all_reached(layers: list, family: Family) -> None:
+    """Raises NAGRuntimeError unless the first guided call has reached every layer."""
     missed = [
         layer.name
         for layer in layers
@@ -123,7 +162,8 @@ def check_all_reached(layers, family) -> None:
     ]
     if missed:
         raise NAGRuntimeError(
-            f"NAG did not reach the attention of {len(missed)} of {len(layers)} layers (first: {missed[0]}), so the picture would be "
-            "guided in part or not at all. Their processor calls neither F.scaled_dot_product_attention nor dispatch_attention_fn: "
-            "call pipe.unet.set_attn_processor(AttnProcessor2_0()) or the model's default processor."
+            f"NAG did not reach the attention of {len(missed)} of {len(layers)} layers (first: "
+            f"{missed[0]}), so the picture would be guided in part or not at all. Their processor "
+            "calls neither F.scaled_dot_product_attention nor dispatch_attention_fn: call "
+            "pipe.unet.set_attn_processor(AttnProcessor2_0()) or the model's default processor."
         )

@@ -1,4 +1,7 @@
-"""Rows of a batch: which are conditional, and how those of every argument are cut, joined and expanded."""
+"""Rows of a batch: which carry the prompt, and how every argument's are cut, joined and expanded.
+
+A text is a tensor (B, T, D) or a list of B tensors (T, D).
+"""
 
 import torch
 
@@ -10,13 +13,16 @@ def count_rows(value, dim: int = 0) -> int:
     return len(value) if isinstance(value, list) else value.shape[dim]
 
 
+def token_count(value, p) -> int:
+    """How many tokens a text has. p: its `Packed`."""
+    return value[0].shape[p.dim] if isinstance(value, list) else value.shape[p.dim]
+
+
 def for_each_layer(p, value, function, *args):
-    """`function` of an input, or of each of its layers."""
-    return (
-        [function(layer, *args) for layer in value]
-        if p.kind == "layers" and value is not None
-        else function(value, *args)
-    )
+    """`function` of an input, or of each of its layers. p: its `Packed`."""
+    if p.kind == "layers" and value is not None:
+        return [function(layer, *args) for layer in value]
+    return function(value, *args)
 
 
 def expand_rows(value, count: int, name: str, dim: int = 0):
@@ -43,16 +49,13 @@ def select_rows(given: dict, names, rows: slice, total: int) -> dict:
 
 def select_row(value, rows: slice, total: int):
     """The rows of an argument that has one entry per row; a scalar serves all."""
-    return (
-        value[rows]
-        if isinstance(value, list)
-        or (isinstance(value, torch.Tensor) and value.ndim and len(value) == total)
-        else value
-    )
+    batched = isinstance(value, torch.Tensor) and value.ndim and len(value) == total
+    return value[rows] if isinstance(value, list) or batched else value
 
 
 def join_outputs(outputs):
-    """The outputs of calls with some rows each, as one: tensors, lists of rows, tuples and diffusers' output classes of these."""
+    """The outputs of calls with some rows each, as one: tensors, lists of rows, tuples and
+    diffusers' output classes of these."""
     first = outputs[0]
     if isinstance(first, torch.Tensor):
         return torch.cat(outputs)
@@ -67,51 +70,53 @@ def join_outputs(outputs):
     return first
 
 
-def conditional_rows(text, wanted, cfg: bool = True) -> list | None:
-    """Which of the `wanted` texts every row of `text` carries: its index, or None; None for all where there are none."""
-    count, total = len(wanted), len(text)
-    if isinstance(text, torch.Tensor):
+def conditional_rows(text, wanted, cfg: bool = True) -> list[int | None] | None:
+    """Which of the `wanted` texts every row of `text` carries: its index, or None. None for all of
+    them where there are none. cfg: whether there may be unconditional rows."""
+    if isinstance(text, list):
+        found = rows_by_identity(text, wanted)
+        if found is not None:
+            return found
+        if any(not isinstance(row, torch.Tensor) for row in text):
+            return None
+    elif isinstance(wanted, list):
+        return None
+    else:
         wanted = wanted.to(text)
         if (
             text.ndim == wanted.ndim == 3
-        ):  # behind the text may stand padding to the length of CFG's other text, or tokens of something else
+        ):  # behind it may stand padding, or tokens of something else
             text = text[:, : wanted.shape[1]]
         if text.ndim != wanted.ndim or text.shape[1:] != wanted.shape[1:]:
             return None
-    elif any(not isinstance(row, torch.Tensor) for row in text):
-        return None
-    else:  # the pipeline's own tensors in another list: no doubt who is who
-        found = [next((i for i, one in enumerate(wanted) if one is row), None) for row in text]
-        if any(i is not None for i in found):
-            return found
-    if total % count:
-        return None
+    return rows_by_value(text, wanted, cfg)
 
-    def same(start, indices):
-        if isinstance(text, torch.Tensor):
-            return torch.equal(text[start : start + len(indices)], wanted[indices])
-        return all(
-            a.shape == wanted[i].shape and torch.equal(a, wanted[i].to(a))
-            for a, i in zip(text[start:], indices, strict=False)
-        )
 
-    for times in range(
-        1, total // count + 1
-    ):  # above 1: several pictures of each, made of the texts after `encode_prompt`
+def rows_by_identity(text: list, wanted) -> list[int | None] | None:
+    """The pipeline's own tensors in another list: no doubt who is who."""
+    found = [next((i for i, one in enumerate(wanted) if one is row), None) for row in text]
+    return found if any(i is not None for i in found) else None
+
+
+def rows_by_value(text, wanted, cfg: bool) -> list[int | None] | None:
+    """The `wanted` texts one after another, each once or, where several pictures are made of the
+    texts after `encode_prompt`, several times."""
+    count, total = len(wanted), len(text)
+    for times in range(1, total // count + 1):
         if total % (count * times):
             continue
         indices = [i for i in range(count) for _ in range(times)]
         starts = [
             start
-            for start in range(0, total - len(indices) + 1, len(indices))
-            if same(start, indices)
+            for start in range(0, total, len(indices))
+            if same_texts(text[start : start + len(indices)], wanted, indices)
         ]
         if starts:
             break
     else:
         return None
-    if cfg and len(starts) * len(indices) == total and total == 2 * count:
-        # CFG whose negative prompt is the prompt: every row looks conditional. diffusers puts the conditional rows last.
+    if cfg and len(starts) * len(indices) == total == 2 * count:
+        # CFG whose negative prompt is the prompt: diffusers puts the conditional rows last
         starts = starts[-1:]
     found = [None] * total
     for start in starts:
@@ -119,21 +124,23 @@ def conditional_rows(text, wanted, cfg: bool = True) -> list | None:
     return found
 
 
-def negative_for_rows(value, found, count: int, dim: int = 0):
-    """The negative's row for every row of the batch; unconditional rows get one too, which nobody reads."""
-    if (
-        value is None
-        or not isinstance(value, (torch.Tensor, list))
-        or count_rows(value, dim) != count
-    ):
-        return value
-    indices = [index or 0 for index in found]
-    return (
-        [value[i] for i in indices]
-        if isinstance(value, list)
-        else value.index_select(dim, torch.tensor(indices, device=value.device))
+def same_texts(rows, wanted, indices: list[int]) -> bool:
+    """Whether these rows are the `wanted` texts with these indices."""
+    if isinstance(rows, torch.Tensor):
+        return torch.equal(rows, wanted[indices])
+    return all(
+        a.shape == wanted[i].shape and torch.equal(a, wanted[i].to(a))
+        for a, i in zip(rows, indices, strict=True)
     )
 
 
-def token_count(value, packed) -> int:
-    return value[0].shape[packed.dim] if isinstance(value, list) else value.shape[packed.dim]
+def negative_for_rows(value, found: list[int | None], count: int, dim: int = 0):
+    """The negative's row for every row of the batch; unconditional rows get one too, which nobody
+    reads. Anything but `count` rows is as it is."""
+    rows = isinstance(value, (torch.Tensor, list)) and count_rows(value, dim)
+    if rows != count:
+        return value
+    indices = [index or 0 for index in found]
+    if isinstance(value, list):
+        return [value[i] for i in indices]
+    return value.index_select(dim, torch.tensor(indices, device=value.device))

@@ -1,37 +1,73 @@
-"""What `guide` is doing, while it runs."""
+"""What `guide` knows while it runs: `Progress` for its users, `CallState` for this package."""
 
+import threading
 from dataclasses import dataclass, field
 
+from ..errors import NAGRuntimeError
 from ..segments import Layout
 from ..settings import NAGSettings
 
 
 @dataclass
-class Guidance:
-    """What `guide` is doing, readable while it runs: steps counted by the scheduler, and how many of them were guided."""
+class Progress:
+    """What `with nag.guide(...) as progress` shows while it runs. Written by `StepCounter` alone.
+
+    step: scheduler steps done in the running pipeline call.
+    guided_steps: scheduler steps with a guided denoiser call, of all pipeline calls.
+    guided_calls: denoiser calls with at least one guided row, of all pipeline calls.
+    """
 
     settings: NAGSettings
-    exact: bool = False  # two passes in joint attention
-    backend: str = "native"  # diffusers' attention for layers that name none
-    step: int = 0  # scheduler steps done in the running pipeline call
-    schedule_start: int = 0  # of these, done when the schedule was last set: pipelines that go chunk by chunk set it for each
-    guided_calls: int = 0  # denoiser calls with at least one guided row
-    guided_steps: int = 0  # scheduler steps with such a call
-    stepped: bool = False  # the scheduler has made a step in the running pipeline call, whoever made the denoiser's
-    called: bool = False  # a denoiser call since the last scheduler step
-    fresh: bool = False  # a guided one
-    layout: Layout | None = None  # of the running denoiser call
-    encoded: tuple | None = (
-        None  # positive and negative of the running pipeline call: ({argument: tensor}, {argument: tensor})
-    )
-    calls: int = 0  # which call of `encode_prompt` in the running pipeline call was the latest
-    cfg: bool = True  # whether there may be unconditional rows in the running pipeline call
-    without_negative: list = field(
-        default_factory=list
-    )  # for each row of the positive: whether its prompt has no negative one
-    results: tuple | None = (
-        None  # what `encode_prompt` returned for the positive and (None if given by hand) for the negative
-    )
-    plans: dict = field(
-        default_factory=dict
-    )  # ids of a text's tensors -> (the tensors, what to do)
+    step: int = 0
+    guided_steps: int = 0
+    guided_calls: int = 0
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What `encode_prompt` made of the prompt and of the negative, by the denoiser's arguments.
+
+    positive, negative: {argument: tensor}.
+    without_negative: for each row of the positive, whether its prompt has no negative one.
+    cfg: whether there may be unconditional rows.
+    results: what `encode_prompt` returned for the prompt and, unless it was given as embeddings,
+        for the negative.
+    encoder_call: which call of `encode_prompt` was the latest, counted from 0.
+    """
+
+    positive: dict
+    negative: dict
+    without_negative: tuple[bool, ...] = ()
+    cfg: bool = True
+    results: tuple = (None, None)
+    encoder_call: int = 0
+
+
+@dataclass
+class CallState:
+    """What the parts of one `guide` share. Attention and adapters read it, this package writes it.
+
+    exact: two passes in joint attention.
+    backend: diffusers' attention for layers that name none.
+    layout: of the running denoiser call; None while none is guided.
+    texts: of the running pipeline call; None until its prompt is encoded.
+    plans: {ids of a text's tensors: (the tensors, what `plan_call` made of them)}. Comparing
+        values is a wait for the GPU: it happens once for each tensor, and not in each step.
+    thread: the one that entered `guide`.
+    """
+
+    exact: bool = False
+    backend: str = "native"
+    layout: Layout | None = None
+    texts: Texts | None = None
+    plans: dict = field(default_factory=dict)
+    thread: threading.Thread = field(default_factory=threading.current_thread)
+
+    def check_thread(self) -> None:
+        """Raises NAGRuntimeError in any thread but the one that entered `guide`."""
+        if threading.current_thread() is not self.thread:
+            raise NAGRuntimeError(
+                "This pipeline is guided in another thread, and the two pictures would be mixed. "
+                "Enter nag.guide in the thread that calls the pipeline, and let other threads "
+                "wait until it is left."
+            )

@@ -3,6 +3,7 @@
 import copy
 
 from ..patch import Wrapped
+from .state import Progress
 
 
 class CountingMethod(Wrapped):
@@ -18,27 +19,51 @@ class CountingMethod(Wrapped):
         return CountingMethod(copy.deepcopy(self.original, memo), self.report)
 
 
-def count_step(guidance):
-    """A step is what follows a denoiser call, however many schedulers take it (Cosmos steps twice in one round)."""
-    guidance.stepped = True
-    guidance.step += guidance.called
-    guidance.guided_steps += guidance.fresh
-    guidance.called = guidance.fresh = False
+class StepCounter:
+    """Counts steps, and writes them into `progress`.
 
+    A step is what follows a denoiser call, however many schedulers take it: Cosmos steps twice in
+    one round, and LTX-2 has a scheduler for the sound.
+    """
 
-def start_schedule(guidance):
-    guidance.schedule_start = guidance.step
+    def __init__(self, progress: Progress):
+        self.progress = progress
+        self.stepped = False  # in the running pipeline call, whoever made the denoiser's calls
+        self._schedule_start = 0  # the step at which the schedule was last set
+        self._called = self._guided = False  # the denoiser, since the last step
 
+    def restart(self) -> None:
+        """Another picture begins."""
+        self.progress.step = self._schedule_start = 0
+        self._called = self._guided = False
 
-def active(pipe, guidance) -> bool:
-    if (
-        guidance.settings.end >= 1
-    ):  # to the last call: some pipelines run the denoiser once more, to remember what they made
-        return True
-    scheduler = pipe.scheduler
-    steps = getattr(
-        pipe, "_num_timesteps", None
-    )  # where the pipeline says so: image-to-image and refiners run a part of them
-    if steps is None:
-        steps = len(scheduler.timesteps) - (getattr(scheduler, "begin_index", None) or 0)
-    return guidance.step - guidance.schedule_start < guidance.settings.end * steps
+    def denoiser_called(self) -> None:
+        self._called = True
+
+    def denoiser_guided(self) -> None:
+        """The same call turned out to have guided rows."""
+        self.progress.guided_calls += 1
+        self._guided = True
+
+    def scheduler_stepped(self) -> None:
+        self.stepped = True
+        self.progress.step += self._called
+        self.progress.guided_steps += self._guided
+        self._called = self._guided = False
+
+    def schedule_set(self) -> None:
+        """Pipelines that go chunk by chunk set it for each."""
+        self._schedule_start = self.progress.step
+
+    def active(self, pipe) -> bool:
+        """Whether `end` is still to come. At 1 that holds to the last call: some pipelines run the
+        denoiser once more after the last step, to remember what they made."""
+        end = self.progress.settings.end
+        if end >= 1:
+            return True
+        # image-to-image and refiners run a part of the schedule, and say so
+        steps = getattr(pipe, "_num_timesteps", None)
+        if steps is None:
+            begin = getattr(pipe.scheduler, "begin_index", None) or 0
+            steps = len(pipe.scheduler.timesteps) - begin
+        return self.progress.step - self._schedule_start < end * steps

@@ -2,9 +2,14 @@
 
 import inspect
 import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from ..errors import NAGValueError
+from ..families import Family
 from .rows import count_rows, expand_rows, for_each_layer, token_count
+from .state import CallState, Texts
+from .steps import StepCounter
 
 # arguments that belong to the positive's words
 OTHER_WORDS = re.compile(
@@ -14,9 +19,13 @@ PICTURES = re.compile(r"num_\w+_per_prompt")
 
 
 class EncodeCall:
-    """One call of `encode_prompt` with its arguments by name; prompt, pictures: the names of the words, and of how many pictures of each."""
+    """One call of `encode_prompt`, with its arguments by name.
 
-    def __init__(self, function, args, kwargs):
+    prompt, pictures: the names of the words, and of how many pictures of each are drawn.
+    pictures_each: that number. cfg: whether the result may hold CFG's rows too.
+    """
+
+    def __init__(self, function: Callable, args: tuple, kwargs: dict):
         self.function, self.signature = function, inspect.signature(function)
         self.bound = self.signature.bind(*args, **kwargs)
         self.bound.apply_defaults()
@@ -24,138 +33,172 @@ class EncodeCall:
         self.prompt = next((name for name in ("prompt", "prompts") if name in given), None)
         if self.prompt is None:
             raise NAGValueError(
-                f"NAG cannot tell which argument of this encode_prompt is the prompt: {', '.join(given)}."
+                "NAG cannot tell which argument of this encode_prompt is the prompt: "
+                f"{', '.join(given)}."
             )
         self.pictures = next((name for name in given if PICTURES.fullmatch(name)), None)
-        self.each = int(given.get(self.pictures) or 1)
+        self.pictures_each = int(given.get(self.pictures) or 1)
         self.cfg = bool(given.get("do_classifier_free_guidance", True))
 
     @property
     def rows(self) -> int:
-        """Of the prompt alone, where the result may hold CFG's rows too. "prompts" are one, behind its negatives."""
-        prompts = (
-            self.given.get("prompt_embeds")
-            if self.given[self.prompt] is None
-            else self.given[self.prompt]
-        )
-        return self.each * (
-            1 if isinstance(prompts, str) or self.prompt == "prompts" else len(prompts)
-        )
+        """Rows of the prompt alone. "prompts" are one, behind its negatives."""
+        words = self.given[self.prompt]
+        if words is None:
+            words = self.given.get("prompt_embeds")
+        alone = isinstance(words, str) or self.prompt == "prompts"
+        return self.pictures_each * (1 if alone else len(words))
 
-    def again(self, words: list[str], phrase):
-        """The same call with other words, one for each prompt -> the words in their final form, and what it returns."""
+    def again(self, words: list[str], phrase: Callable | None) -> tuple[list[str], object]:
+        """The same call with other words, one for each prompt -> the words in their final form, and
+        what it returns, with one row for each prompt."""
         given, single = self.given, isinstance(self.given[self.prompt], str)
-        for name in given:
-            if OTHER_WORDS.fullmatch(name):
-                default = self.signature.parameters[
-                    name
-                ].default  # "" where CFG's negative prompt is encoded whether needed or not
-                given[name] = None if default is inspect.Parameter.empty else default
+        for name in filter(OTHER_WORDS.fullmatch, list(given)):
+            default = self.signature.parameters[name].default
+            # not None, for some encode CFG's negative prompt whether it is needed or not
+            given[name] = None if default is inspect.Parameter.empty else default
         if phrase:
-            words = [
-                phrase(*pair)
-                for pair in zip(
-                    [given[self.prompt]] if single else given[self.prompt], words, strict=True
-                )
-            ]
-        given[self.prompt] = (
-            words[0] if single else words
-        )  # some pipelines take one prompt only, and no list
-        if self.pictures:  # `_rows` expands: some pipelines bring the masks of several pictures of several prompts into a wrong order
+            prompts = [given[self.prompt]] if single else given[self.prompt]
+            words = [phrase(*pair) for pair in zip(prompts, words, strict=True)]
+        # some pipelines take one prompt only, and no list
+        given[self.prompt] = words[0] if single else words
+        if self.pictures:
+            # `expand_rows` repeats them: some pipelines bring the masks of several pictures of
+            # several prompts into a wrong order
             given[self.pictures] = 1
         if "do_classifier_free_guidance" in given:
             given["do_classifier_free_guidance"] = False
         return words, self.function(*self.bound.args, **self.bound.kwargs)
 
 
+@dataclass(frozen=True)
+class Negative:
+    """What is steered away from, as `guide` got it.
+
+    words: for all prompts, or one for each. embeds: in their place, by the denoiser's arguments.
+    cut: with `trim`, (words, the negative's inputs) -> these inputs without padding.
+    """
+
+    words: str | list | tuple | None
+    embeds: dict | None = None
+    cut: Callable | None = None
+
+    def encoded(self, call: EncodeCall, family: Family, texts: Texts, count: int) -> Texts:
+        """`texts` with the negative's inputs of this call, for `count` rows of the prompt."""
+        if self.embeds is not None:
+            return texts if texts.encoder_call else replace(texts, negative=dict(self.embeds))
+        words = one_per_prompt(self.words, count // call.pictures_each)
+        # what stands in for None is read by nobody, and is no longer than the others
+        filled = next(word for word in words if word is not None)
+        new, result = call.again([filled if w is None else w for w in words], family.phrase)
+        negative = inputs_of(family, result, texts.encoder_call)
+        negative = self.cut(new, negative) if self.cut else negative
+        return replace(
+            texts,
+            negative=texts.negative | negative,
+            without_negative=tuple(w is None for w in words for _ in range(call.pictures_each)),
+            results=(texts.results[0], result),
+        )
+
+
 def encode_both_prompts(
-    guidance, family, words, embeds, trimmed, encode_prompt, /, *args, **kwargs
+    state: CallState,
+    steps: StepCounter,
+    family: Family,
+    negative: Negative,
+    encode_prompt: Callable,
+    /,
+    *args,
+    **kwargs,
 ):
-    """Runs `encode_prompt`, and the first time in a pipeline call once more with the negative words in place of the prompt:
-    the same tokenizer, length limits and clip skip. The second time it is CFG's own negative prompt, and none of our business."""
+    """Runs `encode_prompt`, and the first time in a pipeline call once more with the negative words
+    in place of the prompt: the same tokenizer, length limits and clip skip. The second time it is
+    CFG's own negative prompt, and none of our business."""
+    state.check_thread()
     result = encode_prompt(*args, **kwargs)
-    again = guidance.encoded is not None and guidance.step == 0
-    guidance.calls = guidance.calls + 1 if again else 0
-    positive, other = inputs_of(family, result, guidance.calls), None
-    if again and not positive:
-        return result
-    if not again:
-        guidance.step = guidance.schedule_start = 0
-        guidance.called = guidance.fresh = False
-        guidance.plans.clear()
-    call = EncodeCall(encode_prompt, args, kwargs)
-    count, guidance.cfg = (
-        count_rows(
-            *next((positive[p.argument], p.batch) for p in family.inputs if p.argument in positive)
-        ),
-        call.cfg,
-    )
-    if family.together:
-        guidance.cfg, count = count > call.rows, call.rows
-        positive = {name: value[-count:] for name, value in positive.items()}
-    if embeds is not None:
-        negative = {} if again else dict(embeds)
+    again = state.texts is not None and steps.progress.step == 0
+    if again:
+        texts = replace(state.texts, encoder_call=state.texts.encoder_call + 1)
     else:
-        each = one_per_prompt(words, count // call.each)
-        guidance.without_negative = [word is None for word in each for _ in range(call.each)]
-        filled = next(
-            word for word in each if word is not None
-        )  # what stands in for None is read by nobody, and is no longer than the others
-        new, other = call.again([filled if word is None else word for word in each], family.phrase)
-        negative = inputs_of(family, other, guidance.calls)
-        negative = trimmed(new, negative) if trimmed else negative
-    for p in family.inputs:
-        if p.argument in negative and not (
-            p.kind == "ids" and negative[p.argument].ndim < 3
-        ):  # ids may be the same for all rows
-            negative[p.argument] = for_each_layer(
-                p, negative[p.argument], expand_rows, count, p.argument, p.batch
-            )
-    before = guidance.encoded if again else ({}, {})
-    guidance.encoded = before[0] | positive, before[1] | negative
-    guidance.results = result, other
+        texts = Texts({}, {})
+        steps.restart()
+        state.plans.clear()
+    if not again or inputs_of(family, result, texts.encoder_call):
+        call = EncodeCall(encode_prompt, args, kwargs)
+        texts = both_texts(texts, call, family, negative, result)
+    state.texts = texts
     return result
 
 
-def inputs_of(family, result, call: int = 0) -> dict:
-    """What a call of `encode_prompt` returned, by the denoiser's arguments; some pipelines have fewer texts than their denoiser takes."""
+def rewritten_texts(state: CallState, function: Callable, original: Callable, /, *args, **kwargs):
+    """Runs `original`, after which the texts are what `function` makes of them: see `Adapted`."""
+    result = original(*args, **kwargs)
+    if state.texts is not None:
+        state.texts = function(state.texts, result, original, *args, **kwargs)
+    return result
+
+
+def both_texts(texts: Texts, call: EncodeCall, family: Family, negative: Negative, result) -> Texts:
+    """`texts` with what one call of `encode_prompt` makes of the prompt and of the negative."""
+    positive, cfg = inputs_of(family, result, texts.encoder_call), call.cfg
+    first = next(p for p in family.inputs if p.argument in positive)
+    count = count_rows(positive[first.argument], first.batch)
+    if family.unconditional_first:
+        cfg, count = count > call.rows, call.rows
+        positive = {name: value[-count:] for name, value in positive.items()}
+    texts = replace(texts, positive=texts.positive | positive, cfg=cfg, results=(result, None))
+    texts = negative.encoded(call, family, texts, count)
+    return replace(texts, negative=expanded(texts.negative, family, count))
+
+
+def expanded(negative: dict, family: Family, count: int) -> dict:
+    """The negative's inputs with `count` rows."""
+
+    def expand(p):
+        value = negative[p.argument]
+        if p.kind == "ids" and value.ndim < 3:  # the same for all rows
+            return value
+        return for_each_layer(p, value, expand_rows, count, p.argument, p.batch)
+
+    return negative | {p.argument: expand(p) for p in family.inputs if p.argument in negative}
+
+
+def inputs_of(family: Family, result, encoder_call: int = 0) -> dict:
+    """What a call of `encode_prompt` returned, by the denoiser's arguments; some pipelines have
+    fewer texts than their denoiser takes."""
     result = result if isinstance(result, tuple) else (result,)
     return {
         p.argument: result[p.encoded]
         for p in family.inputs
-        if p.call == call and p.encoded is not None and p.encoded < len(result)
+        if p.call == encoder_call and p.encoded is not None and p.encoded < len(result)
     }
 
 
-def without_padding(pipe, family, words: list[str], negative: dict) -> dict:
+def without_padding(pipe, family: Family, words: list[str], negative: dict) -> dict:
     """The negative's inputs cut behind the last token of its words (of the longest of several)."""
     tokenizer, text = getattr(pipe, family.tokenizer, None), family.inputs[0]
     if tokenizer is None:
         raise NAGValueError(
-            f"trim needs the pipeline's {family.tokenizer}, and this {type(pipe).__name__} has none."
+            f"trim needs the pipeline's {family.tokenizer}, and this {type(pipe).__name__} has "
+            "none."
         )
-    before, most = (
-        int(getattr(pipe, family.behind)) if family.behind else 0,
-        token_count(negative[text.argument], text),
-    )
-    own = before + max(
-        len(ids) for ids in tokenizer(words, truncation=True, max_length=most - before).input_ids
-    )
+    before = int(getattr(pipe, family.tokens_before)) if family.tokens_before else 0
+    most = token_count(negative[text.argument], text) - before
+    ids = tokenizer(words, truncation=True, max_length=most).input_ids
+    own = before + max(map(len, ids))
 
-    def cut(p, value):
+    def cut(p):
+        value = negative[p.argument]
+        if p.of or value is None:
+            return value
         dim = value.ndim + p.dim if p.dim < 0 else p.dim
         return value.narrow(dim, 0, min(own, value.shape[dim]))
 
-    return {
-        p.argument: cut(p, negative[p.argument])
-        if p.of == 0 and negative[p.argument] is not None
-        else negative[p.argument]
-        for p in family.inputs
-        if p.argument in negative
-    }
+    return {p.argument: cut(p) for p in family.inputs if p.argument in negative}
 
 
-def one_per_prompt(words, count: int) -> list[str | None]:
+def one_per_prompt(words: str | list | tuple, count: int) -> list[str | None]:
+    """The negative words of each of `count` prompts."""
     words = [words] if isinstance(words, str) else list(words)
     if len(words) not in (1, count):
         raise NAGValueError(

@@ -1,16 +1,18 @@
 """The small adapters: for models that count their text tokens somewhere outside of attention.
 
-Each is a function (pipe, denoiser, guidance) -> context manager, entered while `nag.guide` is open. While `guidance.layout` is None
-(no guided call is running) what an adapter wraps does what it always did. Each states what would go wrong without it.
+Each is a function (pipe, denoiser, state) -> context manager, entered while `nag.guide` is open. It
+wraps modules of the denoiser, and gives an `Adapted` with what `nag.guide` changes for it, or None.
+`state` is read only: while `state.layout` is None (no guided call is running) what an adapter wraps
+does what it always did. Each states what would go wrong without it.
 
-To change a call of the whole denoiser, the context manager's value is a function (call, ...), which stands around every such call.
-Nothing is put in the place of a whole model's `forward`: offloading takes its hooks there off and on after every picture, and what
-had been put there between goes with them.
+To change a call of the whole denoiser, it gives a function that stands around every such call.
+Nothing is put in the place of a whole model's `forward`: offloading takes its hooks there off and
+on after every picture, and what had been put there between goes with them.
 """
 
 from .alone import (
-    apart,
     beside_the_image,
+    each_text_alone,
     hunyuan_dit_texts,
     hunyuan_video_15,
     pooled,
@@ -40,12 +42,12 @@ from .sequences import (
 )
 
 __all__ = [
-    "apart",
     "behind_the_image",
     "beside_the_image",
     "conditioned",
     "connected",
     "counted_from_zero",
+    "each_text_alone",
     "ernie_texts",
     "gist_tokens",
     "hunyuan_dit_texts",

@@ -5,10 +5,12 @@ import contextlib
 import torch
 
 from ...patch import own_forward, wrap_method
+from ..schema import Adapted
 
 
 def halves(value, layout, sign: int):
-    """The positive's (sign 0) or the negative's (sign 1) part of a packed tensor (B, T+ + T-, ...); anything else as it is."""
+    """The positive's (sign 0) or the negative's (sign 1) part of a packed tensor (B, T+ + T-, ...);
+    anything else as it is."""
     positive, negative = layout.texts[0]
     if isinstance(value, torch.Tensor) and value.ndim > 1 and value.shape[1] == positive + negative:
         return value.narrow(1, *((0, positive), (positive, negative))[sign])
@@ -16,7 +18,8 @@ def halves(value, layout, sign: int):
 
 
 def rejoined(positive, negative, layout):
-    """Two results of a text-only module as one: what has tokens is put behind one another, the rest is the positive's."""
+    """Two results of a text-only module as one: what has tokens is put behind one another, (B, T+,
+    ...) and (B, T-, ...) -> (B, T+ + T-, ...); the rest is the positive's."""
     if isinstance(positive, (tuple, list)):
         return type(positive)(
             rejoined(p, n, layout) for p, n in zip(positive, negative, strict=True)
@@ -27,12 +30,13 @@ def rejoined(positive, negative, layout):
     return positive
 
 
-def apart(path: str):
-    """A module that mixes or pools the tokens of its text runs on each text alone. What it pools (a modulation) is the positive's."""
+def each_text_alone(path: str):
+    """A module that mixes or pools the tokens of its text runs on each text alone. What it pools (a
+    modulation) is the positive's."""
 
-    def adapter(pipe, denoiser, guidance):
+    def adapter(pipe, denoiser, state):
         def forward(original, *args, **kwargs):
-            layout = guidance.layout
+            layout = state.layout
             if layout is None:
                 return original(*args, **kwargs)
             results = [
@@ -51,41 +55,44 @@ def apart(path: str):
 
 
 @contextlib.contextmanager
-def hunyuan_video_15(pipe, denoiser, guidance):
-    """Its refiner pools and mixes the first text's tokens, so each text goes through it alone. Without a picture, the model keeps masked
-    tokens of one behind the texts, with one they stand before: the masked ones are left out, so that the texts are always last."""
+def hunyuan_video_15(pipe, denoiser, state):
+    """Its refiner pools and mixes the first text's tokens, so each text goes through it alone.
+    Without a picture, the model keeps masked tokens of one behind the texts, with one they stand
+    before: the masked ones are left out, so that the texts are always last."""
 
     def forward(original, image_embeds):
         embedded = original(image_embeds)
-        return (
-            embedded[:, :0] if guidance.layout is not None and not image_embeds.any() else embedded
-        )
+        if state.layout is not None and not image_embeds.any():
+            return embedded[:, :0]
+        return embedded
 
     with (
-        apart("context_embedder")(pipe, denoiser, guidance),
+        each_text_alone("context_embedder")(pipe, denoiser, state),
         wrap_method(denoiser.image_embedder, "forward", forward),
     ):
         yield
 
 
 def pooled(path: str, of: int = 0):
-    """A module that pools a text into one vector for all tokens (a modulation) would mix both texts into it: it sees the positive alone."""
+    """A module that pools a text into one vector for all tokens (a modulation) would mix both texts
+    into it: it sees the positive alone."""
 
-    def adapter(pipe, denoiser, guidance):
-        def alone(value):
-            positive, negative = guidance.layout.texts[of]
-            dims = (
-                (1, value.ndim - 1) if isinstance(value, torch.Tensor) and value.ndim > 1 else ()
-            )  # tokens, or a mask over them
-            dim = next((dim for dim in dims if value.shape[dim] == positive + negative), None)
-            return value if dim is None else value.narrow(dim, 0, positive)
+    def adapter(pipe, denoiser, state):
+        def positive_alone(value):
+            """(B, T+ + T-, D), or a mask over these tokens (B, ..., T+ + T-) -> with T+"""
+            positive, negative = state.layout.texts[of]
+            if not isinstance(value, torch.Tensor) or value.ndim < 2:
+                return value
+            for dim in (1, value.ndim - 1):
+                if value.shape[dim] == positive + negative:
+                    return value.narrow(dim, 0, positive)
+            return value
 
         def forward(original, *args, **kwargs):
-            if guidance.layout is None:
+            if state.layout is None:
                 return original(*args, **kwargs)
-            return original(
-                *map(alone, args), **{name: alone(value) for name, value in kwargs.items()}
-            )
+            named = {name: positive_alone(value) for name, value in kwargs.items()}
+            return original(*map(positive_alone, args), **named)
 
         return wrap_method(denoiser.get_submodule(path), "forward", forward)
 
@@ -94,21 +101,19 @@ def pooled(path: str, of: int = 0):
 
 
 @contextlib.contextmanager
-def beside_the_image(pipe, denoiser, guidance):
-    """UNets that add their text's keys to the image's may pool it into the time embedding, and normalise it over all tokens: each
-    text alone, or they would mix."""
+def beside_the_image(pipe, denoiser, state):
+    """UNets that add their text's keys to the image's may pool it into the time embedding, and
+    normalise it over all tokens: each text alone, or they would mix."""
 
     def norm(original, tokens):  # (B, D, T)
-        layout = guidance.layout
-        return (
-            original(tokens)
-            if layout is None
-            else torch.cat([original(text) for text in tokens.split(layout.texts[0], 2)], 2)
-        )
+        if state.layout is None:
+            return original(tokens)
+        texts = tokens.split(state.layout.texts[0], 2)
+        return torch.cat([original(text) for text in texts], 2)
 
     with contextlib.ExitStack() as stack:
         if denoiser.config.get("addition_embed_type") == "text":
-            stack.enter_context(pooled("add_embedding")(pipe, denoiser, guidance))
+            stack.enter_context(pooled("add_embedding")(pipe, denoiser, state))
         for module in denoiser.modules():
             if isinstance(getattr(module, "norm_cross", None), torch.nn.GroupNorm):
                 stack.enter_context(wrap_method(module.norm_cross, "forward", norm))
@@ -116,35 +121,36 @@ def beside_the_image(pipe, denoiser, guidance):
 
 
 @contextlib.contextmanager
-def hunyuan_dit_texts(pipe, denoiser, guidance):
-    """Padding is a learned token per position of the two texts, the negative's like the positive's; T5's text is also pooled into the
-    modulation, by a module that has as many positions, and sees the positive's alone."""
+def hunyuan_dit_texts(pipe, denoiser, state):
+    """Padding is a learned token per position of the two texts, the negative's like the positive's;
+    T5's text is also pooled into the modulation, by a module that has as many positions, and sees
+    the positive's alone."""
     own = getattr(denoiser, "_old_forward", denoiser.forward)
+    lengths = denoiser.config.text_len, denoiser.config.text_len_t5
+
+    def padding():
+        """(T+ + T- of both texts, D)"""
+        positions = [
+            start + torch.arange(count).clamp(max=length - 1)
+            for start, length, pair in zip(
+                (0, lengths[0]), lengths, state.layout.texts, strict=True
+            )
+            for count in pair
+        ]
+        return denoiser.text_embedding_padding[torch.cat(positions)]
 
     def forward(*args, **kwargs):
-        positions = []
-        for start, length, pair in zip(
-            (0, denoiser.config.text_len),
-            (denoiser.config.text_len, denoiser.config.text_len_t5),
-            guidance.layout.texts,
-            strict=True,
-        ):
-            positions += [start + torch.arange(count).clamp(max=length - 1) for count in pair]
-        object.__setattr__(
-            denoiser,
-            "text_embedding_padding",
-            denoiser.text_embedding_padding[torch.cat(positions)],
-        )
+        object.__setattr__(denoiser, "text_embedding_padding", padding())
         try:
             return own(*args, **kwargs)
         finally:
-            object.__delattr__(denoiser, "text_embedding_padding")  # the parameter is back
+            object.__delattr__(denoiser, "text_embedding_padding")  # uncovers the parameter
 
-    def call(original, *args, **kwargs):
-        if guidance.layout is None:
-            return original(*args, **kwargs)
+    def around(call, *args, **kwargs):
+        if state.layout is None:
+            return call(*args, **kwargs)
         with own_forward(denoiser, forward):  # where the parameter is on the device
-            return original(*args, **kwargs)
+            return call(*args, **kwargs)
 
-    with pooled("time_extra_emb", of=1)(pipe, denoiser, guidance):
-        yield call
+    with pooled("time_extra_emb", of=1)(pipe, denoiser, state):
+        yield Adapted(around)

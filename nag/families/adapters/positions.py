@@ -7,20 +7,22 @@ import torch.nn.functional as F
 
 from ...errors import NAGValueError
 from ...patch import wrap_method
+from ..schema import Adapted
 
 
 def counted_from_zero(*paths: str):
-    """Rotary tables of a text, looked up by position. The negative's tokens would have none: Kandinsky 5 is told the positive's positions
-    alone, and two texts at full length count beyond the table's end."""
+    """Rotary tables of a text, looked up by position. The negative's tokens would have none:
+    Kandinsky 5 is told the positive's positions alone, and two texts at full length count beyond
+    the table's end."""
 
     @contextlib.contextmanager
-    def adapter(pipe, denoiser, guidance):
+    def adapter(pipe, denoiser, state):
         def forward(original, positions, *args, **kwargs):
-            if guidance.layout is not None:
+            if state.layout is not None:
                 positions = torch.cat(
                     [
                         torch.arange(length, device=positions.device)
-                        for length in guidance.layout.texts[0]
+                        for length in state.layout.texts[0]
                     ]
                 )
             return original(positions, *args, **kwargs)
@@ -34,14 +36,15 @@ def counted_from_zero(*paths: str):
     return adapter
 
 
-def one_text_per_patch_embed(pipe, denoiser, guidance):
-    """The table of positions that is added to text and video has room for one text: the negative takes the positive's places (in turns
-    of the positive's length where it is longer), or the shapes would not match."""
+def one_text_per_patch_embed(pipe, denoiser, state):
+    """The table of positions that is added to text and video has room for one text: the negative
+    takes the positive's places (in turns of the positive's length where it is longer), or the
+    shapes would not match."""
 
     def forward(original, text, video):
-        if guidance.layout is None:
+        if state.layout is None:
             return original(text, video)
-        positive, negative = text.split(guidance.layout.texts[0], 1)
+        positive, negative = text.split(state.layout.texts[0], 1)
         count = positive.shape[1]
         embedded = original(positive, video)
         parts = [
@@ -53,14 +56,15 @@ def one_text_per_patch_embed(pipe, denoiser, guidance):
     return wrap_method(denoiser.patch_embed, "forward", forward)
 
 
-def joy_image_positions(pipe, denoiser, guidance):
-    """Where text has positions (rope_type "mrope"), they start behind the image's; the negative's must start there again."""
+def joy_image_positions(pipe, denoiser, state):
+    """Where text has positions (rope_type "mrope"), they start behind the image's; the negative's
+    must start there again."""
 
     def get_rotary_pos_embed(original, *args, txt_rope_size=None, **kwargs):
-        if guidance.layout is None or txt_rope_size is None:
+        if state.layout is None or txt_rope_size is None:
             return original(*args, txt_rope_size=txt_rope_size, **kwargs)
         positive, negative = (
-            original(*args, txt_rope_size=length, **kwargs) for length in guidance.layout.texts[0]
+            original(*args, txt_rope_size=length, **kwargs) for length in state.layout.texts[0]
         )
         return positive[0], tuple(
             torch.cat(pair) for pair in zip(positive[1], negative[1], strict=True)
@@ -69,25 +73,27 @@ def joy_image_positions(pipe, denoiser, guidance):
     return wrap_method(denoiser, "get_rotary_pos_embed", get_rotary_pos_embed)
 
 
-def qwen_positions(pipe, denoiser, guidance):
-    """Text positions start behind the image's and count on; the negative's must start there again."""
+def qwen_positions(pipe, denoiser, state):
+    """Text positions start behind the image's and count on; the negative's must start there
+    again."""
 
     def forward(original, *args, max_txt_seq_len=None, **kwargs):
-        if guidance.layout is None:
+        if state.layout is None:
             return original(*args, max_txt_seq_len=max_txt_seq_len, **kwargs)
         positive, negative = (
-            original(*args, max_txt_seq_len=length, **kwargs) for length in guidance.layout.texts[0]
+            original(*args, max_txt_seq_len=length, **kwargs) for length in state.layout.texts[0]
         )
         return positive[0], torch.cat([positive[1], negative[1]], 0)
 
     return wrap_method(denoiser.pos_embed, "forward", forward)
 
 
-def z_image_captions(pipe, denoiser, guidance):
-    """Every caption is padded to a multiple of 32 and numbered from 1; the image's numbers follow the positive caption's."""
+def z_image_captions(pipe, denoiser, state):
+    """Every caption is padded to a multiple of 32 and numbered from 1; the image's numbers follow
+    the positive caption's."""
 
     def patchify_and_embed(original, images, captions, *args, **kwargs):
-        layout = guidance.layout
+        layout = state.layout
         if layout is None:
             return original(images, captions, *args, **kwargs)
         lengths = layout.texts[0]
@@ -96,11 +102,9 @@ def z_image_captions(pipe, denoiser, guidance):
             for sign in (0, 1)
         )
         both = list(plus)
-        for place in (
-            1,
-            4,
-            6,
-        ):  # captions, their position ids (a few too many, which the model cuts off at the end), their padding
+        # captions, their position ids (a few too many, which the model cuts off at the end), their
+        # padding
+        for place in (1, 4, 6):
             both[place] = [
                 torch.cat([p[: len(cp)], n[: len(cn)]])
                 for p, n, cp, cn in zip(plus[place], minus[place], plus[1], minus[1], strict=True)
@@ -111,15 +115,17 @@ def z_image_captions(pipe, denoiser, guidance):
 
 
 def shifted(text, image_from, image_to):
-    """Rotary factors of a text whose image stands at `image_from`, moved along so that it has its distance to `image_to`."""
+    """Rotary factors of a text whose image stands at `image_from`, moved along so that it has its
+    distance to `image_to`. All (..., T, D)."""
     return text * (image_to[..., :1, :] / image_from[..., :1, :])
 
 
-def lumina_positions(pipe, denoiser, guidance):
-    """The image's positions start behind the caption. The negative keeps its own distance to the image, as if it were alone with it."""
+def lumina_positions(pipe, denoiser, state):
+    """The image's positions start behind the caption. The negative keeps its own distance to the
+    image, as if it were alone with it."""
 
     def forward(original, hidden_states, attention_mask):
-        layout = guidance.layout
+        layout = state.layout
         if layout is None:
             return original(hidden_states, attention_mask)
         plus, minus = (
@@ -135,44 +141,47 @@ def lumina_positions(pipe, denoiser, guidance):
     return wrap_method(denoiser.rope_embedder, "forward", forward)
 
 
-def registers(pipe, denoiser, guidance):
-    """The model puts its register tokens before its text. The negative needs a copy: registers see text and image, and differ with them."""
+def registers(pipe, denoiser, state):
+    """The model puts its register tokens before its text. The negative needs a copy: registers see
+    text and image, and differ with them."""
 
     def forward(original, encoder_hidden_states):
-        text, layout = original(encoder_hidden_states), guidance.layout
+        text, layout = original(encoder_hidden_states), state.layout
         if layout is None:
             return text
         positive, negative = text.split(layout.texts[0], 1)
-        return torch.cat(
-            [positive, denoiser.register_tokens.to(text).expand(len(text), -1, -1), negative], 1
-        )
+        tokens = denoiser.register_tokens.to(text).expand(len(text), -1, -1)
+        return torch.cat([positive, tokens, negative], 1)
 
     return wrap_method(denoiser.context_embedder, "forward", forward)
 
 
 @contextlib.contextmanager
-def qwen_21_layout(pipe, denoiser, guidance):
-    """The model reads where its image tokens are from a mask over the joint sequence, and the image's positions start behind the
-    text: the negative keeps its own distance. Its cache of text keys is left out: it would not know that guidance has ended."""
+def qwen_21_layout(pipe, denoiser, state):
+    """The model reads where its image tokens are from a mask over the joint sequence, and the
+    image's positions start behind the text: the negative keeps its own distance. Its cache of text
+    keys is left out: it would not know that guidance has ended."""
     if any(
         "Flex" in base.__name__
         for m in denoiser.modules()
         for base in type(getattr(m, "processor", None)).__mro__
     ):
         raise NAGValueError(
-            "NAG needs QwenImage21AttnProcessor: one flex_attention call cannot hold two texts apart."
+            "NAG needs QwenImage21AttnProcessor: one flex_attention call cannot tell two texts "
+            "from one."
         )
     cached = set()
 
     def forward(original, *args, **kwargs):
-        layout, cache = guidance.layout, kwargs.get("kv_cache")
+        layout, cache = state.layout, kwargs.get("kv_cache")
         if layout is not None:
             cached.add(id(cache))
             positive, negative = layout.texts[0]
             mask = kwargs["img_mask"]
             if mask[:, :positive].any():
                 raise NAGValueError(
-                    "NAG guides Qwen-Image 2.1 from text alone: with condition images the pictures stand between the words."
+                    "NAG guides Qwen-Image 2.1 from text alone: with condition images the "
+                    "pictures stand between the words."
                 )
             kwargs["img_mask"] = torch.cat([mask.new_zeros(len(mask), negative), mask], 1)
         if cache is not None and id(cache) in cached:
@@ -180,9 +189,9 @@ def qwen_21_layout(pipe, denoiser, guidance):
         return original(*args, **kwargs)
 
     def pos_embed(original, img_shapes, image_pad_mask, *args, **kwargs):
-        if guidance.layout is None:
+        if state.layout is None:
             return original(img_shapes, image_pad_mask, *args, **kwargs)
-        positive, negative = guidance.layout.texts[0]
+        positive, negative = state.layout.texts[0]
         plus, minus = (
             original(img_shapes, image_pad_mask[other:], *args, **kwargs)
             for other in (negative, positive)
@@ -196,4 +205,4 @@ def qwen_21_layout(pipe, denoiser, guidance):
         )
 
     with wrap_method(denoiser.pos_embed, "forward", pos_embed):
-        yield forward
+        yield Adapted(forward)

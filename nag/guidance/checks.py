@@ -1,0 +1,113 @@
+"""What `guide` is given, and the sentences for what it cannot use."""
+
+import torch
+
+from .. import families
+from ..errors import NAGRuntimeError, NAGValueError
+from ..families import Family
+from .state import CallState
+
+
+def guidable_family(pipe) -> Family:
+    """The row of a pipeline's denoiser. Raises NAGValueError where NAG cannot guide it."""
+    family = families.find(pipe)
+    able, why = families.supports(pipe)
+    if not able:
+        raise NAGValueError(why)
+    if not families.encoders_of(pipe):
+        raise NAGValueError(
+            "nag.guide takes a whole pipeline, which encodes the words too; got a "
+            f"{type(pipe).__name__}."
+        )
+    return family
+
+
+def check_negative(words, embeds, mask) -> None:
+    """Raises NAGValueError unless there is one negative, as words or as embeddings."""
+    if words is None and embeds is None:
+        raise NAGValueError(
+            "NAG needs a negative prompt: give words (negative_prompt) or negative_prompt_embeds."
+        )
+    if words is not None and embeds is not None:
+        raise NAGValueError(
+            "Got both negative_prompt and negative_prompt_embeds; give one of them."
+        )
+    if words is not None:
+        check_words([words] if isinstance(words, str) else words)
+    if mask is not None and embeds is None:
+        raise NAGValueError(
+            "Got a negative_prompt_attention_mask without the negative_prompt_embeds that it "
+            "belongs to."
+        )
+
+
+def check_words(words) -> None:
+    """Raises NAGValueError unless these are words (or None) for each prompt."""
+    listed = isinstance(words, (list, tuple))
+    if not listed or not all(word is None or isinstance(word, str) for word in words):
+        raise NAGValueError(
+            "negative_prompt must be words, or a list with words (or None) for each prompt, got "
+            f"{words!r}."
+        )
+    if all(word is None for word in words):
+        raise NAGValueError(
+            f"negative_prompt must have words for one prompt at least, got {words!r}."
+        )
+
+
+def check_trim(pipe, family: Family, words) -> None:
+    """Raises NAGValueError where the negative's padding cannot be told from its words."""
+    if words is None:
+        raise NAGValueError("trim needs the negative prompt as words.")
+    if not family.tokenizer:
+        raise NAGValueError(
+            f"trim is not possible here: {type(pipe).__name__} masks its padding, or "
+            "nag/families/table.py does not say where it is."
+        )
+
+
+def embeds_by_argument(family: Family, embeds, mask) -> dict | None:
+    """Embeddings given by hand, by the denoiser's arguments."""
+    if embeds is None:
+        return None
+    needed = [p.argument for p in family.inputs if p.kind in ("text", "layers")]
+    if not isinstance(embeds, dict) and len(needed) == 1:
+        embeds = {needed[0]: embeds}
+    if not isinstance(embeds, dict) or not set(embeds) & set(needed):
+        raise NAGValueError(
+            f"This model has {len(needed)} texts: give negative_prompt_embeds as a dictionary of "
+            f"{', '.join(needed)}."
+        )
+    if mask is None:
+        return embeds
+    if family.companion("mask") is None:
+        raise NAGValueError(
+            "This model has no attention mask for its text, but a negative_prompt_attention_mask "
+            "was given."
+        )
+    text, dim = embeds.get(family.inputs[0].argument), family.inputs[0].dim
+    if isinstance(text, torch.Tensor):
+        shape = len(text), text.shape[min(dim, text.ndim - 2)]
+        if tuple(mask.shape) != shape:
+            raise NAGValueError(
+                f"negative_prompt_attention_mask is {tuple(mask.shape)}, and does not fit "
+                f"embeddings of {tuple(text.shape)}."
+            )
+    return {**embeds, family.companion("mask").argument: mask}
+
+
+def nothing_guided(pipe, state: CallState) -> NAGRuntimeError:
+    """What to raise where no denoiser call of a picture had a row to guide."""
+    name = type(pipe).__name__
+    if state.texts is None:
+        why = (
+            f"{name} encoded no prompt. Some pipelines do not when they are given embeddings: "
+            "give words."
+        )
+    else:
+        why = (
+            "none of the texts that reached the denoiser was the one that encode_prompt returned. "
+            f"{name} changes its embeddings on the way, and needs a row of its own in "
+            "nag/families/table.py."
+        )
+    return NAGRuntimeError(f"NAG guided nothing: {why}")
