@@ -8,8 +8,9 @@ import torch
 from PIL import Image, ImageSequence
 
 from nag.evaluate.pocket import CASES
-from nag.pocket import data, film, models, train
-from nag.pocket.export import ASSETS
+from nag.pocket import ASSETS, SHIPPED, data, film, loop, reader, text, vae
+from nag.pocket.portrait import Portrait, build_scheduler
+from nag.pocket.train import distill, train_teacher
 
 
 def test_captions_are_true_and_never_say_what_is_absent():
@@ -45,9 +46,9 @@ def test_any_text_becomes_tokens():
     from tiny import clip_tokenizer
 
     tokenizer = clip_tokenizer()
-    for text in ("", "Portrait of AI researcher.", "zażółć 🦓 42 ¿", "x" * 500):
-        ids = train.tokenize(tokenizer, [text], "cpu")
-        assert ids.shape == (1, models.TOKENS) and ids.max() < len(tokenizer)
+    for words in ("", "Portrait of AI researcher.", "zażółć 🦓 42 ¿", "x" * 500):
+        ids = text.tokenize(tokenizer, [words], "cpu")
+        assert ids.shape == (1, text.TOKENS) and ids.max() < len(tokenizer)
 
 
 def test_a_stage_that_was_interrupted_ends_where_an_uninterrupted_one_does(tmp_path, monkeypatch):
@@ -60,9 +61,9 @@ def test_a_stage_that_was_interrupted_ends_where_an_uninterrupted_one_does(tmp_p
                 raise KeyboardInterrupt
             return (layer(torch.randn(8, 4)) - 1).square().mean(), {}
 
-        return train.fit("stage", run, layer, loss, steps=12, lr=1e-2)
+        return loop.fit("stage", run, layer, loss, steps=12, lr=1e-2)
 
-    monkeypatch.setattr(train, "SAVE_EVERY", 0)
+    monkeypatch.setattr(loop, "SAVE_EVERY", 0)
     (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
     whole = stage(tmp_path / "a")
     with pytest.raises(KeyboardInterrupt):
@@ -80,15 +81,15 @@ def test_the_whole_recipe_runs_and_its_exports_load_with_diffusers(tmp_path, mon
 
     data.build(tmp_path / "data", 32, processes=1)
     clips.build(tmp_path / "clips", 8, processes=1)
-    train.train_vae(tmp_path, 1, size=2)
-    train.train_text(tmp_path, 1, size=8)
-    train.train_classifier(tmp_path, 1, size=16)
-    train.encode_pictures(tmp_path)
+    vae.train_vae(tmp_path, 1, size=2)
+    text.train_text(tmp_path, 1, size=8)
+    reader.train_classifier(tmp_path, 1, size=16)
+    vae.encode_pictures(tmp_path)
     joint.train_t5(tmp_path, 1, size=8)
     video.train_text(tmp_path, 1, size=8)
     video.encode_clips(tmp_path, 8)
     for kind, names in (
-        (train.Portrait, ("student", "control")),
+        (Portrait, ("student", "control")),
         (joint.Joint, ("joint-student", "joint-control")),
         (video.Video, ()),
         (video.FewSteps, ("video-student",)),
@@ -96,11 +97,11 @@ def test_the_whole_recipe_runs_and_its_exports_load_with_diffusers(tmp_path, mon
         source = kind(tmp_path)
         source.size = 4
         if kind is not video.FewSteps:
-            train.train_teacher(
+            train_teacher(
                 tmp_path, 2, source
             )  # of a video the first step sees a picture, the second parts of a clip
         for name, guidance in zip(names, (3.0, 1.0), strict=False):
-            train.distill(
+            distill(
                 tmp_path,
                 1,
                 source,
@@ -153,8 +154,8 @@ def test_what_fidelity_measures():
     from nag.evaluate import fidelity
 
     people, captions, stated = fidelity.asked(40)
-    for person, text, names in zip(people, captions, stated, strict=True):
-        assert all(data.phrases(person)[name] in text for name in names) and 1 <= len(names) <= 3
+    for person, words, names in zip(people, captions, stated, strict=True):
+        assert all(data.phrases(person)[name] in words for name in names) and 1 <= len(names) <= 3
     exact = [data.render(person) for person in people]
     assert fidelity.lines(
         [one.filter(ImageFilter.GaussianBlur(1)) for one in exact]
@@ -265,7 +266,7 @@ def test_the_video_model_begins_as_the_portrait_on_every_frame_and_numbers_its_f
     torch.manual_seed(0)
     source, model = object.__new__(video.Video), video.build_unet().eval()
     source.frames = [1, 4, 9]
-    portrait = UNet2DConditionModel.from_pretrained(train.SHIPPED / "unet", dtype=torch.float32)
+    portrait = UNet2DConditionModel.from_pretrained(SHIPPED / "unet", dtype=torch.float32)
     x, s, text = (
         torch.randn(2, 12, 3 * 16, 16),
         torch.tensor([0.3, 0.8]).view(2, 1, 1, 1),
@@ -291,9 +292,9 @@ def test_the_video_model_begins_as_the_portrait_on_every_frame_and_numbers_its_f
 
 
 def test_the_video_students_levels_are_its_schedulers():
-    from nag.pocket import models, video
+    from nag.pocket import video
 
-    source, scheduler = object.__new__(video.FewSteps), models.build_scheduler(shift=4.0)
+    source, scheduler = object.__new__(video.FewSteps), build_scheduler(shift=4.0)
     scheduler.set_timesteps(4)
     assert [round(float(source.level(1 - k / 4)), 2) for k in range(5)] == [
         round(float(s), 2) for s in scheduler.sigmas

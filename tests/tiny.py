@@ -26,7 +26,7 @@ CHAT = """{% for m in messages %}<|im_start|>{{ m.role }} {{ m.content if m.cont
 
 @functools.cache
 def clip_tokenizer():
-    from nag.pocket.models import build_tokenizer
+    from nag.pocket.text import build_tokenizer
 
     return build_tokenizer(Path(tempfile.mkdtemp()), count=300)
 

@@ -1,4 +1,14 @@
-"""How the models in assets/ are made: `python -m nag.pocket STAGE`."""
+"""How the models in assets/ are made: `python -m nag.pocket STAGE`.
+
+`data` and `clips` render, `loop` trains, `train` has the teachers and their 4-step students. Beside
+their models stand `vae`, `text`, `reader` (the classifier), `portrait`, `joint`, `video` and
+`second` (the portrait's second generation). `export` writes pipelines, `film` the moving picture.
+"""
+
+from pathlib import Path
+
+ASSETS = Path(__file__).resolve().parents[2] / "assets"
+SHIPPED = ASSETS / "pocket-portrait"  # what a run has not trained itself is taken from here
 
 # checkpoints of a training run that can be assembled to a pipeline
 DENOISERS = (

@@ -1,14 +1,14 @@
-"""`python -m nag.pocket STAGE`: every stage resumes where it stopped and is skipped when it is done.
+"""`python -m nag.pocket STAGE`: every stage resumes where it stopped and is skipped when it is
+done.
 
-    data                      render the pictures (40,000; needs dicebear-core dicebear-styles resvg-py)
-    vae text classifier encode unet distill control second               pocket-portrait: one training stage each, in this order
-    t5 joint joint-distill joint-control                                 pocket-joint, which needs data and encode too
-    clips video-encode video-text video video-distill
-                pocket-video, which needs data and encode too
-    all         the whole recipe
-    export      the finished models as diffusers pipelines in assets/
-    results     the pictures that the page shows at load, drawn by the exported pipeline (--preset)
-    film        the moving picture of the README: assets/alpha.webp
+    data                      render the pictures (40,000; needs dicebear-core dicebear-styles
+    resvg-py) vae text classifier encode unet distill control second               pocket-portrait:
+    one training stage each, in this order t5 joint joint-distill joint-control
+    pocket-joint, which needs data and encode too clips video-encode video-text video video-distill
+    pocket-video, which needs data and encode too all         the whole recipe export      the
+    finished models as diffusers pipelines in assets/ results     the pictures that the page shows
+    at load, drawn by the exported pipeline (--preset) film        the moving picture of the README:
+    assets/alpha.webp
 
 A run that has no VAE, text encoder or classifier of its own takes those of assets/pocket-portrait.
 """
@@ -39,39 +39,39 @@ RECIPE = {  # stage -> steps; what the shipped weights were trained with
 
 
 def stage(name: str, run: Path, steps: int, compile: bool = False) -> None:
-    from . import clips, data, joint, second, train, video
+    """One stage of the recipe, with so many steps (or pictures, or clips)."""
+    from . import clips, data, joint, reader, second, text, vae, video
+    from .portrait import Portrait
+    from .train import distill, train_teacher
 
     match name:
         case "data":
             data.build(run / "data", steps)
         case "vae":
-            train.train_vae(run, steps)
+            vae.train_vae(run, steps)
         case "text":
-            train.train_text(run, steps)
+            text.train_text(run, steps)
         case "classifier":
-            train.train_classifier(run, steps)
+            reader.train_classifier(run, steps)
         case "encode":
-            train.encode_pictures(run, steps)
+            vae.encode_pictures(run, steps)
         case "unet":
-            train.train_teacher(run, steps, train.Portrait(run), compile=compile)
+            train_teacher(run, steps, Portrait(run), compile)
         case "distill":
-            train.distill(run, steps, train.Portrait(run), compile=compile)
+            distill(run, steps, Portrait(run), compile=compile)
         case "control":
-            train.distill(
-                run, steps, train.Portrait(run), guidance=1.0, name="control", compile=compile
-            )
+            distill(run, steps, Portrait(run), guidance=1.0, name="control", compile=compile)
         case "second":
             second.train_second(run, steps)
         case "t5":
             joint.train_t5(run, steps)
         case "joint":
-            train.train_teacher(run, steps, joint.Joint(run), compile=compile)
+            train_teacher(run, steps, joint.Joint(run), compile)
         case "joint-distill":
-            train.distill(run, steps, joint.Joint(run), name="joint-student", compile=compile)
+            distill(run, steps, joint.Joint(run), name="joint-student", compile=compile)
         case "joint-control":
-            train.distill(
-                run, steps, joint.Joint(run), guidance=1.0, name="joint-control", compile=compile
-            )
+            source = joint.Joint(run)
+            distill(run, steps, source, guidance=1.0, name="joint-control", compile=compile)
         case "clips":
             clips.build(run / "clips", steps)
         case "video-text":
@@ -79,9 +79,9 @@ def stage(name: str, run: Path, steps: int, compile: bool = False) -> None:
         case "video-encode":
             video.encode_clips(run, steps)
         case "video":
-            train.train_teacher(run, steps, video.Video(run), compile=compile)
+            train_teacher(run, steps, video.Video(run), compile)
         case "video-distill":
-            train.distill(run, steps, video.FewSteps(run), name="video-student", compile=compile)
+            distill(run, steps, video.FewSteps(run), name="video-student", compile=compile)
 
 
 def main() -> None:

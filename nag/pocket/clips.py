@@ -1,6 +1,8 @@
-"""Short videos of the portraits in `nag.pocket.data`: one motion each, named by the caption or implied by a role that only videos know.
+"""Short videos of the portraits in `nag.pocket.data`: one motion each, named by the caption or
+implied by a role that only videos know.
 
-The drawing's head is a group of its own, so it can be moved; eyes close and smiles come by another variant of the expression.
+The drawing's head is a group of its own, so it can be moved; eyes close and smiles come by another
+variant of the expression.
 """
 
 import functools
@@ -63,7 +65,9 @@ def sample_clip(
 
 
 def caption(clip: Clip, rng: random.Random, strange_words: float = 0.0) -> str:
-    """As `data.caption`; every other caption of a clip that moves says how, and some say nothing else."""
+    """As `data.caption`; every other caption of a clip that moves says how, and some say nothing
+    else.
+    """
     text = data.caption(clip.person, rng, strange_words)
     if clip.motion == "still" or rng.random() < 0.5:
         return text
@@ -116,7 +120,7 @@ def _framed(drawing: str, x: float, y: float, side: float) -> str:
     )
 
 
-def render(clip: Clip, size: int = data.SIZE):
+def render(clip: Clip, size: int = data.SIZE) -> np.ndarray:
     """uint8 (FRAMES, size, size, 3)"""
     raster = functools.cache(
         lambda drawing: np.asarray(data.rasterised(drawing, size), dtype=np.uint8)
@@ -124,8 +128,10 @@ def render(clip: Clip, size: int = data.SIZE):
     return np.stack([raster(drawing) for drawing in drawings(clip)])
 
 
-def distinct(frames):
-    """uint8 (N, height, width, 3) -> the frames that differ, (M, height, width, 3), and for each of the N its place among them."""
+def distinct(frames: np.ndarray) -> tuple[np.ndarray, list[int]]:
+    """uint8 (N, height, width, 3) -> the frames that differ, (M, height, width, 3), and for each of
+    the N its place among them.
+    """
     first, places = {}, []
     for i, frame in enumerate(frames):
         places.append(first.setdefault(frame.tobytes(), (len(first), i))[0])
@@ -145,7 +151,9 @@ def _render_row(job: tuple[int, int]):
 
 
 def build(folder: Path, count: int, seed: int = 1, processes: int | None = None) -> None:
-    """Renders `count` clips into `folder`: clips.npy (uint8, count x 16 x 128 x 128 x 3) and clips.json. Skips what is there."""
+    """Renders `count` clips into `folder`: clips.npy (uint8, count x 16 x 128 x 128 x 3) and
+    clips.json. Skips what is there.
+    """
     from tqdm import tqdm
 
     folder.mkdir(parents=True, exist_ok=True)

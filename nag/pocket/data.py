@@ -1,8 +1,9 @@
-"""Portraits whose every label is known: drawings by Open Peeps (CC0), rendered from parameters, captions by construction.
+"""Portraits whose every label is known: drawings by Open Peeps (CC0), rendered from parameters,
+captions by construction.
 
-A *role* ("cowboy", "AI researcher") implies one attribute most of the time without naming it. That prior is what a
-negative prompt can work against, and because labels are parameters, the counterfactual picture exists too: the same
-person, the same role, the attribute forced off.
+A *role* ("cowboy", "AI researcher") implies one attribute most of the time without naming it. That
+prior is what a negative prompt can work against, and because labels are parameters, the
+counterfactual picture exists too: the same person, the same role, the attribute forced off.
 
 `dicebear-core`, `dicebear-styles` and `resvg-py` are needed to render, not to use the model.
 """
@@ -15,13 +16,13 @@ from multiprocessing import Pool
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
-SIZE = (
-    128  # px; the style has one fixed frame, so 128 px shows the thinnest line that we keep (2 px)
-)
+SIZE = 128  # px; the style has one fixed frame, so this shows the thinnest line that we keep (2 px)
 
-# attribute -> value -> the drawing's own variants. Left out: what crosses the frame (longAfro, moustache8), lines thinner
-# than a pixel (two of the glasses), hijab and turban (no subject for a negative prompt).
+# attribute -> value -> the drawing's own variants. Left out: what crosses the frame (longAfro,
+# moustache8), lines thinner than a pixel (two of the glasses), hijab and turban (no subject for a
+# negative prompt).
 VARIANTS = {
     "eyewear": {
         "none": (),
@@ -79,7 +80,9 @@ SKIN = ("#ffdbb4", "#edb98a", "#d08b5b", "#ae5d29")
 HAIR = ("#2c1b18", "#724133", "#d6b370", "#e8e1e1", "#c93305")
 
 ATTRIBUTES = {name: tuple(values) for name, values in VARIANTS.items()}
-BASE_RATE = {  # for people whose role implies nothing; rare things are shown more often than in life, or they learn last
+# for people whose role implies nothing; rare things are shown more often than in life, or they
+# are learned last
+BASE_RATE = {
     "eyewear": (0.60, 0.18, 0.14, 0.08),
     "facial hair": (0.68, 0.18, 0.14),
     "mask": (0.91, 0.09),
@@ -123,7 +126,9 @@ NEUTRAL_RATE = 0.25
 
 @dataclass(frozen=True)
 class Person:
-    """One drawing: its role, its labels (attribute -> value) and the unlabelled rest (exact variant, skin, hair)."""
+    """One drawing: its role, its labels (attribute -> value) and the unlabelled rest (exact
+    variant, skin, hair).
+    """
 
     role: str
     labels: dict
@@ -135,7 +140,10 @@ class Person:
 def sample_person(
     rng: random.Random, role: str | None = None, without: tuple[str, str] | None = None
 ) -> Person:
-    """A person of `role` (drawn too when None). `without` forbids one (attribute, value): the counterfactual reference."""
+    """A person of `role` (drawn too when None).
+
+    `without` forbids one (attribute, value): the counterfactual reference.
+    """
     if role is None:
         role = NEUTRAL if rng.random() < NEUTRAL_RATE else rng.choice(list(ROLES))
     labels = {}
@@ -148,14 +156,10 @@ def sample_person(
             labels[name] = rng.choices(values, weights)[0]
         while without and without[0] == name and labels[name] == without[1]:
             labels[name] = rng.choices(values, weights)[0]
-    if (
-        labels["mask"] == "mask"
-        and labels["facial hair"] == "beard"
-        and (not without or without[1] != "mask")
-    ):
-        labels["facial hair"] = (
-            "none"  # a mask over a beard can be told apart neither by us nor by a classifier
-        )
+    hidden = labels["mask"] == "mask" and labels["facial hair"] == "beard"
+    if hidden and (not without or without[1] != "mask"):
+        # a mask over a beard can be told apart neither by us nor by a classifier
+        labels["facial hair"] = "none"
     variants = {
         name: rng.choice(VARIANTS[name][value])
         for name, value in labels.items()
@@ -167,8 +171,8 @@ def sample_person(
 def caption(person: Person, rng: random.Random, strange_words: float = 0.0) -> str:
     """A caption as `_caption` says; a sixth end in a full stop, as the paper's prompts do.
 
-    With probability `strange_words` a meaningless word stands somewhere: so the text encoder learns to pass over what
-    it does not know.
+    With probability `strange_words` a meaningless word stands somewhere: so the text encoder learns
+    to pass over what it does not know.
     """
     text = _caption(person, rng)
     if text and rng.random() < strange_words:
@@ -180,9 +184,11 @@ def caption(person: Person, rng: random.Random, strange_words: float = 0.0) -> s
 
 
 def _caption(person: Person, rng: random.Random) -> str:
-    """One of many true captions: 10 % empty, 30 % role only, 40 % role and stated attributes, 20 % bare tags. Never a negation.
+    """One of many true captions: 10 % empty, 30 % role only, 40 % role and stated attributes, 20 %
+    bare tags. Never a negation.
 
-    Bare tags ("glasses", "beard, red shirt") are what gives a negative prompt of one word its meaning.
+    Bare tags ("glasses", "beard, red shirt") are what gives a negative prompt of one word its
+    meaning.
     """
     kind = rng.random()
     if kind < 0.10:
@@ -195,15 +201,8 @@ def _caption(person: Person, rng: random.Random) -> str:
     if kind < 0.80:
         stated = rng.sample(words, rng.randint(1, min(4, len(words))))
         joiner = rng.choice((" with ", ", "))
-        return (
-            head
-            + joiner
-            + (
-                " and ".join(stated)
-                if len(stated) == 2 and joiner == " with "
-                else ", ".join(stated)
-            )
-        )
+        between = " and " if len(stated) == 2 and joiner == " with " else ", "
+        return head + joiner + between.join(stated)
     visible = [w for w in words if not w.endswith(("shirt", "background"))]
     tags = [rng.choice(visible)] + rng.sample(words, rng.randint(0, 1))
     return ", ".join(dict.fromkeys(tags))
@@ -231,7 +230,10 @@ _STYLE = None
 
 
 def svg(person: Person, expression: str | None = None) -> str:
-    """The drawing. `expression` is another variant than the person's: eyes that close, a smile that comes."""
+    """The drawing.
+
+    `expression` is another variant than the person's: eyes that close, a smile that comes.
+    """
     from dicebear import Avatar, Style
 
     global _STYLE
@@ -264,17 +266,15 @@ def svg(person: Person, expression: str | None = None) -> str:
     return str(Avatar(_STYLE, options))
 
 
-def rasterised(drawing: str, size: int = SIZE):
+def rasterised(drawing: str, size: int = SIZE) -> Image.Image:
     """An SVG as a PIL image, `size` x `size`."""
     import resvg_py
-    from PIL import Image
 
-    return Image.open(
-        io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=drawing, width=size, height=size)))
-    ).convert("RGB")
+    png = resvg_py.svg_to_bytes(svg_string=drawing, width=size, height=size)
+    return Image.open(io.BytesIO(bytes(png))).convert("RGB")
 
 
-def render(person: Person, size: int = SIZE):
+def render(person: Person, size: int = SIZE) -> Image.Image:
     """The drawing as a PIL image, `size` x `size`."""
     return rasterised(svg(person), size)
 
@@ -291,7 +291,9 @@ def _render_row(job: tuple[int, int]):
 
 
 def build(folder: Path, count: int, seed: int = 0, processes: int | None = None) -> None:
-    """Renders `count` people into `folder`: pictures.npy (uint8, count x 128 x 128 x 3) and people.json. Skips what is there."""
+    """Renders `count` people into `folder`: pictures.npy (uint8, count x 128 x 128 x 3) and
+    people.json. Skips what is there.
+    """
     from tqdm import tqdm
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -317,6 +319,8 @@ def load_people(folder: Path) -> list[Person]:
 
 
 def references(role: str, without: tuple[str, str], count: int, seed: int = 7) -> list[Person]:
-    """`count` people of one role with one attribute forced off: what a perfect negative prompt would give."""
+    """`count` people of one role with one attribute forced off: what a perfect negative prompt
+    would give.
+    """
     rng = random.Random(f"{role}/{without}/{seed}")
     return [sample_person(rng, role, without) for _ in range(count)]

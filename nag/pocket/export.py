@@ -1,24 +1,26 @@
-"""The trained parts as a diffusers pipeline folder that needs no code of ours, fp16, beside the classifier that reads it."""
+"""The trained parts as a diffusers pipeline folder that needs no code of ours, fp16, beside the
+classifier that reads it.
+"""
 
 import json
 from pathlib import Path
 
 import torch
 
-from . import data, models
-
-ASSETS = Path(__file__).resolve().parents[2] / "assets"
+from . import ASSETS, data
 
 
 def assemble(tokenizer, text_encoder, unet, vae):
     from diffusers import StableDiffusionPipeline
+
+    from .portrait import build_scheduler
 
     return StableDiffusionPipeline(
         tokenizer=tokenizer,
         text_encoder=text_encoder,
         unet=unet,
         vae=vae,
-        scheduler=models.build_scheduler(),
+        scheduler=build_scheduler(),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -26,42 +28,47 @@ def assemble(tokenizer, text_encoder, unet, vae):
 
 
 def pipeline(run: Path, denoiser: str = "student"):
-    """The pipeline of a training run, float32: `denoiser` is a checkpoint, such as "second", "student", "control" (nothing baked in), "unet" (the
-    teacher), "joint-student", "joint" or "video-student"."""
-    from . import joint, train, video
+    """The pipeline of a training run, float32: `denoiser` is a checkpoint, such as "second",
+    "student", "control" (nothing baked in), "unet" (the teacher), "joint-student", "joint" or
+    "video-student".
+    """
+    from . import joint, video
+    from .portrait import Portrait
+    from .train import load_denoiser
+    from .vae import load_vae
 
     if denoiser.startswith("joint"):
         pipe = joint.assemble(run, denoiser)
     elif denoiser.startswith("video"):
         pipe = video.assemble(run, denoiser)
     else:
-        source = object.__new__(train.Portrait)  # its text parts, without the data
-        source.load_text(run)
+        source = Portrait.without_data(run)
         pipe = assemble(
             source.tok,
             source.text_encoder,
-            train.load_denoiser(run, source, denoiser),
-            train.load_vae(run),
+            load_denoiser(run, Portrait.build, denoiser),
+            load_vae(run),
         )
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
 def export(run: Path, assets: Path = ASSETS) -> None:
-    """Writes the models whose students this run has trained; the model cards there are written by hand and left alone."""
+    """Writes the models whose students this run has trained; the model cards there are written by
+    hand and left alone.
+    """
     from safetensors.torch import save_file
 
-    from . import train
+    from .reader import load_classifier
 
     finished = [name for name in ("second", "student") if (run / f"{name}.pt").exists()]
     if finished:
         save(pipeline(run, finished[0]), assets / "pocket-portrait")
-        save_classifier(
-            train.load_classifier(run), assets / "pocket-portrait" / "classifier", save_file
-        )
+        save_classifier(load_classifier(run), assets / "pocket-portrait" / "classifier", save_file)
     if (run / "joint-student.pt").exists():
         save(pipeline(run, "joint-student"), assets / "pocket-joint")
-        # the many-step teacher shares all but its transformer: DiffusionPipeline.from_pretrained(..., variant="teacher")
+        # the many-step teacher shares all but its transformer:
+        # DiffusionPipeline.from_pretrained(..., variant="teacher")
         save_part(
             pipeline(run, "joint").transformer, assets / "pocket-joint" / "transformer", "teacher"
         )
@@ -80,9 +87,9 @@ def save(pipe, folder: Path) -> None:
         config = json.loads(path.read_text())
         config.pop("_name_or_path", None)  # where on this machine a part came from
         if path.parent.name.startswith("text_encoder"):
-            config["dtype"] = (
-                "float32"  # transformers loads in the dtype that the file names, diffusers in float32: the two must fit
-            )
+            # transformers loads in the dtype that the file names, diffusers in float32: the two
+            # must fit
+            config["dtype"] = "float32"
         path.write_text(json.dumps(config, indent=2) + "\n")
     total = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     print(f"{folder}: {total / 1e6:.1f} MB")
@@ -105,7 +112,9 @@ def save_classifier(classifier, folder: Path, save_file) -> None:
 
 
 def results(preset: str = "pocket-portrait") -> None:
-    """What the page shows before anything was run, drawn by the shipped weights: assets/results/<preset>."""
+    """What the page shows before anything was run, drawn by the shipped weights:
+    assets/results/<preset>.
+    """
     from nag import presets
     from nag.engine.engine import Engine
     from nag.page import cells

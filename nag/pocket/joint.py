@@ -1,7 +1,11 @@
-"""pocket-joint: a transformer with joint attention on the data of pocket-portrait, as a plain FluxPipeline.
+"""pocket-joint: a transformer with joint attention on the data of pocket-portrait, as a plain
+FluxPipeline.
 
-It shares the VAE and the CLIP text encoder (here the pooled text) with pocket-portrait; its own are a small T5 and the transformer.
-Shapes: B rows, 64 picture tokens (2 x 2 patches of the 16 x 16 latents, 48 channels), T = 24 text tokens.
+It shares the VAE and the CLIP text encoder (here the pooled text) with pocket-portrait; its own are
+a small T5 and the transformer.
+
+Shapes: B rows, 64 picture tokens (2 x 2 patches of the 16 x 16 latents, 48 channels), T = 24 text
+tokens.
 """
 
 import math
@@ -12,19 +16,24 @@ from pathlib import Path
 
 import torch
 
-from . import data, models, train
+from . import data
+from .loop import device
+from .portrait import Portrait
+from .text import TOKENS, WIDTH, AttributeReader, load_text, tokenize, train_text, trained_encoder
+from .train import load_denoiser
+from .vae import LATENT_CHANNELS, load_vae
 
 HEADS, HEAD = 3, 64
-DOUBLE, SINGLE = (
-    4,
-    8,
-)  # blocks with weights of their own for text and picture, and blocks that share them
+# blocks with weights of their own for text and picture, and blocks that share them
+DOUBLE, SINGLE = 4, 8
 
 
 def build_tokenizer(folder: Path, count: int = 20_000):
-    """A T5Tokenizer (Unigram) whose pieces are the words of our captions, and letters for all others; saved into `folder`.
+    """A T5Tokenizer (Unigram) whose pieces are the words of our captions, and letters for all
+    others; saved into `folder`.
 
-    The captions know some hundred words: the trainer of Unigram vocabularies, made for far more, cuts such words to pieces.
+    The captions know some hundred words: the trainer of Unigram vocabularies, made for far more,
+    cuts such words to pieces.
     """
     from transformers import T5Tokenizer
 
@@ -41,7 +50,7 @@ def build_tokenizer(folder: Path, count: int = 20_000):
     tokenizer = T5Tokenizer(
         vocab=[("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -20.0), *pieces],
         extra_ids=0,
-        model_max_length=models.TOKENS,
+        model_max_length=TOKENS,
     )
     tokenizer.save_pretrained(folder)
     return tokenizer
@@ -58,51 +67,49 @@ def tokenizer(run: Path):
     )
 
 
-def build_t5(tok):
+def build_t5(tok) -> torch.nn.Module:
     from transformers import T5Config, T5EncoderModel
 
     return T5EncoderModel(
         T5Config(
             vocab_size=len(tok),
-            d_model=models.WIDTH,
+            d_model=WIDTH,
             d_kv=32,
-            d_ff=2 * models.WIDTH,
+            d_ff=2 * WIDTH,
             num_layers=4,
             num_heads=6,
             dropout_rate=0.0,
             feed_forward_proj="gated-gelu",
             relative_attention_num_buckets=16,
-            relative_attention_max_distance=models.TOKENS,
+            relative_attention_max_distance=TOKENS,
             pad_token_id=tok.pad_token_id,
             eos_token_id=tok.eos_token_id,
         )
     )
 
 
-def train_t5(run: Path, steps: int, size: int = 256):
+def train_t5(run: Path, steps: int, size: int = 256) -> AttributeReader:
     tok = tokenizer(run)
-    return train.train_text(run, steps, size, name="t5", tok=tok, encoder=build_t5(tok))
+    return train_text(run, steps, size, name="t5", tok=tok, encoder=build_t5(tok))
 
 
-def load_t5(run: Path):
+def load_t5(run: Path) -> tuple:
     tok = tokenizer(run)
-    reader = train.AttributeReader(build_t5(tok))
-    train._load_average(reader, run / "t5.pt")
-    return tok, reader.text_encoder.to(train.device()).eval().requires_grad_(False)
+    return tok, trained_encoder(AttributeReader(build_t5(tok)), run / "t5.pt")
 
 
-def build_transformer():
+def build_transformer() -> torch.nn.Module:
     from diffusers import FluxTransformer2DModel
 
     model = FluxTransformer2DModel(
         patch_size=1,
-        in_channels=4 * models.LATENT_CHANNELS,
+        in_channels=4 * LATENT_CHANNELS,
         num_layers=DOUBLE,
         num_single_layers=SINGLE,
         attention_head_dim=HEAD,
         num_attention_heads=HEADS,
-        joint_attention_dim=models.WIDTH,
-        pooled_projection_dim=models.WIDTH,
+        joint_attention_dim=WIDTH,
+        pooled_projection_dim=WIDTH,
         guidance_embeds=False,
         axes_dims_rope=(16, 24, 24),
     )
@@ -119,50 +126,50 @@ def build_transformer():
     return model
 
 
-def pack(x):
+def pack(x: torch.Tensor) -> torch.Tensor:
     """(B, C, H, W) -> (B, H/2 * W/2, 4 C), as FluxPipeline does."""
     rows, channels, height, width = x.shape
     x = x.reshape(rows, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
     return x.reshape(rows, height * width // 4, 4 * channels)
 
 
-def unpack(x, height: int, width: int):
+def unpack(x: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """(B, H/2 * W/2, 4 C) -> (B, C, H, W): what `pack` took apart."""
     rows, _, channels = x.shape
     x = x.reshape(rows, height // 2, width // 2, channels // 4, 2, 2).permute(0, 3, 1, 4, 2, 5)
     return x.reshape(rows, channels // 4, height, width)
 
 
-def places():
+def places() -> torch.Tensor:
     """The pipeline's img_ids: (64, 3), zero, row and column."""
     side = torch.arange(8.0)
     return torch.stack([torch.zeros(64), side.repeat_interleave(8), side.repeat(8)], 1)
 
 
-class Joint(train.Portrait):
+class Joint(Portrait):
     """The transformer: its text is the T5's tokens and CLIP's pooled vector."""
 
     name, lr, muon, size = "joint", 1.5e-3, ("blocks.", 1.5e-3), 64
 
-    def load_text(self, run: Path):
-        self.tok, self.text_encoder = train.load_text(run)
+    def load_text(self, run: Path) -> None:
+        self.tok, self.text_encoder = load_text(run)
         self.tok_2, self.text_encoder_2 = load_t5(run)
         self.place()
 
-    def place(self):
-        self.places, self.nowhere = (
-            places().to(train.device()),
-            torch.zeros(models.TOKENS, 3, device=train.device()),
-        )
+    def place(self) -> None:
+        self.places = places().to(device())
+        self.nowhere = torch.zeros(TOKENS, 3, device=device())
 
     @torch.no_grad()
-    def encode(self, captions):
-        pooled = self.text_encoder(train.tokenize(self.tok, captions)).pooler_output.float()
-        return self.text_encoder_2(train.tokenize(self.tok_2, captions))[0].float(), pooled
+    def encode(self, captions: list[str]) -> tuple[torch.Tensor, ...]:
+        pooled = self.text_encoder(tokenize(self.tok, captions)).pooler_output.float()
+        return self.text_encoder_2(tokenize(self.tok_2, captions))[0].float(), pooled
 
-    def build(self):
+    @staticmethod
+    def build() -> torch.nn.Module:
         return build_transformer()
 
-    def predict(self, model, x, s, text):
+    def predict(self, model: torch.nn.Module, x, s, text) -> torch.Tensor:
         out = model(
             hidden_states=pack(x),
             timestep=s.flatten(),
@@ -179,14 +186,13 @@ def assemble(run: Path, denoiser: str = "joint-student"):
     """The pipeline of a training run, float32."""
     from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
 
-    source = object.__new__(Joint)  # its text parts, without the data
-    source.load_text(run)
+    source = Joint.without_data(run)
     return FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0),
-        vae=train.load_vae(run),
+        vae=load_vae(run),
         text_encoder=source.text_encoder,
         tokenizer=source.tok,
         text_encoder_2=source.text_encoder_2,
         tokenizer_2=source.tok_2,
-        transformer=train.load_denoiser(run, source, denoiser),
+        transformer=load_denoiser(run, Joint.build, denoiser),
     )

@@ -1,12 +1,14 @@
 """pocket-portrait's second generation: its student learns to decide.
 
-A student of few steps is a regression. Where its teacher could have gone either way (which skin, which hair) it answers with the mean of both,
-and its later steps, which never saw such a mixture, leave it as a blotch. Two things show its last steps what to make of one:
+A student of few steps is a regression. Where its teacher could have gone either way (which skin,
+which hair) it answers with the mean of both, and its later steps, which never saw such a mixture,
+leave it as a blotch. Two things show its last steps what to make of one:
 
-* its own pictures, redrawn. The classifier reads one, the few colours and variants that it does not read are found by trying, and what
-  comes of that is rendered: the nearest drawing that there is. The last steps of the way to the picture are led to that drawing;
-* mixtures: the latents of two drawings that differ in one to three things, blended evenly or in places, under the noise of the last step.
-  The answer is the drawing that has the larger share.
+* its own pictures, redrawn. The classifier reads one, the few colours and variants that it does not
+  read are found by trying, and what comes of that is rendered: the nearest drawing that there is.
+  The last steps of the way to the picture are led to that drawing;
+* mixtures: the latents of two drawings that differ in one to three things, blended evenly or in
+  places, under the noise of the last step. The answer is the drawing that has the larger share.
 
 On its first steps, where a mean is the right answer, the student is held to what it said before.
 """
@@ -20,12 +22,18 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from . import data, train
+from . import data
+from .loop import device, fit
+from .portrait import Portrait, shipped_unet
+from .reader import load_classifier
+from .train import STUDENT_STEPS, load_denoiser
+from .vae import load_vae, to_tensor
 
 PATHS, PAIRS = 2048, 6000
-LEVELS = [1 - step / train.STUDENT_STEPS for step in range(train.STUDENT_STEPS)]
+LEVELS = [1 - step / STUDENT_STEPS for step in range(STUDENT_STEPS)]
 HELD, LED, MIXED = 8, 16, 8  # rows of a batch
-CLEAR = 0.95  # of the redrawn pictures are led: those that are least like their drawing may be like another
+# share of the redrawn pictures that are led: those least like their drawing may be like another
+CLEAR = 0.95
 CHANGEABLE = (
     "eyewear",
     "facial hair",
@@ -43,40 +51,46 @@ CHANGEABLE = (
 SHARE = 0.42  # at most so much of a mixture is the other drawing
 
 
-def first(run: Path):
+def first(run: Path) -> torch.nn.Module:
     """The first generation, of this run or as it ships."""
     if (run / "student.pt").exists():
-        return train.load_denoiser(run, object.__new__(train.Portrait), "student")
-    return train.shipped_unet().eval()
+        return load_denoiser(run, Portrait.build, "student")
+    return shipped_unet().eval()
 
 
 # --- its own pictures, redrawn
 
 
 @torch.no_grad()
-def draw_paths(run: Path, student, source, count: int, size: int = 64):
-    """What the student draws of `count` captions -> latents before each step and after the last (count, 5, 12, 16, 16), captions"""
+def draw_paths(
+    run: Path, student: torch.nn.Module, source: Portrait, count: int, size: int = 64
+) -> tuple[torch.Tensor, list[str]]:
+    """What the student draws of `count` captions -> latents before each step and after the last
+    (count, 5, 12, 16, 16), captions
+    """
     path = run / "paths.pt"
     if path.exists():
         return torch.load(path)
     rng, generator = random.Random(77), torch.Generator().manual_seed(5)
     captions = [data.caption(data.sample_person(rng), rng) for _ in range(count)]
-    out = torch.empty(count, train.STUDENT_STEPS + 1, 12, 16, 16)
+    out = torch.empty(count, STUDENT_STEPS + 1, 12, 16, 16)
     for start in range(0, count, size):
         part = captions[start : start + size]
         out[start : start + size, 0] = torch.randn(len(part), 12, 16, 16, generator=generator)
-        x, text = out[start : start + size, 0].to(train.device()), source.encode(part)
+        x, text = out[start : start + size, 0].to(device()), source.encode(part)
         for step, level in enumerate(LEVELS):
             s = torch.full((len(part), 1, 1, 1), level, device=x.device)
-            x = x - source.predict(student, x, s, text).float() / train.STUDENT_STEPS
+            x = x - source.predict(student, x, s, text).float() / STUDENT_STEPS
             out[start : start + size, step + 1] = x.cpu()
     torch.save((out, captions), path)
     return out, captions
 
 
-def nearest(job):
-    """(picture, its labels) -> the drawing that is nearest to it, and their mean squared difference. By trying, one thing after another,
-    the colours and variants that labels do not name."""
+def nearest(job: tuple[np.ndarray, dict[str, str]]) -> tuple[np.ndarray, float]:
+    """(picture, its labels) -> the nearest drawing, and their mean squared difference.
+
+    Found by trying, one after another, the colours and variants that labels do not name.
+    """
     picture, labels = job
     person = data.Person(
         data.NEUTRAL,
@@ -116,21 +130,25 @@ def nearest(job):
 
 
 @torch.no_grad()
-def redraw(run: Path, latents, processes: int | None = None, size: int = 64):
-    """latents (n, 12, 16, 16) -> those of the drawings that are nearest, and how far off each picture is (n,)"""
+def redraw(
+    run: Path, latents: torch.Tensor, processes: int | None = None, size: int = 64
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """latents (n, 12, 16, 16) -> those of the drawings that are nearest, and how far off each
+    picture is (n,)
+    """
     from tqdm import tqdm
 
     path, vae, classifier, jobs = (
         run / "redrawn.pt",
-        train.load_vae(run),
-        train.load_classifier(run),
+        load_vae(run),
+        load_classifier(run),
         [],
     )
     if path.exists():
         return torch.load(path)
     for part in latents.split(size):
         pictures = vae.decode(
-            part.to(train.device()).contiguous(memory_format=torch.channels_last)
+            part.to(device()).contiguous(memory_format=torch.channels_last)
         ).sample.clamp(-1, 1)
         labels = torch.stack([head.argmax(-1) for head in classifier(pictures)], 1).tolist()
         pictures = ((pictures + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
@@ -164,12 +182,10 @@ def redraw(run: Path, latents, processes: int | None = None, size: int = 64):
     return drawn, errors
 
 
-def encoded(vae, pictures):
+def encoded(vae: torch.nn.Module, pictures: list[np.ndarray]) -> torch.Tensor:
     """uint8 pictures -> latents (n, 12, 16, 16)"""
     return (
-        vae.encode(
-            train.to_tensor(np.stack(pictures)).contiguous(memory_format=torch.channels_last)
-        )
+        vae.encode(to_tensor(np.stack(pictures)).contiguous(memory_format=torch.channels_last))
         .latents.float()
         .cpu()
     )
@@ -200,7 +216,7 @@ def changed(person: data.Person, rng: random.Random) -> data.Person:
     return data.Person(person.role, labels, variants, skin, hair)
 
 
-def pair(index: int):
+def pair(index: int) -> tuple[tuple[data.Person, data.Person], np.ndarray]:
     """Two people, and their drawings (2, 128, 128, 3)"""
     rng = random.Random(5_000_000 + index)
     person = data.sample_person(rng)
@@ -209,7 +225,9 @@ def pair(index: int):
 
 
 @torch.no_grad()
-def build_pairs(run: Path, count: int, processes: int | None = None, size: int = 32):
+def build_pairs(
+    run: Path, count: int, processes: int | None = None, size: int = 32
+) -> tuple[list, torch.Tensor]:
     """`count` pairs of people, and their latents (count, 2, 12, 16, 16)"""
     from tqdm import tqdm
 
@@ -217,7 +235,7 @@ def build_pairs(run: Path, count: int, processes: int | None = None, size: int =
     if path.exists():
         latents, rows = torch.load(path)
         return [[data.Person(*row) for row in both] for both in rows], latents
-    vae, people, latents, waiting = train.load_vae(run), [], [], []
+    vae, people, latents, waiting = load_vae(run), [], [], []
     with Pool(processes) as pool:
         for both, pictures in tqdm(
             pool.imap(pair, range(count), chunksize=16), total=count, desc="pairs", mininterval=20
@@ -236,8 +254,11 @@ def build_pairs(run: Path, count: int, processes: int | None = None, size: int =
     return people, latents
 
 
-def mask(difference, rng: random.Random):
-    """How much of the other drawing is where: (1, 16, 16), zero, even, or in places. difference: of the two, (1, 16, 16)"""
+def mask(difference: torch.Tensor, rng: random.Random) -> torch.Tensor:
+    """How much of the other drawing is where: (1, 16, 16), zero, even, or in places.
+
+    difference: between the two, (1, 16, 16)
+    """
     kind = rng.random()
     if kind < 0.25:
         return torch.zeros(1, 16, 16)
@@ -251,9 +272,8 @@ def mask(difference, rng: random.Random):
     return places * min(1, SHARE / max(share, 1e-3))
 
 
-def train_second(run: Path, steps: int, count: int = PATHS, pairs: int = PAIRS):
-    source = object.__new__(train.Portrait)  # its text parts, without the data
-    source.load_text(run)
+def train_second(run: Path, steps: int, count: int = PATHS, pairs: int = PAIRS) -> torch.nn.Module:
+    source = Portrait.without_data(run)
     student = first(run)
     paths, captions = draw_paths(run, student, source, count)
     drawn, errors = redraw(run, paths[:, -1])
@@ -268,7 +288,7 @@ def train_second(run: Path, steps: int, count: int = PATHS, pairs: int = PAIRS):
         return (
             paths[rows, at],
             levels[at],
-            (paths[rows, at] - paths[rows, at + 1]) * train.STUDENT_STEPS,
+            (paths[rows, at] - paths[rows, at + 1]) * STUDENT_STEPS,
             [captions[row] for row in rows],
         )
 
@@ -298,7 +318,7 @@ def train_second(run: Path, steps: int, count: int = PATHS, pairs: int = PAIRS):
     def loss(step):
         rng, numbers = random.Random(step), np.random.default_rng(step)
         *parts, words = zip(held(numbers), led(numbers), mixed(numbers, rng), strict=True)
-        x, s, target = (torch.cat(part).to(train.device()) for part in parts)
+        x, s, target = (torch.cat(part).to(device()) for part in parts)
         text = source.encode([one for some in words for one in some])
         out = source.predict(
             student, x.contiguous(memory_format=torch.channels_last), s, text
@@ -312,4 +332,4 @@ def train_second(run: Path, steps: int, count: int = PATHS, pairs: int = PAIRS):
             "mixed": found.detach(),
         }
 
-    return train.fit("second", run, student.requires_grad_(True), loss, steps, lr=2e-4)
+    return fit("second", run, student.requires_grad_(True), loss, steps, lr=2e-4)
