@@ -1,21 +1,35 @@
-"""NAG side by side: no guidance, CFG and Normalized Attention Guidance on one seed. `python app.py`, then open the page."""
+"""NAG side by side: no guidance, CFG and Normalized Attention Guidance on one seed.
+
+`python app.py`, then open the page.
+"""
 
 import argparse
 import os
+import sys
 
-from nag.engine.engine import Engine
-from nag.errors import Refused
-from nag.page.controls import PRESETS
-from nag.page.layout import build
-from nag.page.serve import launch
-from nag.request import DEFAULT
+from nag.errors import NAGError
+
+try:
+    from nag.engine.engine import Engine
+    from nag.page.controls import PRESETS
+    from nag.page.layout import build
+    from nag.page.serve import launch
+    from nag.request import DEFAULT
+except NAGError as error:  # a preset file that is none, no folder for temporary files
+    sys.exit(str(error))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def options() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--host", default=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"))
+    port = int(os.environ.get("GRADIO_SERVER_PORT", "7860"))
+    parser.add_argument("--port", type=int, default=port)
     parser.add_argument(
-        "--port", type=int, default=int(os.environ.get("GRADIO_SERVER_PORT", "7860"))
+        "--public",
+        default=os.environ.get("GRADIO_ROOT_PATH", ""),
+        metavar="URL",
+        help="the address that people type, where a reverse proxy stands before the page: "
+        "https://example.org/nag",
     )
     parser.add_argument("--preset", default=DEFAULT, choices=list(PRESETS))
     parser.add_argument(
@@ -23,15 +37,18 @@ def main() -> None:
         help="loaded in place of the preset's own model: a local folder, a repository on the hub, "
         "or one .safetensors or .gguf file, for which that model gives what the file lacks",
     )
-    arguments = parser.parse_args()
-    if arguments.model:
-        try:
-            PRESETS[arguments.preset] = PRESETS[arguments.preset].with_model(arguments.model)
-        except Refused as error:
-            parser.error(str(error))
-    demo = build(Engine(), arguments.preset)
-    launch(demo, arguments.host, arguments.port)
+    return parser
+
+
+def main() -> None:
+    asked = options().parse_args()
+    if asked.model:
+        PRESETS[asked.preset] = PRESETS[asked.preset].with_model(asked.model)
+    launch(build(Engine(), asked.preset), asked.host, asked.port, asked.public)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except NAGError as error:
+        sys.exit(str(error))

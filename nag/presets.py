@@ -194,7 +194,9 @@ def parse(name: str, text: str) -> Preset:
 @functools.cache
 def load_all() -> dict[str, Preset]:
     """All presets by name, the default first, those that ship with weights before the others, pictures before videos."""
-    presets = {path.stem: parse(path.stem, path.read_text()) for path in FOLDER.glob("*.json")}
+    presets = {
+        path.stem: parse(path.stem, path.read_text("utf-8")) for path in FOLDER.glob("*.json")
+    }
     return dict(
         sorted(
             presets.items(),

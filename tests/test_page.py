@@ -4,6 +4,7 @@ import contextlib
 import json
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -29,15 +30,19 @@ DONE = "[...document.querySelectorAll('#bench .cell')].filter(c => c.classList.c
 
 
 @contextlib.contextmanager
-def serving(tmp_path_factory, *command):
-    """A server of our own on a free port -> its address."""
+def serving(tmp_path_factory, *command, log=None, sign=signal.SIGTERM, **options):
+    """A server of our own on a free port -> its address. `sign`: the signal that ends it."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    log = tmp_path_factory.mktemp("server") / "log"
+    log = log or tmp_path_factory.mktemp("server") / "log"
     with log.open("w") as out:
         process = subprocess.Popen(
-            [sys.executable, *command, str(port)], cwd=ROOT, stdout=out, stderr=subprocess.STDOUT
+            [sys.executable, *command, str(port)],
+            cwd=ROOT,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            **options,
         )
     url = f"http://127.0.0.1:{port}"
     try:
@@ -50,8 +55,8 @@ def serving(tmp_path_factory, *command):
                 time.sleep(0.25)
         yield url
     finally:
-        process.terminate()
-        process.wait(10)
+        process.send_signal(sign)
+        process.wait(20)
 
 
 @pytest.fixture(scope="module")

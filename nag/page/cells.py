@@ -119,7 +119,7 @@ def shipped(name: str) -> dict:
     folder = ASSETS / "results" / name
     if not (folder / "bench.json").exists():
         return {"cells": [], "hint": "Press Compare."}
-    shown = json.loads((folder / "bench.json").read_text())
+    shown = json.loads((folder / "bench.json").read_text("utf-8"))
     for one in shown["cells"]:
         one["preview"], one["image"], film = (
             _data(folder / f"{one['key']}.png", "image/png"),

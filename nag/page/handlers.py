@@ -1,203 +1,173 @@
-"""Answers the page's buttons and the API."""
+"""Answers the page's buttons and the API. Raises `NAGError`, which `blocks.Page` shows."""
+
+import contextlib
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import gradio as gr
 
 from .. import presets
 from ..engine.engine import Engine, failure
-from ..engine.run import Column, Run
-from ..errors import NAGError, Refused, Stopped
+from ..errors import NAGError, NAGRuntimeError, Refused, Stopped
 from ..media import uploads
-from . import cells
+from ..presets import Preset
+from ..request import Request
+from .clicks import Click, Clicks
 from .controls import INPUTS, PRESETS
-from .files import save, save_video
+from .files import FOLDER
+from .gate import Audience
+from .line import address_of
+from .painting import Painting, Shown, stopped
 
 try:  # on a ZeroGPU Space, and before torch touches CUDA
     import spaces
 except ImportError:
     spaces = None
 
-import html
-import logging
-import random
-import threading
-import time
-import uuid
-
-import gradio as gr
+PATIENCE = 60  # seconds that a run goes on while nobody listens
 
 log = logging.getLogger("nag")
 
 
-class Click:
-    """What one click asked for: frozen settings, and the way to stop it."""
-
-    def __init__(self, preset, request, image=None):
-        self.id, self.preset, self.request, self.image = (
-            uuid.uuid4().hex[:12],
-            preset,
-            request,
-            image,
-        )
-        self.stop, self.begun = threading.Event(), False
-
-
-def on_gpu(function):
-    """`spaces.GPU` where there is one: a ZeroGPU Space runs the generator in a process that holds a GPU for that long."""
+def on_gpu(function: Callable) -> Callable:
+    """`spaces.GPU` where there is one: a ZeroGPU Space runs the generator in a process that holds
+    a GPU for that long."""
     return spaces.GPU(duration=120)(function) if spaces else function
 
 
 class PageHandlers:
-    """Answers the page's buttons. One ticket a browser tab; the engine's lock keeps the runs apart.
+    """Answers the page's buttons and the API. One click a browser tab; the engine's lock keeps the
+    runs apart.
 
-    `engine` needs only `run(preset, request, stop, run_id, image)` and `busy`: a test may bring its own.
+    engine: needs only `run(preset, request, stop, run_id, image)`, a generator, and `busy`.
+    audience: who listens; a run that nobody listens to is ended after `PATIENCE`.
     """
 
-    def __init__(self, engine: Engine):
-        self.engine, self.tickets, self.paint = engine, {}, on_gpu(self._paint)
+    def __init__(self, engine: Engine, audience: Audience | None = None):
+        self.engine, self.audience, self.clicks = engine, audience or Audience(), Clicks()
+        self.stops, self.draw = {}, on_gpu(self._draw)
 
     def prepare(self, request: gr.Request, *values):
-        *settings, lock, path = values
+        """A click: the values of `INPUTS`, whether the seed is locked, and a start picture's path.
+
+        -> the bench that waits, Compare, Stop, the seed, and the click's number for `go`.
+        """
+        *settings, lock, picture = values
         raw = dict(zip(INPUTS, settings, strict=True))
         if not lock:
             raw["seed"] = random.randrange(2**32)
-        try:
-            preset, asked = presets.resolve(raw, PRESETS)
-            ticket = Click(
-                preset, asked, uploads.load(path, preset.title) if preset.image else None
-            )
-        except Refused as error:
-            raise gr.Error(
-                html.escape(str(error), quote=False), print_exception=False
-            ) from None  # a toast is HTML
-        older = self.tickets.pop(request.session_hash, None)
-        if older:
-            older.stop.set()
-        self.tickets[request.session_hash] = ticket
-        waiting = Run(
-            ticket.id,
-            ticket.preset,
-            ticket.request,
-            [Column(key, ticket.request.num_inference_steps) for key in ticket.request.guidance],
-        )
+        preset, asked = presets.resolve(raw, PRESETS)
+        picture = looked_at(preset, picture)
+        client = address_of(request.client and request.client.host)
+        click = Click(preset, asked, picture, client)
+        self.clicks.put(request.session_hash, click)
         hint = "Waiting for another comparison to end." if self.engine.busy else ""
-        return (
-            cells.value(waiting, {}, {}, hint),
-            gr.update(interactive=False),
-            gr.update(interactive=True),
-            raw["seed"],
-            ticket.id,
-        )
+        bench = Painting(preset, asked, click.id).shown(hint).bench
+        off, on = gr.update(interactive=False), gr.update(interactive=True)
+        return bench, off, on, raw["seed"], click.id
 
-    def _paint(self, preset, request, run_id, image=None):
-        """Bench values, as the run goes on. Arguments and values can be pickled: on ZeroGPU this runs in another process."""
-        stop = next(
-            (t.stop for t in list(self.tickets.values()) if t.id == run_id), threading.Event()
-        )
-        run, previews, images, videos, sent = None, {}, {}, {}, 0.0
-        try:
-            for run, column, preview in self.engine.run(preset, request, stop, run_id, image):
-                if preview is not None:
-                    previews[column.key] = cells.data_uri(preview)
-                for done in run.columns:
-                    if done.state == "done" and done.key not in images:
-                        images[done.key] = save(run, done)
-                    if done.video and done.key not in videos:
-                        videos[done.key] = save_video(run, done)
-                changed = (
-                    preview is not None
-                    or run.over
-                    or column.state != "step"
-                    or time.monotonic() - sent > 0.12
-                )
-                if changed:
-                    sent = time.monotonic()
-                    yield cells.value(run, previews, images, None if run.over else "", videos)
-        except Refused as error:
-            yield ended(run_id, preset, request, str(error))
-        except Stopped:
-            yield ended(run_id, preset, request, "")
-        except Exception as error:
-            log.exception("run %s", run_id)
-            for column in run.columns if run else ():
-                column.state = column.state if column.state == "done" else "failed"
-            reason = failure(error, run_id)
-            yield (
-                cells.value(run, previews, images, reason, videos)
-                if run
-                else ended(run_id, preset, request, reason)
-            )
-
-    def go(self, ticket_id, request: gr.Request):
-        ticket = self.tickets.get(request.session_hash)
-        if ticket is None or ticket.id != ticket_id or ticket.begun or ticket.stop.is_set():
+    def go(self, click_id: str, request: gr.Request) -> Iterator[dict]:
+        """The bench's values, when it is this click's turn."""
+        tab = request.session_hash
+        click = self.clicks.get(tab)
+        if click_id in self.clicks.forgotten:
+            raise Refused("This comparison waited too long and was dropped: press Compare again.")
+        if click is None or click.id != click_id or click.begun or click.stop.is_set():
             return  # stopped while it waited, or overtaken by a newer click
-        ticket.begun = True
-        painting = self.paint(ticket.preset, ticket.request, ticket.id, ticket.image)
-        for value in painting:
-            yield value
-            if (
-                spaces and ticket.stop.is_set()
-            ):  # the other process does not see the flag; closing its generator ends it
-                painting.close()
-                for cell in value["cells"]:
-                    cell["state"] = (
-                        cell["state"] if cell["state"] in ("done", "failed") else "stopped"
-                    )
-                yield value
-                return
+        click.begun = True
+        try:
+            with contextlib.closing(self._watched(click, tab)) as values:
+                for shown in values:
+                    if self.clicks.get(tab) is not click:
+                        return  # the bench is a newer click's
+                    yield shown.bench
+        finally:
+            self.clicks.pop(tab, click)
 
-    def back(self, ticket_id, request: gr.Request):
-        ticket = self.tickets.get(request.session_hash)
-        if ticket and ticket.id != ticket_id:  # a newer click has the buttons now
+    def back(self, click_id: str, request: gr.Request):
+        """-> Compare and Stop, after a run; a newer click has them now, if there is one."""
+        click = self.clicks.get(request.session_hash)
+        if click and click.id != click_id:
             return gr.skip(), gr.skip()
-        self.tickets.pop(request.session_hash, None)
+        self.clicks.pop(request.session_hash)
         return gr.update(interactive=True), gr.update(interactive=False)
 
     def halt(self, request: gr.Request):
-        ticket = self.tickets.get(request.session_hash)
-        if ticket is None:
+        """-> the bench, Compare and Stop, where the run had not begun: else it paints its end."""
+        click = self.clicks.get(request.session_hash)
+        if click is None:
             return gr.skip(), gr.skip(), gr.skip()
-        ticket.stop.set()
-        if ticket.begun:  # its own generator paints the end
+        click.stop.set()
+        if click.begun:
             return gr.skip(), gr.skip(), gr.skip()
-        self.tickets.pop(request.session_hash, None)
-        return (
-            ended(ticket.id, ticket.preset, ticket.request, ""),
-            gr.update(interactive=True),
-            gr.update(interactive=False),
-        )
+        bench = Painting(click.preset, click.request, click.id).ended("").bench
+        return bench, gr.update(interactive=True), gr.update(interactive=False)
 
-    def leave(self, request: gr.Request):
-        ticket = self.tickets.pop(request.session_hash, None)
-        if ticket:
-            ticket.stop.set()
+    def leave(self, request: gr.Request) -> None:
+        """The tab was closed."""
+        self.clicks.pop(request.session_hash)
 
-    def api(self, settings: dict, image=None):
-        """Any subset of the settings as one JSON object, and a picture where the preset begins with one -> (the run, its files in the
-        order of `guidance`: PNG, or MP4 of a video)."""
+    def api(self, request: gr.Request, settings: dict, image: str | None = None):
+        """Any subset of the settings as one JSON object, and a picture where the preset begins with
+        one -> (the run, its files in the order of `guidance`: PNG, or MP4 of a video)."""
+        preset, asked = presets.resolve(settings, PRESETS)
+        click = Click(preset, asked, looked_at(preset, image))
+        with contextlib.closing(self._watched(click, request.session_hash)) as values:
+            for shown in values:
+                if shown.problem:
+                    raise NAGRuntimeError(shown.problem)
+                yield shown.run, shown.files
+
+    def _watched(self, click: Click, listener: str | None) -> Iterator[Shown]:
+        """The run, until it is over or was stopped, or nobody listens any more."""
+        self.stops[click.id] = click.stop
+        values = self.draw(click.preset, click.request, click.id, click.picture)
+        heard = time.monotonic()
         try:
-            preset, request = presets.resolve(settings, PRESETS)
-        except Refused as error:
-            raise gr.Error(str(error), print_exception=False) from None
+            for shown in values:
+                if not self.audience.away(listener):
+                    heard = time.monotonic()
+                if time.monotonic() - heard > PATIENCE:
+                    log.info("run %s: nobody listens, so it is ended", click.id)
+                    return
+                yield shown
+                if spaces and click.stop.is_set():  # which the other process does not see
+                    yield stopped(shown)
+                    return
+        finally:
+            values.close()  # on ZeroGPU, too, the end of the generator is the end of the run
+            self.stops.pop(click.id, None)
+
+    def _draw(
+        self, preset: Preset, request: Request, run_id: str, picture: str | None
+    ) -> Iterator[Shown]:
+        """The run. On ZeroGPU in another process: arguments and values can be pickled."""
+        painting = Painting(preset, request, run_id)
+        stop = self.stops.get(run_id) or threading.Event()
         try:
-            start = uploads.load(image, preset.title) if preset.image else None
-            for run, _, _ in self.engine.run(  # noqa: B007
-                preset, request, threading.Event(), uuid.uuid4().hex[:12], start
-            ):
-                pass
-        except NAGError as error:
-            raise gr.Error(str(error), print_exception=False) from None
-        done = [c for c in run.columns if c.state == "done"]
-        return run.json() | {"files": [c.key for c in done]}, [
-            (save_video if c.video else save)(run, c)["path"] for c in done
-        ]
+            image = None
+            if preset.image:  # decoded only now, so that a click that waits holds no picture
+                image = uploads.load(picture and FOLDER.uploaded(picture), preset.title)
+            events = self.engine.run(preset, request, stop, run_id, image)
+            with contextlib.closing(events):
+                for event in events:
+                    if painting.update(*event):
+                        yield painting.shown(None if painting.run.over else "")
+        except Stopped:
+            yield painting.ended("")
+        except Exception as error:
+            if not isinstance(error, NAGError):
+                log.exception("run %s", run_id)
+            yield painting.ended(failure(error, run_id))
 
 
-def ended(run_id: str, preset, request, reason: str) -> dict:
-    """The bench after a run that ended as a whole: the reason once, under it."""
-    state = "failed" if reason else "stopped"
-    run = Run(
-        run_id,
-        preset,
-        request,
-        [Column(key, request.num_inference_steps, state) for key in request.guidance],
-    )
-    return cells.value(run, {}, {}, reason)
+def looked_at(preset: Preset, picture: str | None) -> str | None:
+    """The path of a start picture that can be read; None where the preset has none, whatever is
+    given. Raises `Refused`."""
+    if not preset.image:
+        return None
+    uploads.look(picture and FOLDER.uploaded(picture), preset.title)
+    return picture

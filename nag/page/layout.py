@@ -6,6 +6,7 @@ from ..engine.engine import Engine
 from ..methods import METHODS
 from ..request import DEFAULT, PROMPT_LENGTH
 from . import cells
+from .blocks import ENGINE, Page, StartPicture
 from .controls import (
     CHIPS,
     PRESETS,
@@ -30,7 +31,7 @@ THEME = gr.themes.Default(
     font=FONTS,
     font_mono=("ui-monospace", "Consolas", "monospace"),
 )
-HELP = (cells.ASSETS / "bench" / "help.md").read_text()
+HELP = (cells.ASSETS / "bench" / "help.md").read_text("utf-8")
 CSS = """
 .gradio-container { max-width: 1500px !important; padding-top: 12px !important; }
 #head h1 { font-size: 21px; margin: 0; } #head p { margin: 2px 0 0; color: var(--body-text-color-subdued); }
@@ -55,18 +56,18 @@ def bench_of(value: dict) -> gr.HTML:
         elem_id="bench",
         container=False,
         apply_default_css=False,
-        html_template=(folder / "bench.html").read_text(),
-        css_template=(folder / "bench.css").read_text(),
-        js_on_load=(folder / "bench.js").read_text(),
+        html_template=(folder / "bench.html").read_text("utf-8"),
+        css_template=(folder / "bench.css").read_text("utf-8"),
+        js_on_load=(folder / "bench.js").read_text("utf-8"),
     )
 
 
-def build(engine: Engine, first: str = DEFAULT) -> gr.Blocks:
+def build(engine: Engine, first: str = DEFAULT) -> Page:
     """The page: what stands where, and which button asks whom."""
-    desk = PageHandlers(engine)
-    with gr.Blocks(
+    with Page(
         title="NAG side by side", analytics_enabled=False, delete_cache=(600, KEEP), fill_width=True
     ) as demo:
+        desk = PageHandlers(engine, demo.audience)
         with gr.Row(elem_id="head"):
             gr.HTML(
                 "<h1>NAG side by side</h1><p>One seed, three ways to say <em>not that</em>: no guidance, classifier-free guidance, "
@@ -87,9 +88,7 @@ def build(engine: Engine, first: str = DEFAULT) -> gr.Blocks:
                         max_length=PROMPT_LENGTH,
                         info="What the picture must not show",
                     )
-                    begin = gr.Image(
-                        type="filepath",
-                        image_mode=None,
+                    begin = StartPicture(
                         sources=["upload", "clipboard"],
                         visible=one.image,
                         height=190,
@@ -215,8 +214,8 @@ def build(engine: Engine, first: str = DEFAULT) -> gr.Blocks:
             visible=False
         )  # travels with the click, unlike a gr.State, which is read when the queue gets there
         quiet = {"show_progress": "hidden", "api_visibility": "private"}
-        now = quiet | {"queue": False}
-        turn = {"concurrency_id": "engine", "concurrency_limit": 1}
+        now = quiet | {"concurrency_limit": None}  # never queue=False: that is a way past the gate
+        turn = {"concurrency_id": ENGINE, "concurrency_limit": 1}
         start.click(
             desk.prepare,
             inputs,
@@ -247,7 +246,7 @@ def build(engine: Engine, first: str = DEFAULT) -> gr.Blocks:
         with gr.Row(visible=False):
             settings, picture, result, files = (
                 gr.JSON(),
-                gr.Image(type="filepath", image_mode=None),
+                StartPicture(),
                 gr.JSON(),
                 gr.Files(),
             )

@@ -1,34 +1,73 @@
 """The page on the network."""
 
 import os
+import signal
 
-import gradio as gr
+from starlette.middleware import Middleware
 
 from ..engine.loading import import_libraries
+from ..errors import NAGRuntimeError
+from .blocks import Page
+from .files import FOLDER
 from .gate import Gate
 from .layout import CSS, THEME
 
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+PRIVATE = "127.0.0.1,::1,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16"
+TABS = 500  # browser tabs whose fields Gradio remembers
 
-def launch(demo: gr.Blocks, host: str, port: int, **options):
-    from starlette.middleware import Middleware
 
-    # bound to this machine only, the page answers to its names only: no foreign page can reach it by rebinding its own
-    local = {"127.0.0.1", "localhost", "::1"}
-    hosts = local if host in local and not os.environ.get("SPACE_ID") else None
-    demo.queue(max_size=20).launch(
-        server_name=host,
-        server_port=port,
-        css=CSS,
-        theme=THEME,
-        show_error=False,
-        allowed_paths=[],
-        app_kwargs={"middleware": [Middleware(Gate, hosts=hosts)]},
-        run_history=False,
-        enable_monitoring=False,
-        footer_links=["api"],
-        share=False,
-        prevent_thread_lock=True,
-        **options,
+def launch(demo: Page, host: str, port: int, public: str = "", **options) -> None:
+    """Serves the page until the process is told to end.
+
+    public: the address that people type, such as https://example.org/nag, where a reverse proxy
+    stands before the page. Raises `NAGRuntimeError` where the port cannot be used.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as tidy an end as with Ctrl+C
+    try:
+        demo.queue().launch(
+            server_name=host,
+            server_port=port,
+            root_path=public or None,
+            css=CSS,
+            theme=THEME,
+            show_error=False,
+            allowed_paths=[],
+            app_kwargs={"middleware": [gate(demo, host, public)]},
+            state_session_capacity=TABS,
+            ssr_mode=False,  # Node in front would hide who asks
+            num_workers=0,  # of Gradio's, which would serve files without the gate
+            run_history=False,
+            enable_monitoring=False,
+            footer_links=["api"],
+            share=False,
+            prevent_thread_lock=True,
+            **options,
+        )
+        import_libraries()  # while the page is looked at: the first Compare finds them there
+        demo.block_thread()
+    except KeyboardInterrupt:
+        demo.close()
+    except OSError as error:
+        if "empty port" not in str(error):
+            raise
+        raise NAGRuntimeError(
+            f"Port {port} of {host} cannot be used: another program may have it. "
+            f"Name another one: python app.py --port {port + 1}"
+        ) from None
+
+
+def gate(demo: Page, host: str, public: str = "") -> Middleware:
+    """The gate for a page that listens on `host`. On a Space its public address is known."""
+    space = os.environ.get("SPACE_HOST")
+    if space:
+        # of its own proxies, X-Forwarded-For is believed: it says who asks
+        os.environ.setdefault("FORWARDED_ALLOW_IPS", PRIVATE)
+    return Middleware(
+        Gate,
+        names=LOOPBACK if host in LOOPBACK and not space else None,
+        public=public or (f"https://{space}" if space else ""),
+        endpoints=demo.public(),
+        audience=demo.audience,
+        sweep=FOLDER.sweep,
     )
-    import_libraries()  # while the page is looked at: the first Compare finds them there
-    demo.block_thread()

@@ -1,0 +1,142 @@
+"""gr.Blocks and gr.Image as the page needs them: no way around the queue, no file of the machine,
+and a sentence for everything that goes wrong."""
+
+import html
+import logging
+import uuid
+
+import gradio as gr
+from fastapi import HTTPException
+from gradio_client.utils import is_file_obj_with_meta, traverse
+
+from ..errors import NAGError, Refused, unexpected
+from .files import FULL, not_written
+from .gate import Audience
+from .line import Place, address_of, refusal
+
+ENGINE = "engine"  # concurrency_id of the events that draw
+UNREADABLE = (
+    "These values cannot be read as the inputs of this call. The page's footer shows how it is "
+    'called: "Use via API".'
+)
+
+log = logging.getLogger("nag")
+
+
+class StartPicture(gr.Image):
+    """Hands on the path of the upload as it came: `Folder.uploaded` and `uploads.load` look at it,
+    and only where the preset begins with a picture. gr.Image would open it before that, with
+    whatever decoder it asks for, and end the click where it cannot."""
+
+    def preprocess(self, payload):
+        """-> str, or None where no picture was given."""
+        return payload.path if payload else None
+
+    def get_block_name(self) -> str:
+        return "image"  # the component of the browser
+
+
+class Page(gr.Blocks):
+    """gr.Blocks with its doors shut: a queue that cannot be skipped and where nobody takes every
+    place, inputs that name no file of the machine, and refusals in sentences."""
+
+    def __init__(self, **options):
+        self.audience = Audience()
+        super().__init__(**options)
+
+    def queue(self, *args, **options):
+        """As gr.Blocks does, but `api_open` is False, and `line.refusal` decides who may wait."""
+        super().queue(*args, **options | {"api_open": False})
+        push, arriving = self._queue.push, []
+
+        async def admitted(body, request, username):
+            if body.fn_index not in self.fns:
+                raise HTTPException(404, "This page is of another version: load it again.")
+            fn = self.fns[body.fn_index]
+            if fn.concurrency_id != ENGINE:
+                return await push(body, request, username)
+            place = _place(fn, request, body.session_hash or uuid.uuid4().hex)
+            if reason := refusal([*self.waiting(), *arriving], place):
+                raise HTTPException(429, reason)
+            arriving.append(place)  # `push` waits before it queues
+            try:
+                return await push(body, request, username)
+            finally:
+                arriving.remove(place)
+
+        self._queue.push = admitted
+        return self
+
+    def waiting(self) -> list[Place]:
+        """The runs that wait for the engine, by Gradio's own queue."""
+        line = self._queue.event_queue_per_concurrency_id.get(ENGINE)
+        events = line.queue if line else ()
+        return [_place(event.fn, event.request, event.session_hash) for event in events]
+
+    def direct(self) -> list[str]:
+        """The handlers that would be called past the queue; there must be none."""
+        return [fn.name for fn in self.fns.values() if fn.fn is not None and not fn.queue]
+
+    def public(self) -> list[str]:
+        """The names of the API."""
+        return [fn.api_name for fn in self.fns.values() if fn.api_visibility == "public"]
+
+    async def preprocess_data(self, block_fn, inputs, state, explicit_call=False):
+        """Raises gr.Error with a sentence for whatever is no value of these inputs."""
+        try:
+            inputs = [
+                _path_alone(value) if isinstance(block, StartPicture) else _no_file(value)
+                for block, value in zip(block_fn.inputs, inputs, strict=False)
+            ]
+            return await super().preprocess_data(block_fn, inputs, state, explicit_call)
+        except (gr.Error, NAGError):
+            raise
+        except Exception:
+            log.info("inputs of %s", block_fn.name, exc_info=True)
+            raise Refused(UNREADABLE) from None
+
+    async def process_api(self, block_fn, *args, **options):
+        """Raises gr.Error alone: Gradio answers every other error with `null`."""
+        try:
+            return await super().process_api(block_fn, *args, **options)
+        except gr.Error:
+            raise
+        except Exception as error:
+            reason = _reason(error)
+            if block_fn.api_visibility != "public":
+                reason = html.escape(reason, quote=False)  # a toast is HTML
+            raise gr.Error(reason, print_exception=False) from None
+
+
+def _place(fn, request, session: str) -> Place:
+    client = address_of(request.client and request.client.host)
+    return Place(client, session, fn.api_visibility == "public")
+
+
+def _reason(error: Exception) -> str:
+    """What people are told of an error; the log has the rest."""
+    if isinstance(error, NAGError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in FULL:
+        log.exception("a request")
+        return not_written("A file", error)
+    run_id = uuid.uuid4().hex[:12]
+    log.exception("run %s", run_id)
+    return unexpected(error, run_id, "This request")
+
+
+def _path_alone(payload) -> dict | None:
+    """A picture's path, without what would make Gradio copy, download or decode the file."""
+    if payload is None:
+        return None
+    path = payload.get("path") if isinstance(payload, dict) else payload
+    return {"path": path if isinstance(path, str) else ""}
+
+
+def _no_file(value):
+    """The value. Raises `Refused` where it names a file: Gradio would copy or download it."""
+    return traverse(value, _refuse, is_file_obj_with_meta)
+
+
+def _refuse(file: dict):
+    raise Refused(f"A file, {file['path'][:60]!r}, stands where text or a number is expected.")
