@@ -1,11 +1,16 @@
-"""Normalized Attention Guidance (arXiv 2505.21179) for diffusers pipelines: `with nag.guide(pipe, "blurry"): pipe(...)`."""
+"""Normalized Attention Guidance (arXiv 2505.21179) for diffusers pipelines.
+
+with nag.guide(pipe, "blurry"):
+    pipe("a cat")
+"""
 
 import importlib
 
-__all__ = ["NAGSettings", "guide", "normalized_attention_guidance", "supports"]
+__all__ = ["NAGSettings", "XRay", "guide", "normalized_attention_guidance", "supports"]
 
 HOME = {
     "NAGSettings": "settings",
+    "XRay": "xray",
     "guide": "guidance",
     "normalized_attention_guidance": "formula",
     "supports": "families",
@@ -13,7 +18,8 @@ HOME = {
 
 
 def __getattr__(name: str):
-    """The public names, from their modules at first use: torch and diffusers take seconds, which the page does not wait for."""
+    """The public names, from their modules at first use: torch and diffusers take seconds to
+    import, which the page does not wait for."""
     if name not in HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f".{HOME[name]}", __name__), name)

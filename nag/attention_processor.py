@@ -48,9 +48,8 @@ def tokens_first(tensor: torch.Tensor) -> torch.Tensor:
 class GuidedAttention:
     """The attention op of one layer. While `call.layout` is None it is the op that it stands for.
 
-    kind: see `nag.families.KINDS`. call: what is running, with its `layout`. pictures: behind the
-    text, an IP-Adapter's pictures are attended too. hit: guided once. seen: guided since the
-    processor was called.
+    kind: see `nag.families.KINDS`. call: what is running, with its `layout`. pictures: after the
+    text, an IP-Adapter's are attended. hit: guided once. seen: guided in this processor's call.
     """
 
     def __init__(
@@ -73,9 +72,9 @@ class GuidedAttention:
     ) -> torch.Tensor:
         """`op(query, key, value, mask)` with guided image rows.
 
-        tokens: where these tensors count their tokens, 2 in (B, H, N, D), 1 in (B, N, H, D).
-        plain: the op is PyTorch's own attention with this `scale` and no other option.
-        Raises NAGRuntimeError where the rows of a batch cannot be told apart.
+        tokens: the dimension that counts them, 2 in (B, H, N, D), 1 in (B, N, H, D). plain: the op
+        is PyTorch's own attention with this `scale` and no other option. Raises NAGRuntimeError
+        where the rows of a batch cannot be told apart.
         """
         layout = self.call.layout
         if layout is None or (self.pictures and self.seen):  # an IP-Adapter's pictures come second
@@ -118,8 +117,7 @@ class GuidedAttention:
         return out
 
     def cross(self, op, inputs: Inputs, keys: Segments, rows: slice) -> torch.Tensor:
-        """The image's queries against the positive text, of conditional rows against the negative
-        too, and the formula."""
+        """The image's queries against each text (the negative: conditional rows), the formula."""
         z_positive = op(*inputs.seen(keys.with_positive))
         z_negative = op(*inputs.of_rows(rows).seen(keys.with_negative))
         return self.steered(z_positive, z_negative, rows)
@@ -139,8 +137,7 @@ class GuidedAttention:
 
     def joint_merged(self, inputs: Inputs, at: Segments, rows: slice, scale) -> torch.Tensor:
         """`joint` with every key attended once: the image's by all queries, a text's by its own and
-        the image's. Attention to both is the two merged by their log-sum-exps (`nag/kernels.py`).
-        """
+        the image's. Attention to both is the two, merged by log-sum-exp (`nag/kernels.py`)."""
         out, every = inputs.output(), slice(None)
         keys = {label: inputs.seen(at.only(label)) for label in (IMAGE, POSITIVE, NEGATIVE)}
 
@@ -178,22 +175,23 @@ class GuidedAttention:
         return out
 
     def _mergeable(self, inputs: Inputs, queries: Segments, keys: Segments, plain: bool) -> bool:
-        """Whether `joint_merged` does what `joint` does: texts and image have queries where they
-        have keys, and a kernel gives log-sum-exps for them."""
-        layout = self.call.layout
-        same = self.kind == "joint" and not layout.cached_reference_tokens and keys.image
+        """Whether `joint_merged` can: queries stand where keys do, and a kernel gives their sums."""
+        kept = self.call.layout.cached_reference_tokens
+        same = self.kind == "joint" and not kept and keys.image
         return bool(same and plain and not self.call.exact and kernels.able(*inputs))
 
     def steered(self, z_positive, z_negative, rows: slice) -> torch.Tensor:
         """The image's answer, (B, H, I, D): conditional rows guided, the others as they are."""
         out = torch.empty_like(z_positive)
         for piece in portions([(0, out.shape[2])], out.device):
-            positive, negative = take(z_positive, [piece]), take(z_negative, [piece])
-            put(out, [piece], self._steer(positive, negative, rows))
+            both = take(z_positive, [piece]), take(z_negative, [piece])
+            put(out, [piece], self._steer(*both, rows))
         return out
 
     def _steer(self, z_positive, z_negative, rows: slice) -> torch.Tensor:
         """The same in one piece. The paper's norm is over all heads together."""
+        if self.call.record:
+            self.call.record(self.name, z_positive[rows], z_negative)
         guided = blend(self.settings, z_positive[rows], z_negative, (-3, -1))
         if len(guided) == len(z_positive):
             return guided

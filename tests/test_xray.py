@@ -1,10 +1,13 @@
 """The X-ray: its numbers are the formula's, and tau, alpha and scale move in it without a run."""
 
+import functools
 import math
 
 import pytest
 import torch
+from tiny import NEGATIVE, PROMPT, draw, pipeline
 
+import nag
 from nag.errors import NAGValueError
 from nag.formula import normalized_attention_guidance
 from nag.xray import XRay, grid_of
@@ -133,3 +136,85 @@ def test_tokens_lie_on_the_pictures_grid(tokens, size, frames, grid):
 def test_tokens_that_are_no_picture_have_no_grid():
     with pytest.raises(NAGValueError, match="lie on no grid"):
         grid_of(61, 128, 128)
+
+
+def by_hooks(name, scale, steps):
+    """(layer, step) -> R in float64, from the queries, keys and values that a tiny model's own
+    attention sees in a run without NAG up to its first step: packed by hand, nothing of ours."""
+    pipe, found = pipeline(name), {}
+    texts = [pipe.encode_prompt(words, "cpu", 1, False)[0] for words in (PROMPT, NEGATIVE)]
+
+    def attend(layer, attention, inputs, keywords, output):
+        hidden = keywords.get("hidden_states", inputs[0] if inputs else None)
+
+        def heads(x):
+            return x.unflatten(-1, (attention.heads, -1)).transpose(1, 2).double()
+
+        z = []
+        for text in texts:
+            q, k, v = attention.to_q(hidden), attention.to_k(text), attention.to_v(text)
+            weights = heads(q) @ heads(k).mT * attention.scale
+            z.append(weights.softmax(-1) @ heads(v))
+        guided = z[0] + (scale - 1) * (z[0] - z[1])
+        ratio = guided.abs().sum((1, 3)) / z[0].abs().sum((1, 3))
+        found.setdefault(layer, ratio[0])
+
+    hooks = [
+        module.register_forward_hook(functools.partial(attend, layer), with_kwargs=True)
+        for layer, module in pipe.unet.named_modules()
+        if layer.endswith("attn2")
+    ]
+    try:
+        draw(name, steps=steps)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def test_a_recording_is_what_hooks_see_in_the_first_layer_of_the_first_step():
+    """Behind it the picture is already guided, and a plain run shows another."""
+    xray, scale = XRay(), 5.0
+    with nag.guide(pipeline("sd"), NEGATIVE, scale=scale, tau=1.1, alpha=0.7, record=xray):
+        draw("sd", steps=3)
+    expected = by_hooks("sd", scale, 3)
+    assert set(xray.layers) == set(expected) and xray.steps == 3
+    first = xray.layers[0]
+    torch.testing.assert_close(
+        xray.ratio(0, 0, scale).double(), expected[first], rtol=2e-3, atol=2e-3
+    )
+
+
+@pytest.mark.parametrize("name", ["sd", "flux", "sd3", "wan"])
+def test_recording_changes_no_picture(name):
+    settings = {"scale": 4.0, "tau": 1.2, "alpha": 0.6}
+    with nag.guide(pipeline(name), NEGATIVE, **settings):
+        plain = draw(name)
+    xray = XRay()
+    with nag.guide(pipeline(name), NEGATIVE, **settings, record=xray):
+        assert torch.equal(draw(name), plain)
+    assert xray.steps == 2 and all(xray.cell(i, 1) is not None for i in range(len(xray.layers)))
+
+
+@pytest.mark.parametrize("name", ["sd", "flux"])
+def test_another_tau_is_predicted_exactly_for_the_first_layer_of_the_first_step(name):
+    """And another scale at least as high as it is, by little."""
+    one, other = XRay(), XRay(scales=(1.0, 3.0, 9.0))
+    with nag.guide(pipeline(name), NEGATIVE, scale=4.0, tau=1.2, record=one):
+        draw(name)
+    with nag.guide(pipeline(name), NEGATIVE, scale=9.0, tau=5.0, record=other):
+        draw(name)
+    for tau in (1.05, 1.5, 3.0):
+        seen = float(other.clipped(9.0, tau)[0, 0])
+        guessed = float(one.clipped(9.0, tau)[0, 0])
+        assert guessed == pytest.approx(seen, abs=0.13) and guessed >= seen - 0.02
+        assert float(one.clipped(8.0, tau)[0, 0]) == float(
+            (one.ratio(0, 0, 8.0) > tau).float().mean()
+        )
+
+
+def test_end_leaves_the_steps_behind_it_without_numbers():
+    xray = XRay()
+    with nag.guide(pipeline("sd"), NEGATIVE, scale=4.0, end=0.5, record=xray):
+        draw("sd", steps=4)
+    assert xray.steps == 2

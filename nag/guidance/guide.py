@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -12,6 +12,7 @@ from ..families import Adapted, Family
 from ..patch import set_attribute, wrap_call, wrap_method
 from ..settings import NAGSettings
 from ..twins import install
+from ..xray import XRay
 from .call import GuidedDenoiser, forget_caches
 from .checks import (
     check_negative,
@@ -45,6 +46,7 @@ def guide(
     exact: bool = False,
     method: str = "nag",
     trim: bool = False,
+    record: XRay | None = None,
 ) -> Iterator[Progress]:
     """Within this context `pipe(...)` is guided away from the negative prompt. The pipeline is
     called as always, in the thread that entered the context.
@@ -69,6 +71,9 @@ def guide(
         exact: attend the positive and the negative branch in two passes, as by hand. Otherwise
             joint attention attends the image's keys once for both and merges (`nag/kernels.py`),
             where a kernel can: the same up to rounding, for much less time.
+        record: a `nag.XRay` that keeps how far each image token was pushed, of one picture. It
+            costs several passes over every guided output, and a model compiled with fullgraph=True
+            cannot be recorded.
 
     With CFG, only the conditional rows are guided. Pooled text embeddings are the positive's for
     both texts. Gives a `Progress`, which counts the guided steps. Raises NAGValueError for bad
@@ -86,6 +91,8 @@ def guide(
     embeds = embeds_by_argument(family, negative_prompt_embeds, negative_prompt_attention_mask)
     cut = functools.partial(without_padding, pipe, family) if trim else None
     state, steps = CallState(exact=bool(exact)), StepCounter(progress)
+    if record is not None:
+        state.record = recording(record, progress)
     with contextlib.ExitStack() as stack:
         one_call = functools.partial(one_pipeline_call, pipe, pipe.scheduler, state, steps)
         stack.enter_context(wrap_call(pipe, one_call))
@@ -101,6 +108,16 @@ def guide(
         yield progress
         if steps.stepped and not progress.guided_calls:
             raise nothing_guided(pipe, state)
+
+
+def recording(record: XRay, progress: Progress) -> Callable:
+    """What attention calls with a guided output: (layer, Z+, Z-), both (B, H, I, D)."""
+
+    @torch.compiler.disable
+    def add(layer: str, z_positive: torch.Tensor, z_negative: torch.Tensor) -> None:
+        record.add(layer, progress.step, z_positive, z_negative, (-3, -1))
+
+    return add
 
 
 def count_steps(scheduler, steps: StepCounter, stack: contextlib.ExitStack) -> None:
