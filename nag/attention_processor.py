@@ -175,7 +175,7 @@ class GuidedAttention:
         return out
 
     def _mergeable(self, inputs: Inputs, queries: Segments, keys: Segments, plain: bool) -> bool:
-        """Whether `joint_merged` can: queries stand where keys do, and a kernel gives their sums."""
+        """Whether `joint_merged` can: queries stand where keys do, and a kernel gives the sums."""
         kept = self.call.layout.cached_reference_tokens
         same = self.kind == "joint" and not kept and keys.image
         return bool(same and plain and not self.call.exact and kernels.able(*inputs))

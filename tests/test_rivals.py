@@ -14,6 +14,7 @@ from nag import NAGSettings
 from nag.attention_processor import GuidedAttention
 from nag.engine.engine import Engine
 from nag.errors import Refused
+from nag.guidance.state import CallState
 from nag.segments import Layout
 
 PLUS, MINUS, IMAGE = 5, 3, 12
@@ -28,7 +29,7 @@ def pieces(kind, texts, count):
 def layer(kind: str, method: str, scale: float, rows: slice, total: int):
     """One guided layer whose text stands first, and its call."""
     family = SimpleNamespace(pieces=pieces)
-    call = SimpleNamespace(layout=Layout(((PLUS, MINUS),), rows, total), exact=False)
+    call = CallState(layout=Layout(((PLUS, MINUS),), rows, total))
     return GuidedAttention("here", kind, family, NAGSettings(scale=scale, method=method), call)
 
 
