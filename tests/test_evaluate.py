@@ -1,9 +1,12 @@
-"""`python -m nag evaluate`: columns as asked, pictures drawn once, numbers from the files, the same however they came to be."""
+"""`python -m nag evaluate`: columns as asked, pictures drawn once, numbers from the files, the same
+however they came to be.
+"""
 
 import argparse
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,7 +19,8 @@ from PIL import Image
 from nag import presets
 from nag.__main__ import main
 from nag.errors import Refused
-from nag.evaluate import command, draw, plan, pocket, report, statistics
+from nag.evaluate import command, draw, plan, pocket, processes, report, statistics
+from nag.evaluate.options import plan_of
 
 ROOT = Path(__file__).resolve().parent.parent
 PORTRAIT = presets.load_all()["pocket-portrait"]
@@ -157,12 +161,12 @@ def test_where_a_picture_depends_on_its_batch_each_is_drawn_alone(tmp_path, monk
     monkeypatch.setattr(plan, "preset_of", lambda *_: PORTRAIT.model_copy(update={"batch": 1}))
     rates = "--metrics", "attribute"
     assert (
-        command._plan(options(tmp_path, *rates))[4]
-        == command._plan(options(tmp_path, *rates, "--batch", "1"))[4]
+        plan_of(options(tmp_path, *rates)).batch
+        == plan_of(options(tmp_path, *rates, "--batch", "1")).batch
         == 1
     )
     with pytest.raises(Refused, match="--batch must be at most 1 for Pocket portrait"):
-        command._plan(options(tmp_path, *rates, "--batch", "2"))
+        plan_of(options(tmp_path, *rates, "--batch", "2"))
 
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path, capsys):
@@ -178,8 +182,8 @@ def test_references_that_cannot_be_rendered_are_refused_but_not_needed_for_rates
     with pytest.raises(
         Refused, match=r"pip install '.\[evaluate\]'.* or leave it out by --metrics attribute keep"
     ):
-        command._plan(options(tmp_path))
-    command._plan(options(tmp_path, "--metrics", "attribute", "keep"))
+        plan_of(options(tmp_path))
+    plan_of(options(tmp_path, "--metrics", "attribute", "keep"))
 
 
 def test_pictures_are_counted_in_all_and_cases_take_turns():
@@ -252,7 +256,7 @@ def test_wilson_and_frechet_agree_with_known_values():
 
 
 def test_the_interval_of_a_frechet_distance_covers_what_other_samples_give():
-    """With 60 rows of 10 features a resample is far beyond its original: the interval must not be."""
+    """With 60 rows of 10 features a resample is far from its original: the interval must not be."""
     reference, population = (
         statistics.Frechet(torch.randn(2000, 10)),
         torch.randn(400, 60, 10) * 1.1 + 0.2,
@@ -542,6 +546,31 @@ def test_a_picture_is_drawn_anew_when_something_it_depends_on_changes(tmp_path):
         assert changed.path(none, picture) != painter.path(none, picture), change
 
 
+@pytest.mark.parametrize(
+    ("name", "decides"),
+    [
+        ("methods.py", True),
+        ("request.py", True),
+        ("guidance/packing.py", True),
+        ("families/adapters/positions.py", True),
+        ("engine/call.py", True),
+        ("evaluate/draw.py", True),
+        ("evaluate/report.py", False),
+        ("page/layout.py", False),
+        ("pocket/vae.py", False),
+    ],
+)
+def test_a_change_of_code_that_may_change_a_picture_is_another_code(
+    name, decides, tmp_path, monkeypatch
+):
+    shutil.copytree(ROOT / "nag", tmp_path / "nag")
+    monkeypatch.setattr(draw.nag, "__file__", str(tmp_path / "nag" / "__init__.py"))
+    before = draw.code.__wrapped__()
+    with (tmp_path / "nag" / name).open("a") as file:
+        file.write("# changed")
+    assert (draw.code.__wrapped__() != before) == decides
+
+
 def test_other_weights_in_the_same_folder_are_another_model(tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "weights.safetensors").write_bytes(b"one")
@@ -596,7 +625,9 @@ SHORT = ("--count", "6", "--batch", "2", "--steps", "1", "--metrics", "attribute
 
 
 def launched(script: str, *arguments):
-    """In two processes, as `accelerate launch` starts them on several GPUs; its `--cpu` starts one process alone."""
+    """In two processes, as `accelerate launch` starts them on several GPUs; its `--cpu` starts one
+    process alone.
+    """
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.run(
         [
@@ -651,12 +682,13 @@ def test_when_one_process_dies_the_other_says_so(tmp_path):
     script = tmp_path / "dies.py"
     script.write_text(
         "import os, sys\nfrom nag.__main__ import main\nfrom nag.evaluate import draw\n"
-        "if os.environ['RANK'] == '1':\n    draw.Painter.draw = lambda *_: os._exit(9)\nsys.exit(main())\n"
+        "if os.environ['RANK'] == '1':\n    draw.Painter.draw = lambda *_: os._exit(9)\n"
+        "sys.exit(main())\n"
     )
     done = launched(str(script), "evaluate", *SHORT, "--out", str(tmp_path / "out"))
     assert (
         done.returncode != 0
-        and command.GONE in done.stderr
+        and processes.GONE in done.stderr
         and not (tmp_path / "out" / "results.json").exists()
     )
 
@@ -672,7 +704,7 @@ def test_a_process_that_waits_for_one_that_is_gone_says_so(monkeypatch):
         "barrier",
         lambda group, async_op: argparse.Namespace(is_completed=lambda: True, wait=closed),
     )
-    process = object.__new__(command.Several)
+    process = object.__new__(processes.Several)
     process.group = None
     with pytest.raises(Refused, match="Another process ended before its pictures were drawn"):
         process.wait()
@@ -708,7 +740,7 @@ def test_the_models_of_a_training_run_are_evaluated_too(tmp_path, monkeypatch):
     monkeypatch.setattr(export, "pipeline", lambda run, name: made.append((run, name)) or saved)
     monkeypatch.setattr(
         command,
-        "_plan",
+        "plan_of",
         lambda options: asked.append(options.model) or (_ for _ in ()).throw(Refused("enough")),
     )
     assert main(["evaluate", "--out", "out"]) == 2

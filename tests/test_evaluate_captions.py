@@ -1,4 +1,4 @@
-"""Captions on any preset: CLIP Score, FID, PFID and PickScore, here around tiny random networks of the same classes."""
+"""Captions on any preset: CLIP, FID, PFID and PickScore, around tiny random networks."""
 
 import itertools
 import json
@@ -295,7 +295,8 @@ def test_captions_are_evaluated_on_any_pipeline_and_frames_of_a_video(
 def test_what_is_missing_is_named(tmp_path, monkeypatch):
     with pytest.raises(
         Refused,
-        match=r"openai/clip-vit-large-patch14 is not on this machine and the hub cannot be reached.*leave its metric out",
+        match=r"openai/clip-vit-large-patch14 is not on this machine and the hub cannot be reached"
+        r".*leave its metric out",
     ):
         captions.Similarity(captions.CLIP, "cpu")
     with pytest.raises(Refused, match=r"is neither a folder here nor|does not load"):

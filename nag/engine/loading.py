@@ -35,6 +35,15 @@ class Loaded:
     words: EmbeddingCache = field(default_factory=EmbeddingCache)  # encoded already
 
 
+def accelerator() -> str:
+    """Where models go on this machine: "cuda", "mps" or "cpu"."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
 def load(preset: Preset) -> Loaded:
     """Loads a preset's pipeline, from a folder or the hub. Raises `Refused`."""
     import torch
@@ -46,13 +55,7 @@ def load(preset: Preset) -> Loaded:
         log.disable_progress_bar()
     folder = PROJECT / preset.model
     source, local = str(folder) if folder.is_dir() else preset.model, folder.is_dir()
-    device = (
-        "cuda"
-        if torch.cuda.is_available()
-        else "mps"
-        if torch.backends.mps.is_available()
-        else "cpu"
-    )
+    device = accelerator()
     check_memory(preset, device, local)
     dtype = _dtype(preset.dtype, device)
     try:

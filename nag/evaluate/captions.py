@@ -3,10 +3,11 @@
 clip        100 x cosine of picture and caption in CLIP, not below 0 (CLIP Score, arXiv 2104.08718)
 fid         Frechet distance in Inception features to the reference pictures (arXiv 1706.08500)
 pfid        the same on the middle 299 x 299 pixels at full size: fine detail (arXiv 2402.13929)
-pickscore   what people preferred, as PickScore predicts it (arXiv 2305.01569); in place of ImageReward, whose package imports from
-            transformers what version 5 no longer has
+pickscore   what people preferred, as PickScore predicts it (arXiv 2305.01569); in place of
+            ImageReward, whose package imports from transformers what version 5 no longer has
 
-Reference pictures are cut and scaled to the size of those drawn. CLIP and PickScore run by transformers, Inception by torch-fidelity.
+Reference pictures are cut and scaled to the size of those drawn. CLIP and PickScore run by
+transformers, Inception by torch-fidelity.
 """
 
 from pathlib import Path
@@ -30,7 +31,8 @@ def check(metrics, references: Path | None) -> None:
         return
     if references is None:
         raise Refused(
-            "FID and PFID compare with real pictures: give --reference-images DIR, or leave them out of --metrics."
+            "FID and PFID compare with real pictures: give --reference-images DIR, or leave them "
+            "out of --metrics."
         )
     if len(images_in(references)) < 2:
         raise Refused(
@@ -40,7 +42,8 @@ def check(metrics, references: Path | None) -> None:
         import torch_fidelity  # noqa: F401
     except ImportError:
         raise Refused(
-            "FID and PFID need torch-fidelity: pip install '.[evaluate]', or leave them out of --metrics."
+            "FID and PFID need torch-fidelity: pip install '.[evaluate]', or leave them out of "
+            "--metrics."
         ) from None
 
 
@@ -97,7 +100,8 @@ def inception(weights: Path | None = None):
         )
     except (OSError, RuntimeError) as error:
         raise Refused(
-            f"FID's Inception weights could not be had ({type(error).__name__}): torch-fidelity fetches them once from "
+            f"FID's Inception weights could not be had ({type(error).__name__}): torch-fidelity "
+            "fetches them once from "
             "github.com, or give their file by --inception FILE."
         ) from error
     network.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -105,7 +109,7 @@ def inception(weights: Path | None = None):
 
 
 def features(network, images, size: tuple[int, int], patch: bool):
-    """Of PIL images, cut and scaled to `size` (width, height), whole or of their middle -> (n, k)"""
+    """Of PIL images, scaled to `size` (width, height), whole or of their middle -> (n, k)"""
     import numpy as np
     import torch
     from PIL import ImageOps
@@ -153,10 +157,14 @@ def measure(
     clip: str = CLIP,
     weights: Path | None = None,
 ) -> dict[str, dict]:
-    """{column: its numbers}; `columns` has every column's files, in the order of `pictures`. Raises `Refused`."""
+    """{column: its numbers}; `columns` has every column's files, in the order of `pictures`.
+
+    Raises `Refused`.
+    """
     if "pfid" in metrics and min(size) < PATCH:
         raise Refused(
-            f"PFID looks at {PATCH} x {PATCH} pixels, and these pictures have {size[0]} x {size[1]}: leave pfid out of --metrics."
+            f"PFID looks at {PATCH} x {PATCH} pixels, and these pictures have {size[0]} x "
+            f"{size[1]}: leave pfid out of --metrics."
         )
     numbers = {key: {"count": len(paths)} for key, paths in columns.items()}
     captions = [picture.prompt for picture in pictures]

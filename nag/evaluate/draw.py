@@ -1,19 +1,22 @@
-"""Draws the pictures that are not there yet, in batches, each under a name that says all it depends on.
+"""Draws the pictures that are not there yet, each under a name that says all it depends on.
 
-    OUT/pictures/<hash>.png     a picture; a video's frames stand side by side. Its text says how it was made and in how many seconds.
+    OUT/pictures/<hash>.png     a picture; a video's frames stand side by side. Its text says how it
+                                was made and in how many seconds.
 
-What is measured later is measured on these files, so that an evaluation that was interrupted, or spread over processes, and one that
-was not, see the same.
+What is measured later is measured on these files, so that an evaluation that was interrupted, or
+spread over processes, and one that was not, see the same.
 """
 
 import functools
 import hashlib
 import json
 import os
+import re
 import time
 from dataclasses import asdict
 from pathlib import Path
 
+import nag
 from nag import families
 from nag.engine import loading
 from nag.engine.call import call_arguments
@@ -36,27 +39,12 @@ NAMED = (
     "arguments",
     "cfg_offset",
 )
-# A change in these files of nag/ may change what is drawn.
-CODE = (
-    "formula.py",
-    "rivals.py",
-    "settings.py",
-    "segments.py",
-    "attention_processor.py",
-    "twins.py",
-    "kernels.py",
-    "patch.py",
-    "guidance/*.py",
-    "families/**/*.py",
-    "engine/call.py",
-    "engine/loading.py",
-    "engine/memory.py",
-    "evaluate/draw.py",
-)
+# A change in any file of nag/ may change what is drawn, but for these rooms.
+ELSEWHERE = re.compile(r"(page|explore|pocket|media|evaluate/(?!draw\.py))/?|__main__\.py")
 
 
 class Painter:
-    """Draws for one preset into one folder. The model is loaded when the first picture is missing."""
+    """Draws for one preset into one folder; the model is loaded when a picture is missing."""
 
     def __init__(self, preset: Preset, folder: Path, loader=loading.load):
         self.preset, self.folder, self.loader = preset, folder / "pictures", loader
@@ -69,24 +57,14 @@ class Painter:
     @functools.cached_property
     def identity(self) -> dict:
         """Model, machine and code: the same for every picture."""
-        import torch
-
-        device = (
-            "cuda"
-            if torch.cuda.is_available()
-            else "mps"
-            if torch.backends.mps.is_available()
-            else "cpu"
-        )  # as `loading.load` chooses
         model = loading.PROJECT / self.preset.model
-        code = sorted(path for pattern in CODE for path in (loading.PROJECT / "nag").glob(pattern))
         versions = loading.versions()
         return {
             **{name: getattr(self.preset, name) for name in NAMED},
             "model": self.preset.model_name,
             "weights": contents(model) if model.is_dir() else "",
-            "device": device,
-            "code": hashlib.sha256(b"".join(path.read_bytes() for path in code)).hexdigest()[:12],
+            "device": loading.accelerator(),
+            "code": code(),
             **{name: versions[name] for name in ("torch", "diffusers", "transformers")},
         }
 
@@ -101,7 +79,9 @@ class Painter:
         return sum(not self.path(column, picture).exists() for picture in pictures)
 
     def draw(self, column: Column, pictures: list[Picture]) -> None:
-        """Draws one batch, all of it: what a picture is like may depend on its batch in the last bit. Raises `Refused`."""
+        """Draws one batch, all of it: what a picture is like may depend on its batch in the last
+        bit. Raises `Refused`.
+        """
         import numpy as np
 
         try:
@@ -110,11 +90,13 @@ class Painter:
             if not out_of_memory(error):
                 raise
             raise Refused(
-                f"Out of memory at --batch {len(pictures)}: choose a smaller one. Finished pictures are kept."
+                f"Out of memory at --batch {len(pictures)}: choose a smaller one. "
+                "Finished pictures are kept."
             ) from error
         if not np.isfinite(frames).all():
             raise Refused(
-                f'Column "{column.key}": the numbers left the range of {self.loaded.dtype}. Lower its scale, or leave it out.'
+                f'Column "{column.key}": the numbers left the range of {self.loaded.dtype}. '
+                "Lower its scale, or leave it out."
             )
         for picture, one, refused in zip(pictures, frames, black, strict=True):
             self._save(
@@ -127,7 +109,9 @@ class Painter:
             )
 
     def _call(self, column: Column, pictures: list[Picture]):
-        """-> pixels, the seconds from the first denoiser call to the decoded pictures, and which of them a safety checker blacked out."""
+        """-> pixels, the seconds from the first denoiser call to the decoded pictures, and which of
+        them a safety checker blacked out.
+        """
         import contextlib
 
         import numpy as np
@@ -193,7 +177,9 @@ class Painter:
 
 
 def read(path: Path):
-    """-> a picture's frames as PIL images (one, or a video's), and what its file says of how it was made."""
+    """-> a picture's frames as PIL images (one, or a video's), and what its file says of how it was
+    made.
+    """
     from PIL import Image
 
     with Image.open(path) as image:
@@ -205,10 +191,23 @@ def read(path: Path):
 
 
 def motion(paths: list[Path]) -> float:
-    """How much a video's frame differs from the one before it: mean of all values and videos, 0 to 255."""
+    """How much a video's frame differs from the one before it: mean of all values and videos, 0 to
+    255.
+    """
     return sum(mean_difference(frames[:-1], frames[1:]) for frames, _ in map(read, paths)) / len(
         paths
     )
+
+
+@functools.cache
+def code() -> str:
+    """Hash of the files that may decide what is drawn."""
+    folder = Path(nag.__file__).parent
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*.py")}
+    total = hashlib.sha256()
+    for name in sorted(name for name in files if not ELSEWHERE.match(name)):
+        total.update(f"{name}\n".encode() + files[name].read_bytes())
+    return total.hexdigest()[:12]
 
 
 def contents(folder: Path) -> str:

@@ -1,16 +1,18 @@
-"""`python -m nag fidelity`: does a pocket model draw, without guidance, what its words say, and as it is drawn?
+"""`python -m nag fidelity`: does a pocket model draw what its words say, without guidance?
 
     python -m nag fidelity [--preset pocket-portrait] [--count 512] [--steps 1 2 4]
-    python -m nag fidelity --denoiser student                     of a training run, as in `evaluate`
+    python -m nag fidelity --denoiser student        of a training run, as in `evaluate`
 
 On people and seeds of their own, whose captions name a role and one to three attributes:
 
 stated     share of the stated attributes that the classifier sees
 all        share of pictures that show all that is stated, with its 95 % Wilson interval
-frechet    Frechet distance to renders of the same people, which went through the VAE; compare equal counts only
-lines      the pictures' squared differences between neighbouring pixels, against those renders': less than 1 is blurred
-off        share of pixels with a colour that the drawings do not have, and in brackets that of the renders: lines have soft edges, and a VAE
-           its losses; what is above that are blotches
+frechet    Frechet distance to renders of the same people, which went through the VAE; compare
+           equal counts only
+lines      the pictures' squared differences between neighbouring pixels, against those renders':
+           less than 1 is blurred
+off        share of pixels with a colour that the drawings do not have, and in brackets that of the
+           renders: lines have soft edges, and a VAE its losses; what is above that are blotches
 """
 
 import argparse
@@ -183,7 +185,8 @@ def run(options) -> int:
     ).items():
         low, high = one["interval"]
         print(
-            f"| {steps} | {one['stated']:.3f} | {one['all']:.2f} ({low:.2f}-{high:.2f}) | {one['frechet']:.0f} | {one['lines']:.3f} | "
+            f"| {steps} | {one['stated']:.3f} | {one['all']:.2f} ({low:.2f}-{high:.2f}) | "
+            f"{one['frechet']:.0f} | {one['lines']:.3f} | "
             f"{one['off']:.3f} ({one['off_renders']:.3f}) |",
             flush=True,
         )

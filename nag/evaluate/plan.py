@@ -1,4 +1,7 @@
-"""The words of a command line become columns and pictures. Everything that can be refused is refused here, before a model is loaded."""
+"""The words of a command line become columns and pictures.
+
+Everything that can be refused is refused here, before a model is loaded.
+"""
 
 import csv
 import io
@@ -69,7 +72,8 @@ def preset_of(name: str, model: str | None, captions: bool) -> Preset:
         )
     if not captions and not preset.meter:
         raise Refused(
-            f"{preset.title} has no classifier that reads its pictures: give --prompts FILE with captions and --negative TEXT."
+            f"{preset.title} has no classifier that reads its pictures: give --prompts FILE with "
+            "captions and --negative TEXT."
         )
     return preset
 
@@ -93,7 +97,8 @@ def sweep_of(pairs: list[str], kinds: list[str]) -> dict[str, list[float]]:
         name, _, values = pair.partition("=")
         if name not in known:
             raise Refused(
-                f"--sweep wants SETTING=VALUE,VALUE with a setting out of {', '.join(known)}; got {pair!r}."
+                f"--sweep wants SETTING=VALUE,VALUE with a setting out of {', '.join(known)}; "
+                f"got {pair!r}."
             )
         try:
             sweep[name] = list(dict.fromkeys(float(value) for value in values.split(",")))
@@ -113,7 +118,10 @@ def columns_of(
     sweep: dict[str, list[float]],
     ablate: bool = False,
 ) -> list[Column]:
-    """Every combination of guidance, the swept settings that change it, and steps. Raises `Refused`, as `presets.resolve` says it."""
+    """Every combination of guidance, the swept settings that change it, and steps.
+
+    Raises `Refused`, as `presets.resolve` says it.
+    """
     if ablate and "nag" not in kinds:
         raise Refused(
             '--ablate takes NAG apart, and there is no column "nag": add it to --guidance.'
@@ -196,8 +204,8 @@ def _column_of(text: str, delimiter: str, path: Path) -> list[str]:
             found.append(row["caption"])
     except csv.Error:
         raise Refused(
-            f"--prompts {path}: in line {rows.reader.line_num} is a quotation mark that is not closed, or "
-            'text behind it; one inside of a quoted caption is written twice ("").'
+            f"--prompts {path}: in line {rows.reader.line_num} is a quotation mark that is not "
+            'closed, or text behind it; one inside of a quoted caption is written twice ("").'
         ) from None
     return found
 
@@ -220,7 +228,10 @@ def of_captions(captions: list[str], negative: str, count: int) -> list[Picture]
 def of_cases(
     cases: dict[str, tuple], names: list[str], count: int, tuning: bool = False
 ) -> list[Picture]:
-    """`count` pictures in all, turn by turn of the cases {name: (attribute, value, tuning roles, reported roles)} and of their roles."""
+    """`count` pictures in all, turn by turn of the cases and of their roles.
+
+    cases: {name: (attribute, value, roles for tuning, roles that are reported)}.
+    """
     from nag.pocket.data import with_article
 
     pictures = []

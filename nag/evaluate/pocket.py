@@ -1,13 +1,18 @@
-"""Measures pictures of the pocket models, whose every label is known, by the classifier that ships with them.
+"""Measures pictures of the pocket models, whose every label is known, by their own classifier.
 
-attribute_rate   share of pictures that show what the negative prompt names, with its 95 % Wilson interval
+attribute_rate   share of pictures that show what the negative prompt names, with its 95 % Wilson
+                 interval
 keep             share of the other attributes that are as in the un-guided picture of the same seed
-frechet          Frechet distance, in 32 principal components of the classifier's features, to renders of the same roles *without* the
-                 attribute; these went through the VAE, so that its own loss is not counted as damage. Each case is compared with its
-                 own references, and the mean of the cases is taken, with its 95 % bootstrap interval. Compare equal counts only
-frechet_pooled   the same of all cases together: what a hat on a cowboy costs is hidden there by the hats of the other references
-                 Of a video, features and readings are means over its frames, and its references are rendered clips, in motion too
+frechet          Frechet distance, in 32 principal components of the classifier's features, to
+                 renders of the same roles *without* the attribute; these went through the VAE, so
+                 that its own loss is not counted as damage. Each case is compared with its own
+                 references, and the mean of the cases is taken, with its 95 % bootstrap interval.
+                 Compare equal counts only
+frechet_pooled   the same of all cases together: what a hat on a cowboy costs is hidden there by the
+                 hats of the other references
 clipped          share of colour values at 0 or 255: a burnt picture has more than the un-guided one
+
+Of a video, features and readings are means over its frames, and its references are rendered clips.
 """
 
 import functools
@@ -25,10 +30,12 @@ from . import draw
 from .statistics import Frechet, around, wilson
 
 COMPONENTS = 32
-# renders for each case, and held-out renders on which the classifier is tried and the components are found; clips take 20 times as long
+# renders for each case, and held-out renders on which the classifier is tried and the components
+# are found; clips take 20 times as long
 REFERENCES, KNOWN = 256, 600
 CLIP_REFERENCES, KNOWN_CLIPS = 64, 160
-# attribute, value, roles to tune on, roles to report on. Reported roles, seeds and wording are never looked at in tuning.
+# attribute, value, roles to tune on, roles to report on. Reported roles, seeds and wording are
+# never looked at in tuning.
 CASES = {
     "hat": ("head", "hat", ("detective",), ("cowboy", "explorer")),
     "glasses": ("eyewear", "glasses", ("scientist", "librarian"), ("AI researcher", "professor")),
@@ -47,7 +54,8 @@ def check(frechet: bool) -> None:
     except ImportError:
         if frechet:
             raise Refused(
-                "The Frechet distance needs rendered references: pip install '.[evaluate]' (dicebear-core, dicebear-styles, "
+                "The Frechet distance needs rendered references: pip install '.[evaluate]' "
+                "(dicebear-core, dicebear-styles, "
                 "resvg-py), or leave it out by --metrics attribute keep."
             ) from None
 
@@ -74,7 +82,9 @@ class Yardstick:
 
     @functools.cached_property
     def references(self) -> dict:
-        """{"mean" (256,), "basis" (256, 32), "accuracy" (attributes,), case: (references, 32)} as tensors."""
+        """{"mean" (256,), "basis" (256, 32), "accuracy" (attributes,), case: (references, 32)} as
+        tensors.
+        """
         import torch
         from safetensors.torch import load_file, save_file
 
@@ -95,10 +105,8 @@ class Yardstick:
             CASES,
             *drawn,
         ]
-        path = (
-            self.folder
-            / f"references-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]}.safetensors"
-        )
+        name = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+        path = self.folder / f"references-{name}.safetensors"
         if path.exists():
             return load_file(path)
         rng = random.Random(99)
@@ -137,7 +145,11 @@ class Yardstick:
     def measure(
         self, pictures, columns: dict[str, list[Path]], plain: dict[str, str], metrics
     ) -> dict[str, dict]:
-        """{column: its numbers}. `columns` has every column's files, in the order of `pictures`; `plain` the un-guided column of each."""
+        """{column: its numbers}.
+
+        `columns` has every column's files, in the order of `pictures`; `plain` the un-guided column
+        of each.
+        """
         import torch
 
         rows_of = {
@@ -215,7 +227,9 @@ class Yardstick:
 
 
 def renders(vae, drawn, render=data.render, size: int = data.SIZE, together: int = 32):
-    """Renders of people, or of clips, as the VAE gives them back -> a list of frames (PIL images) for each."""
+    """Renders of people, or of clips, as the VAE gives them back -> a list of frames (PIL images)
+    for each.
+    """
     import numpy as np
     import torch
     from PIL import Image
@@ -244,7 +258,9 @@ def renders(vae, drawn, render=data.render, size: int = data.SIZE, together: int
 
 
 def look(reader, pictures):
-    """Lists of frames -> labels (n, attributes), features (n, 256): of a video, the mean over its frames."""
+    """Lists of frames -> labels (n, attributes), features (n, 256): of a video, the mean over its
+    frames.
+    """
     import torch
 
     labels, features = [], []

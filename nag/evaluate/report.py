@@ -25,11 +25,16 @@ HEADS = {  # metric -> its head in the table, and how its values are written
 }
 INTERVALS = {"attribute_rate": "attribute_interval"}
 SHEET_ROWS, SHEET_PICTURES, SHEET_SIDE = 40, 8, 128
-MATPLOTLIB = "The plots need matplotlib: pip install '.[evaluate]' and run this again; nothing is drawn anew."
+MATPLOTLIB = (
+    "The plots need matplotlib: pip install '.[evaluate]' and run this again; nothing is drawn "
+    "anew."
+)
 
 
 def compare_at_same_rate(columns: list[Column], numbers: dict[str, dict]) -> None:
-    """Gives every guided column what CFG has at its attribute rate, where CFG was swept: no guidance is CFG's scale 1."""
+    """Gives every guided column what CFG has at its attribute rate, where CFG was swept: no
+    guidance is CFG's scale 1.
+    """
     for column in columns:
         near = [other for other in columns if other.steps == column.steps]
         swept = [other for other in near if other.guidance == "cfg"]
@@ -61,7 +66,9 @@ def rounded(value):
 
 
 def table(results: dict) -> str:
-    """All columns, then attribute rate, keep and Frechet distance of every case, then CFG at equal rate."""
+    """All columns, then attribute rate, keep and Frechet distance of every case, then CFG at equal
+    rate.
+    """
     columns = results["columns"]
     metrics = [name for name in HEADS if any(name in numbers for numbers in columns.values())]
     lines = [

@@ -22,7 +22,8 @@ def of_mean(values) -> tuple[float, float]:
 
 
 class Frechet:
-    """Distance of rows to the reference rows (m, k): |mean difference|^2 + tr(A + B - 2 (B^1/2 A B^1/2)^1/2), in float64.
+    """Distance of rows to the reference rows (m, k): |mean difference|^2 + tr(A + B - 2 (B^1/2 A
+    B^1/2)^1/2), in float64.
 
     It is biased: fewer rows seem farther away. Compare distances of equally many rows only.
     """
@@ -55,8 +56,9 @@ class Frechet:
 def around(value: float, resampled) -> tuple[float, float]:
     """95 % bootstrap interval of a Frechet distance.
 
-    A resample repeats rows and so seems farther away than its original: the spread of the resamples is laid around the value itself.
-    What it says is how much the distance of as many other pictures would differ.
+    A resample repeats rows and so seems farther away than its original: the spread of the resamples
+    is laid around the value itself. What it says is how much the distance of as many other pictures
+    would differ.
     """
     low, middle, high = torch.quantile(
         resampled, torch.tensor([0.025, 0.5, 0.975], dtype=resampled.dtype)
@@ -71,7 +73,8 @@ def _moments(rows):
 
 
 def at_same_rate(rate: float, curve: list[tuple[float, dict]]) -> dict:
-    """Where a curve of (attribute rate, {metric: value}) is at `rate`, by straight lines between its points.
+    """Where a curve of (attribute rate, {metric: value}) is at `rate`, by straight lines between
+    its points.
 
     {"lowest_rate": r} or {"highest_rate": r} where the curve never comes there.
     """

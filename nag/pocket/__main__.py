@@ -1,14 +1,16 @@
-"""`python -m nag.pocket STAGE`: every stage resumes where it stopped and is skipped when it is
-done.
+"""`python -m nag.pocket STAGE`: a stage resumes where it stopped and is skipped when it is done.
 
-    data                      render the pictures (40,000; needs dicebear-core dicebear-styles
-    resvg-py) vae text classifier encode unet distill control second               pocket-portrait:
-    one training stage each, in this order t5 joint joint-distill joint-control
-    pocket-joint, which needs data and encode too clips video-encode video-text video video-distill
-    pocket-video, which needs data and encode too all         the whole recipe export      the
-    finished models as diffusers pipelines in assets/ results     the pictures that the page shows
-    at load, drawn by the exported pipeline (--preset) film        the moving picture of the README:
-    assets/alpha.webp
+    data        render the pictures (40,000; needs dicebear-core dicebear-styles resvg-py)
+    vae text classifier encode unet distill control second
+                pocket-portrait: one training stage each, in this order
+    t5 joint joint-distill joint-control
+                pocket-joint, which needs data and encode too
+    clips video-encode video-text video video-distill
+                pocket-video, which needs data and encode too
+    all         the whole recipe
+    export      the finished models as diffusers pipelines in assets/
+    results     the pictures that the page shows at load, drawn by the exported pipeline (--preset)
+    film        the moving picture of the README: assets/alpha.webp
 
 A run that has no VAE, text encoder or classifier of its own takes those of assets/pocket-portrait.
 """

@@ -1,0 +1,218 @@
+"""The options of `python -m nag evaluate`, and what they come to: everything refused beforehand."""
+
+import argparse
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from nag.errors import Refused
+from nag.methods import METHODS
+from nag.pocket import DENOISERS
+from nag.presets import Preset
+from nag.request import DEFAULT, check_text
+
+from . import captions, plan, pocket
+
+DESCRIPTION = """Draw what is missing, measure the files, write the results; in one process or more.
+
+    torchrun --nproc-per-node 2 -m nag evaluate ...           two processes on a processor
+    accelerate launch --num_processes 2 -m nag evaluate ...   on two GPUs"""
+POCKET = "attribute", "keep", "frechet", "clipped"
+HUB = "clip", "fid", "pfid", "pickscore"
+VIDEO = ("motion",)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is drawn and measured.
+
+    batch: pictures drawn together.
+    cases: keys of `pocket.CASES`, none of captions.
+    """
+
+    preset: Preset
+    columns: list[plan.Column]
+    pictures: list[plan.Picture]
+    metrics: list[str]
+    batch: int
+    cases: list[str]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description = f"{DESCRIPTION}\n\n{pocket.__doc__}\n{captions.__doc__}"
+    parser.add_argument("--preset", default=DEFAULT, help="a file of presets/, without .json")
+    parser.add_argument(
+        "--count",
+        type=int,
+        default=64,
+        help="pictures in every column, shared out among the cases or captions",
+    )
+    parser.add_argument(
+        "--guidance",
+        nargs="+",
+        metavar="KIND",
+        help=f"columns, out of {', '.join(METHODS)}; default none,cfg,nag",
+    )
+    parser.add_argument(
+        "--steps", nargs="+", default=[], metavar="N", help="numbers of steps; default the preset's"
+    )
+    parser.add_argument(
+        "--sweep",
+        nargs="+",
+        default=[],
+        metavar="SETTING=VALUE,VALUE",
+        help="e.g. nag_scale=1,3,5,8 guidance_scale=2,7",
+    )
+    parser.add_argument(
+        "--ablate",
+        action="store_true",
+        help="NAG without normalisation, without refinement, and with neither",
+    )
+    parser.add_argument(
+        "--cases", help=f"of a pocket preset, out of {','.join(pocket.CASES)}; default all"
+    )
+    parser.add_argument(
+        "--tuning",
+        action="store_true",
+        help="roles and seeds kept apart for tuning, instead of those that are reported",
+    )
+    parser.add_argument(
+        "--prompts",
+        type=Path,
+        metavar="FILE",
+        help="captions: COCO's JSON, TSV or CSV with a column caption, or lines",
+    )
+    parser.add_argument(
+        "--negative", help="negative prompt for all captions, e.g. 'Low resolution, blurry'"
+    )
+    parser.add_argument(
+        "--reference-images", type=Path, metavar="DIR", help="real pictures, for fid and pfid"
+    )
+    parser.add_argument(
+        "--metrics",
+        nargs="+",
+        metavar="NAME",
+        help=f"out of {', '.join(POCKET)} (pocket models), {', '.join(HUB)}, and of "
+        "videos motion: how much a frame differs from the one before it, 0 to 255",
+    )
+    parser.add_argument(
+        "--clip-model", default=captions.CLIP, metavar="REPO_OR_FOLDER", help="default %(default)s"
+    )
+    parser.add_argument(
+        "--inception",
+        type=Path,
+        metavar="FILE",
+        help="Inception weights for fid and pfid; default: fetched once",
+    )
+    parser.add_argument(
+        "--batch",
+        type=int,
+        help="pictures drawn together; default 32 for models that ship with this project, else 4",
+    )
+    parser.add_argument(
+        "--model",
+        help="a local folder or a repository on the hub, in place of the preset's own model",
+    )
+    parser.add_argument(
+        "--denoiser",
+        choices=DENOISERS,
+        help="of a training run of the pocket models, instead of the shipped one",
+    )
+    parser.add_argument("--run", type=Path, default=Path("runs"), help="that training run's folder")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="folder for results.json, table.md, sheet.png, plots and the pictures",
+    )
+
+
+def plan_of(options: argparse.Namespace) -> Plan:
+    """Raises `Refused` for whatever cannot work, before a model is loaded."""
+    for name in ("count", "batch"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise Refused(f"--{name} must be 1 or more, got {value}.")
+    preset = plan.preset_of(options.preset, options.model, options.prompts is not None)
+    columns = _columns(options, preset)
+    if options.prompts is None:
+        cases, pictures = _cases(options)
+    else:
+        cases, pictures = [], _captions(options)
+    metrics = _metrics(options, bool(cases), bool(preset.fps))
+    if preset.batch and (options.batch or 0) > preset.batch:
+        raise Refused(
+            f"--batch must be at most {preset.batch} for {preset.title}: its pictures depend on "
+            "how many are drawn together."
+        )
+    batch = options.batch or preset.batch or (32 if preset.shipped else 4)
+    _writable(options.out)
+    return Plan(preset, columns, pictures, metrics, batch, cases)
+
+
+def _columns(options, preset: Preset) -> list[plan.Column]:
+    kinds = plan.kinds_of(options.guidance, preset)
+    try:
+        steps = [int(number) for word in options.steps for number in word.split(",")]
+    except ValueError:
+        raise Refused(f"--steps wants whole numbers, got {' '.join(options.steps)}.") from None
+    sweep = plan.sweep_of(options.sweep, kinds)
+    return plan.columns_of(preset, kinds, steps, sweep, options.ablate)
+
+
+def _captions(options) -> list[plan.Picture]:
+    if options.negative is None:
+        raise Refused(
+            "--prompts needs --negative TEXT, the negative prompt for all of its captions."
+        )
+    try:
+        check_text(options.negative)
+    except ValueError as error:
+        raise Refused(f"--negative {error}.") from None
+    return plan.of_captions(plan.captions_in(options.prompts), options.negative, options.count)
+
+
+def _cases(options) -> tuple[list[str], list[plan.Picture]]:
+    """The cases that have a picture, and the pictures."""
+    if options.negative is not None:
+        raise Refused(
+            "--negative goes with --prompts; without captions, each case has a negative prompt of "
+            "its own."
+        )
+    cases = list(dict.fromkeys((options.cases or ",".join(pocket.CASES)).split(",")))
+    if unknown := [case for case in cases if case not in pocket.CASES]:
+        raise Refused(f"--cases is out of {', '.join(pocket.CASES)}; got {', '.join(unknown)}.")
+    pictures = plan.of_cases(pocket.CASES, cases, options.count, options.tuning)
+    return [case for case in cases if case in {picture.case for picture in pictures}], pictures
+
+
+def _metrics(options, of_cases: bool, of_video: bool) -> list[str]:
+    if options.metrics is None:
+        real = ["fid", "pfid"] if options.reference_images else []
+        metrics = [*(POCKET if of_cases else ["clip", *real]), *(VIDEO if of_video else ())]
+    else:
+        metrics = list(dict.fromkeys(name for word in options.metrics for name in word.split(",")))
+    known = POCKET + HUB + VIDEO
+    if unknown := [name for name in metrics if name not in known]:
+        raise Refused(f"--metrics is out of {', '.join(known)}; got {', '.join(unknown)}.")
+    if "motion" in metrics and not of_video:
+        raise Refused("motion can be measured on videos only.")
+    if not of_cases and (wrong := [name for name in metrics if name in POCKET]):
+        raise Refused(
+            f"{', '.join(wrong)} can be measured on a pocket preset's own cases only, not on "
+            "captions."
+        )
+    pocket.check("frechet" in metrics)
+    captions.check(metrics, options.reference_images)
+    return metrics
+
+
+def _writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".{os.getpid()}.part"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise Refused(f"--out {folder} cannot be written: {error.strerror}.") from None
