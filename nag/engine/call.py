@@ -72,6 +72,8 @@ def call_pipeline(loaded: Loaded, run: Run, keys: tuple[str, ...], on_step):
     watch = StepClock(pipe, loaded.device, on_step, len(keys))
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.inference_mode())
+        texts = [request.prompt, request.negative_prompt]
+        stack.enter_context(loaded.cut.listening(pipe, texts))
         if hasattr(
             pipe, "encode_prompt"
         ):  # before `guide` wraps it, which then asks here for the negative prompt too

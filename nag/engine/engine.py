@@ -20,6 +20,7 @@ from ..media import video
 from ..methods import METHODS
 from ..presets import Preset
 from ..request import Request
+from . import words
 from .call import call_pipeline
 from .loading import Loaded, PipelineCache, import_libraries
 from .memory import free_memory
@@ -186,7 +187,10 @@ class Engine:
             judge(loaded.meter if loaded else None, run)
         except Exception:
             log.exception("run %s: the pictures are there, but could not be measured", run.id)
-        run.hint = " ".join(filter(None, (run.hint, remark)))
+        unread = words.remark(run)
+        if unread:
+            log.warning("run %s: %s", run.id, unread)
+        run.hint = " ".join(filter(None, (run.hint, unread, remark)))
 
     def _recall(self, run: Run) -> None:
         """Puts the columns that are kept in their places."""
@@ -268,6 +272,8 @@ class Engine:
                         watch.steady,
                         watch.saved if nag else None,
                     )
+                texts = {name: getattr(request, name) for name in ("prompt", "negative_prompt")}
+                column.cut = {name: loaded.cut.of(text) for name, text in texts.items()}
                 column.guided_steps, column.step, column.run = (
                     watch.guided if nag else 0,
                     watch.step,

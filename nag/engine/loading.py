@@ -12,6 +12,7 @@ from .memory import check_memory, free_memory, place
 from .repairs import repair
 from .reuse import EmbeddingCache
 from .single_file import from_file, pipeline_class
+from .words import CutWords
 
 PROJECT = FOLDER.parent
 _importing = threading.Lock()
@@ -33,6 +34,7 @@ class Loaded:
         default_factory=dict
     )  # (width, height, frames, count) -> seconds that so many previews take
     words: EmbeddingCache = field(default_factory=EmbeddingCache)  # encoded already
+    cut: CutWords = field(default_factory=CutWords)  # of them, how many words
 
 
 def accelerator() -> str:

@@ -9,6 +9,7 @@ from ..methods import METHODS
 from ..presets import Preset
 from ..request import Request
 from .loading import versions
+from .words import words_of
 
 
 @dataclass
@@ -36,6 +37,7 @@ class Column:
     readings: dict = field(
         default_factory=dict
     )  # {"hat": .93}: what the meter sees of the negative prompt's words
+    cut: dict = field(default_factory=dict)  # {"prompt": 3}: words that no text encoder read
     spread: float = 0.0  # standard deviation of the final latents: a burnt picture has a large one
     reused: bool = (
         False  # finished in an earlier run with the same settings; its times are from then
@@ -113,6 +115,7 @@ class Run:
                 for c in self.columns
             },
             "hint": self.hint,
+            **({"words": words} if (words := words_of(self)) else {}),
             "versions": versions(),
         }
 

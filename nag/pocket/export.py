@@ -3,6 +3,8 @@ classifier that reads it.
 """
 
 import json
+import random
+import re
 from pathlib import Path
 
 import torch
@@ -59,25 +61,27 @@ def export(run: Path, assets: Path = ASSETS) -> None:
     """
     from safetensors.torch import save_file
 
+    from . import clips
     from .reader import load_classifier
 
     finished = [name for name in ("second", "student") if (run / f"{name}.pt").exists()]
     if finished:
-        save(pipeline(run, finished[0]), assets / "pocket-portrait")
+        save(pipeline(run, finished[0]), assets / "pocket-portrait", data)
         save_classifier(load_classifier(run), assets / "pocket-portrait" / "classifier", save_file)
     if (run / "joint-student.pt").exists():
-        save(pipeline(run, "joint-student"), assets / "pocket-joint")
+        save(pipeline(run, "joint-student"), assets / "pocket-joint", data)
         # the many-step teacher shares all but its transformer:
         # DiffusionPipeline.from_pretrained(..., variant="teacher")
         save_part(
             pipeline(run, "joint").transformer, assets / "pocket-joint" / "transformer", "teacher"
         )
     if (run / "video-student.pt").exists():
-        save(pipeline(run, "video-student"), assets / "pocket-video")
+        save(pipeline(run, "video-student"), assets / "pocket-video", clips)
 
 
-def save(pipe, folder: Path) -> None:
-    """A pipeline in half precision, in files of at most 12 MB."""
+def save(pipe, folder: Path, captions) -> None:
+    """A pipeline in half precision, in files of at most 12 MB, and the words that the module
+    `captions` taught it."""
     pipe = pipe.to(dtype=torch.float16)
     for module in pipe.components.values():
         if isinstance(module, torch.nn.Module):
@@ -91,8 +95,19 @@ def save(pipe, folder: Path) -> None:
             # must fit
             config["dtype"] = "float32"
         path.write_text(json.dumps(config, indent=2) + "\n")
+    (folder / "words.txt").write_text(taught(captions))
     total = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     print(f"{folder}: {total / 1e6:.1f} MB")
+
+
+def taught(source) -> str:
+    """All words of the captions of `source` (`data` or `clips`), one a line: what their models were
+    taught. So many captions that none is left out by chance."""
+    rng, words = random.Random(0), set()
+    sample = getattr(source, "sample_clip", data.sample_person)
+    for _ in range(20_000):
+        words.update(re.findall(r"\w+", source.caption(sample(rng), rng).lower()))
+    return "".join(f"{word}\n" for word in sorted(words))
 
 
 def save_part(module, folder: Path, variant: str) -> None:
