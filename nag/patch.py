@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+from . import private
 from .errors import NAGRuntimeError
 
 
@@ -102,5 +103,4 @@ def own_forward(denoiser: Any, function: Callable) -> contextlib.AbstractContext
     accelerate's put its own `forward` aside as `_old_forward`. Always give the same function: to
     torch.compile another one is another program.
     """
-    name = "_old_forward" if "_old_forward" in vars(denoiser) else "forward"
-    return set_attribute(denoiser, name, function)
+    return set_attribute(denoiser, private.own_forward(denoiser), function)

@@ -4,6 +4,7 @@ import hashlib
 import statistics
 import time
 
+from .. import private
 from ..errors import NAGRuntimeError
 
 
@@ -21,9 +22,7 @@ class StepClock:
 
     def begin(self, denoiser, *_):
         if self.resumed is None:
-            hook = getattr(denoiser, "_hf_hook", None)
-            if type(hook).__name__ == "CpuOffload":  # the weights' way to the GPU is not guidance
-                hook.pre_forward(denoiser)
+            private.bring_to_gpu(denoiser)  # the weights' way there is not guidance
             self._resume()
 
     def _resume(self):

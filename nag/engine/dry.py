@@ -3,6 +3,7 @@
 import inspect
 import re
 
+from .. import private
 from ..presets import Preset, resolve
 from .call import call_arguments
 from .run import Column, Run
@@ -11,7 +12,7 @@ from .single_file import pipeline_class
 
 def missing(preset: Preset) -> str:
     """The packages without which diffusers has only a placeholder for this pipeline, or ""."""
-    absent = getattr(pipeline_class(preset), "_backends", ())
+    absent = private.absent_packages(pipeline_class(preset))
     return ", ".join(name for name in absent if not _installed(name))
 
 

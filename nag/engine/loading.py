@@ -6,6 +6,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import Any
 
+from .. import private
 from ..errors import Refused
 from ..presets import FOLDER, Preset
 from .memory import check_memory, free_memory, place
@@ -135,11 +136,9 @@ def _prepare(preset: Preset, pipe) -> None:
 
 def _dtype(wanted: str, device: str) -> str:
     """`auto` is what is fastest and the same on every start: bf16 where the processor has matrix units for it, else fp32."""
-    import torch
 
     if device == "cpu":
-        amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
-        return "bfloat16" if amx else "float32"
+        return "bfloat16" if private.has_matrix_units() else "float32"
     return "bfloat16" if wanted == "auto" else wanted
 
 

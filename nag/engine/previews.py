@@ -3,6 +3,7 @@
 import logging
 import time
 
+from .. import private
 from ..request import Request
 from .clock import split_rows
 from .loading import Loaded
@@ -62,7 +63,7 @@ class Previews:
         with torch.inference_mode():
             vae, latents = pipe.vae, _middle(pipe, latents, request)  # (1, C, H, W)
             overflows = getattr(vae.config, "force_upcast", False) and vae.dtype == torch.float16
-            if overflows or getattr(vae, "_hf_hook", None) is not None:
+            if overflows or private.offload_hook(vae) is not None:
                 # Decoding would overflow, or push an offloaded denoiser off the GPU between two steps.
                 return _colours(latents)
             side = max(latents.shape[-2:])
@@ -96,9 +97,7 @@ def _middle(pipe, latents, request: Request):
         )
         latents = latents.unflatten(1, (-1, height, width)).permute(0, 4, 1, 2, 3)
     elif latents.ndim == 3:
-        latents = pipe._unpack_latents(
-            latents, request.height, request.width, pipe.vae_scale_factor
-        )
+        latents = private.unpack_latents(pipe, latents, request.height, request.width)
     if latents.ndim == 5:
         frames = (
             1 if latents.shape[2] == channels and latents.shape[1] != channels else 2

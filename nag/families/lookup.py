@@ -1,5 +1,6 @@
 """A pipeline's denoisers, and the row that describes them."""
 
+from .. import private
 from ..errors import NAGError, NAGValueError
 from .refused import REFUSED
 from .schema import Family
@@ -17,7 +18,7 @@ def denoisers_of(pipe) -> list:
 
 def unwrapped(denoiser):
     """The model inside `torch.compile`."""
-    return getattr(denoiser, "_orig_mod", denoiser)
+    return private.uncompiled(denoiser)
 
 
 def denoiser_of(pipe):
@@ -56,7 +57,7 @@ def find(pipe) -> Family:
 def encoders_of(pipe) -> list[str]:
     """The methods of a pipeline that turn words into text."""
     named = [name for name in find(pipe).encoders if hasattr(pipe, name)]
-    return named or [name for name in ("_encode_prompt",) if hasattr(pipe, name)]
+    return named or private.old_encoders(pipe)
 
 
 def supports(pipe) -> tuple[bool, str]:

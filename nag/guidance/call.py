@@ -5,8 +5,7 @@ import inspect
 import re
 from dataclasses import replace
 
-from diffusers.models.attention_dispatch import _AttentionBackendRegistry
-
+from .. import private
 from ..errors import NAGRuntimeError
 from ..families import Adapted, Family
 from .plan import plan_call
@@ -53,7 +52,7 @@ class GuidedDenoiser:
         if parts is None:
             return forward(*args, **kwargs)
         check_guidable(self.denoiser, self.layers, parts)
-        self.state.backend = active_backend()
+        self.state.backend = private.attention_backend()
         carried_only = not self.steps.active(self.pipe)
         if not carried_only:
             self.steps.denoiser_guided()
@@ -75,7 +74,7 @@ class GuidedDenoiser:
         tensors of the guided steps, for it needs the later ones of the same shape."""
         if self.state.texts is None or given.get(self.text) is None:
             return False
-        return self.steps.active(self.pipe) or bool(step_caches(self.denoiser))
+        return self.steps.active(self.pipe) or bool(private.stateful_hooks(self.denoiser))
 
     def _plan(self, given: dict) -> list | None:
         """What `plan_call` says of this text, asked once for each tensor."""
@@ -112,33 +111,16 @@ class GuidedDenoiser:
         return forward(*args, **{**kwargs, **by_name})
 
 
-def active_backend() -> str:
-    """The attention that diffusers takes for processors that name none, e.g. "native"."""
-    backend = _AttentionBackendRegistry._active_backend
-    return str(getattr(backend, "value", backend))
-
-
-def step_caches(denoiser) -> list:
-    """The registries of hooks that carry tensors from step to step (first-block cache and its
-    relatives)."""
-    registries = [vars(module).get("_diffusers_hook") for module in denoiser.modules()]
-    return [
-        registry
-        for registry in registries
-        if registry is not None and any(hook._is_stateful for hook in registry.hooks.values())
-    ]
-
-
 def forget_caches(denoiser) -> None:
     """Of a picture that was stopped half-way a cache still holds tensors with two texts, which fit
     no later call."""
-    for registry in step_caches(denoiser):
+    for registry in private.stateful_hooks(denoiser):
         registry.reset_stateful_hooks(recurse=False)
 
 
 def check_guidable(denoiser, layers: list, parts: list) -> None:
     """Raises NAGRuntimeError where a call would be guided in part, or not as it should."""
-    if len(parts) > 1 and step_caches(denoiser):
+    if len(parts) > 1 and private.stateful_hooks(denoiser):
         raise NAGRuntimeError(
             f"A {type(denoiser).__name__} runs texts of different length one after the other, "
             "which its step cache would mix up: give one prompt at a time, or call "

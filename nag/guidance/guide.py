@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from .. import families, kernels
+from .. import families, kernels, private
 from ..errors import NAGRuntimeError
 from ..families import Adapted, Family
 from ..patch import set_attribute, wrap_call, wrap_method
@@ -141,7 +141,7 @@ def guide_denoiser(
     """Guides one denoiser until `stack` closes. outer: as it stands in the pipeline, perhaps
     compiled."""
     denoiser = families.unwrapped(outer)
-    kernels.prepare(getattr(pipe, "_execution_device", denoiser.device))
+    kernels.prepare(private.execution_device(pipe, denoiser.device))
     layers, give_back = install(denoiser, family, steps.progress.settings, state)
     stack.callback(give_back)
     adapted = Adapted()

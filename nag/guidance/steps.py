@@ -2,6 +2,7 @@
 
 import copy
 
+from .. import private
 from ..patch import Wrapped
 from .state import Progress
 
@@ -62,7 +63,7 @@ class StepCounter:
         if end >= 1:
             return True
         # image-to-image and refiners run a part of the schedule, and say so
-        steps = getattr(pipe, "_num_timesteps", None)
+        steps = private.announced_steps(pipe)
         if steps is None:
             begin = getattr(pipe.scheduler, "begin_index", None) or 0
             steps = len(pipe.scheduler.timesteps) - begin

@@ -1,21 +1,15 @@
 """Encoding both prompts: what `encode_prompt` is asked, and what it returned."""
 
 import inspect
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from .. import private
 from ..errors import NAGValueError
 from ..families import Family
 from .rows import count_rows, expand_rows, for_each_layer, token_count
 from .state import CallState, Texts
 from .steps import StepCounter
-
-# arguments that belong to the positive's words
-OTHER_WORDS = re.compile(
-    r"negative_.*|prompt_\d+|.*prompt_embeds.*|(prompt|text)_.*mask.*|text_images"
-)
-PICTURES = re.compile(r"num_\w+_per_prompt")
 
 
 class EncodeCall:
@@ -30,15 +24,15 @@ class EncodeCall:
         self.bound = self.signature.bind(*args, **kwargs)
         self.bound.apply_defaults()
         self.given = given = self.bound.arguments
-        self.prompt = next((name for name in ("prompt", "prompts") if name in given), None)
+        self.prompt = next((name for name in private.PROMPTS if name in given), None)
         if self.prompt is None:
             raise NAGValueError(
                 "NAG cannot tell which argument of this encode_prompt is the prompt: "
                 f"{', '.join(given)}."
             )
-        self.pictures = next((name for name in given if PICTURES.fullmatch(name)), None)
+        self.pictures = next((name for name in given if private.PICTURES.fullmatch(name)), None)
         self.pictures_each = int(given.get(self.pictures) or 1)
-        self.cfg = bool(given.get("do_classifier_free_guidance", True))
+        self.cfg = bool(given.get(private.CFG, True))
 
     @property
     def rows(self) -> int:
@@ -53,7 +47,7 @@ class EncodeCall:
         """The same call with other words, one for each prompt -> the words in their final form, and
         what it returns, with one row for each prompt."""
         given, single = self.given, isinstance(self.given[self.prompt], str)
-        for name in filter(OTHER_WORDS.fullmatch, list(given)):
+        for name in filter(private.OTHER_WORDS.fullmatch, list(given)):
             default = self.signature.parameters[name].default
             # not None, for some encode CFG's negative prompt whether it is needed or not
             given[name] = None if default is inspect.Parameter.empty else default
@@ -66,8 +60,8 @@ class EncodeCall:
             # `expand_rows` repeats them: some pipelines bring the masks of several pictures of
             # several prompts into a wrong order
             given[self.pictures] = 1
-        if "do_classifier_free_guidance" in given:
-            given["do_classifier_free_guidance"] = False
+        if private.CFG in given:
+            given[private.CFG] = False
         return words, self.function(*self.bound.args, **self.bound.kwargs)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from .. import private
 from ..errors import NAGRuntimeError
 from .muon import Muon
 
@@ -113,7 +114,7 @@ class Training:
         for optimiser in self.optimisers:
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
-        torch._foreach_lerp_(self.average, [p.detach() for p in self.trained], 1 - decay)
+        private.lerp_all(self.average, [p.detach() for p in self.trained], 1 - decay)
 
 
 def _optimisers(

@@ -4,6 +4,7 @@ import contextlib
 
 import torch
 
+from ... import private
 from ...patch import own_forward, wrap_method
 from ..schema import Adapted
 
@@ -125,7 +126,7 @@ def hunyuan_dit_texts(pipe, denoiser, state):
     """Padding is a learned token per position of the two texts, the negative's like the positive's;
     T5's text is also pooled into the modulation, by a module that has as many positions, and sees
     the positive's alone."""
-    own = getattr(denoiser, "_old_forward", denoiser.forward)
+    own = getattr(denoiser, private.own_forward(denoiser))
     lengths = denoiser.config.text_len, denoiser.config.text_len_t5
 
     def padding():

@@ -6,6 +6,7 @@ from dataclasses import replace
 import torch
 import torch.nn.functional as F
 
+from ... import private
 from ...errors import NAGValueError
 from ...patch import wrap_method
 from ..schema import Adapted
@@ -40,8 +41,8 @@ def ernie_texts(pipe, denoiser, state):
         return original(ids)
 
     with wrap_method(denoiser.pos_embed, "forward", pos_embed):
-        pads = hasattr(pipe, "_pad_text")
-        yield Adapted(rewrites=((pipe, "_pad_text", padded),) if pads else ())
+        pads = hasattr(pipe, private.ERNIE_PADS)
+        yield Adapted(rewrites=((pipe, private.ERNIE_PADS, padded),) if pads else ())
 
 
 def check_same_tensors(encoded: list, given: list) -> None:

@@ -1,0 +1,127 @@
+"""What we read of other libraries that they do not promise to keep, one function each.
+
+A change there would go unnoticed: a picture guided in part, a clock that runs wrong. So it stands
+in this one place, and tests/test_private.py says for each what has changed. Nothing heavy is
+imported before a function needs it.
+"""
+
+import inspect
+import re
+from typing import Any
+
+# diffusers, `encode_prompt` of pipelines: names of its arguments
+PROMPTS = ("prompt", "prompts")
+PICTURES = re.compile(r"num_\w+_per_prompt")  # how many pictures of each prompt
+CFG = "do_classifier_free_guidance"
+# arguments that belong to the words of one call, and not to how words are encoded
+OTHER_WORDS = re.compile(
+    r"negative_.*|prompt_\d+|.*prompt_embeds.*|(prompt|text)_.*mask.*|text_images"
+)
+
+
+def old_encoders(pipe: Any) -> list[str]:
+    """What pipelines had before `encode_prompt`, and fifteen of them have alone."""
+    return [name for name in ("_encode_prompt",) if hasattr(pipe, name)]
+
+
+# diffusers, pipelines
+
+ERNIE_PADS = "_pad_text"  # of ErnieImagePipeline: brings the texts of all rows to one length
+
+
+def announced_steps(pipe: Any) -> int | None:
+    """How many steps the running call will make, where the pipeline says so.
+
+    Image-to-image and refiners make a part of the scheduler's. Most pipelines have the property;
+    before the first call it raises AttributeError.
+    """
+    return getattr(pipe, "num_timesteps", None)
+
+
+def execution_device(pipe: Any, otherwise: Any) -> Any:
+    """Where a pipeline computes: with offloading that is not where its weights are."""
+    return getattr(pipe, "_execution_device", otherwise)
+
+
+def unpack_latents(pipe: Any, latents: Any, height: int, width: int) -> Any:
+    """Tokens (B, N, C) of a picture of `height` x `width` px as the VAE takes them (B, C, H, W)."""
+    values = {
+        "latents": latents,
+        "height": height,
+        "width": width,
+        "vae_scale_factor": pipe.vae_scale_factor,
+    }
+    wanted = inspect.signature(pipe._unpack_latents).parameters
+    return pipe._unpack_latents(**{name: values[name] for name in wanted})
+
+
+def absent_packages(pipeline_class: type) -> tuple[str, ...]:
+    """The packages for want of which diffusers has only a placeholder of a class."""
+    return tuple(getattr(pipeline_class, "_backends", ()))
+
+
+# diffusers, attention and hooks
+
+
+def attention_backend() -> str:
+    """The attention that diffusers uses in layers that name none, e.g. "native"."""
+    from diffusers.models.attention_dispatch import _AttentionBackendRegistry
+
+    active, _ = _AttentionBackendRegistry.get_active_backend()
+    return str(getattr(active, "value", active))
+
+
+def stateful_hooks(denoiser: Any) -> list[Any]:
+    """The registries of a denoiser's hooks that carry tensors from step to step (step caches)."""
+    registries = [vars(module).get("_diffusers_hook") for module in denoiser.modules()]
+    return [
+        registry
+        for registry in registries
+        if registry is not None and any(hook._is_stateful for hook in registry.hooks.values())
+    ]
+
+
+# accelerate
+
+
+def offload_hook(module: Any) -> Any:
+    """The hook by which accelerate brings a module to the GPU, or None."""
+    return getattr(module, "_hf_hook", None)
+
+
+def bring_to_gpu(module: Any) -> None:
+    """What model offload would do at the next call of `module`; else nothing."""
+    hook = offload_hook(module)
+    if hook is None:
+        return
+    from accelerate.hooks import CpuOffload
+
+    if isinstance(hook, CpuOffload):
+        hook.pre_forward(module)
+
+
+def own_forward(module: Any) -> str:
+    """The name of what a module runs inside of its hooks: accelerate puts its `forward` aside."""
+    return "_old_forward" if "_old_forward" in vars(module) else "forward"
+
+
+# torch
+
+
+def uncompiled(module: Any) -> Any:
+    """The module inside `torch.compile`."""
+    return getattr(module, "_orig_mod", module)
+
+
+def has_matrix_units() -> bool:
+    """Whether this processor multiplies bfloat16 matrices in hardware (AMX)."""
+    import torch
+
+    return getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
+
+
+def lerp_all(averages: list[Any], values: list[Any], weight: float) -> None:
+    """Moves each average by `weight` of its way to its value, in place."""
+    import torch
+
+    torch._foreach_lerp_(averages, values, weight)
