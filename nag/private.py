@@ -125,3 +125,17 @@ def lerp_all(averages: list[Any], values: list[Any], weight: float) -> None:
     import torch
 
     torch._foreach_lerp_(averages, values, weight)
+
+
+# gradio
+
+
+def queue_of(blocks: Any) -> Any:
+    """The queue in which every event of a page waits; its `push` is asked first."""
+    return blocks._queue
+
+
+def waiting_events(blocks: Any, concurrency_id: str) -> list[Any]:
+    """The events that wait in one line of a page's queue."""
+    line = queue_of(blocks).event_queue_per_concurrency_id.get(concurrency_id)
+    return list(line.queue) if line else []

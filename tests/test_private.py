@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import diffusers
+import gradio as gr
 import pytest
 import torch
 from accelerate import cpu_offload_with_hook
@@ -217,3 +218,28 @@ def test_the_processors_attention_kernel_still_returns_its_log_sum_exp(dtype, ma
     assert kernels._right(kernels._cpu, torch.device("cpu"), dtype, masked), (
         "torch changed _scaled_dot_product_flash_attention_for_cpu"
     )
+
+
+def test_a_page_has_the_queue_that_we_stand_before():
+    changed = "gradio changed its queue: whoever asks might be served past it"
+    with gr.Blocks() as page:
+        gr.Button().click(print, concurrency_id="engine")
+    page.queue()
+    queue = private.queue_of(page)
+    assert list(inspect.signature(queue.push).parameters) == ["body", "request", "username"], (
+        changed
+    )
+    assert private.waiting_events(page, "engine") == [], changed
+    queue.create_event_queue_for_fn(next(iter(page.fns.values())))
+    queue.event_queue_per_concurrency_id["engine"].queue.append("waiting")
+    assert private.waiting_events(page, "engine") == ["waiting"], changed
+
+
+def test_a_page_looks_at_inputs_and_answers_where_ours_does():
+    changed = "gradio changed a method that nag/page/blocks.py stands in for"
+    for name, arguments in {
+        "preprocess_data": ["self", "block_fn", "inputs", "state", "explicit_call"],
+        "process_api": ["self", "block_fn", "inputs"],
+    }.items():
+        found = list(inspect.signature(getattr(gr.Blocks, name)).parameters)
+        assert found[: len(arguments)] == arguments, changed

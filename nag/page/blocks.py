@@ -9,6 +9,7 @@ import gradio as gr
 from fastapi import HTTPException
 from gradio_client.utils import is_file_obj_with_meta, traverse
 
+from .. import private
 from ..errors import NAGError, Refused, unexpected
 from .files import FULL, not_written
 from .gate import Audience
@@ -47,7 +48,8 @@ class Page(gr.Blocks):
     def queue(self, *args, **options):
         """As gr.Blocks does, but `api_open` is False, and `line.refusal` decides who may wait."""
         super().queue(*args, **options | {"api_open": False})
-        push, arriving = self._queue.push, []
+        line, arriving = private.queue_of(self), []
+        push = line.push
 
         async def admitted(body, request, username):
             if body.fn_index not in self.fns:
@@ -64,13 +66,12 @@ class Page(gr.Blocks):
             finally:
                 arriving.remove(place)
 
-        self._queue.push = admitted
+        line.push = admitted
         return self
 
     def waiting(self) -> list[Place]:
         """The runs that wait for the engine, by Gradio's own queue."""
-        line = self._queue.event_queue_per_concurrency_id.get(ENGINE)
-        events = line.queue if line else ()
+        events = private.waiting_events(self, ENGINE)
         return [_place(event.fn, event.request, event.session_hash) for event in events]
 
     def direct(self) -> list[str]:
