@@ -1,7 +1,10 @@
-"""A tiny random denoiser per family, and the smallest pipeline around it: words already encoded, an Euler step, CFG in every style.
+"""A tiny random denoiser per family, and the smallest pipeline around it: words already encoded, an
+Euler step, CFG in every style.
 
-`tests/tiny.py` has the real pipelines with real text encoders; here every denoiser class of `nag/families.py` has its turn.
-To add a case: what to build, the shape of its latents, the arguments of a call, what its words become. Say in a comment what the real pipeline does.
+`tests/tiny.py` has the real pipelines with real text encoders; here every denoiser class of
+`nag/families.py` has its turn.
+To add a case: what to build, the shape of its latents, the arguments of a call, what its words
+    become. Say in a comment what the real pipeline does.
 """
 
 import functools
@@ -31,22 +34,30 @@ def embeds(words: list[str], length: int, width: int, what: str = ""):
 
 
 def masks(words: list[str], length: int):
-    """(n, length): words of different length leave different padding behind; at least three tokens count."""
+    """(n, length): words of different length leave different padding behind; at least three tokens
+    count."""
     valid = torch.tensor([3 + len(w) % (length - 2) for w in words])
     return (torch.arange(length)[None] < valid[:, None]).long()
 
 
 @dataclass(frozen=True)
 class Case:
-    """build: () -> denoiser. latents: shape of one row. arguments: (latents, timestep) -> the call's arguments that carry no text.
-    texts: (words, length) -> the text inputs by argument, and what else `encode_prompt` returns by its place.
+    """build: () -> denoiser. latents: shape of one row. arguments: (latents, timestep) -> the
+    call's arguments that carry no text.
+    texts: (words, length) -> the text inputs by argument, and what else `encode_prompt` returns by
+        its place.
     out: the call's result -> what the scheduler gets, of the latents' shape.
-    parts: modules of the pipeline. connect: (pipe, texts) -> what the pipeline makes of the texts before the denoiser.
+    parts: modules of the pipeline. connect: (pipe, texts) -> what the pipeline makes of the texts
+        before the denoiser.
     deliver: (text inputs, latents) -> what it makes of them for the call.
-    lengths: text inputs -> number of tokens of each text inside the denoiser, where that is not theirs.
-    For the oracle, which runs the model as it is: pooled: modules that pool the text; their (first) result is the positive's for both.
-    shared: {module: tokens}, the same for some tokens of a result. spans: where texts stand, if the row's adapter moves them.
-    moved: whether the image moves up to the last valid text token of its row. alone: whether attention runs row by row.
+    lengths: text inputs -> number of tokens of each text inside the denoiser, where that is not
+        theirs.
+    For the oracle, which runs the model as it is: pooled: modules that pool the text; their (first)
+        result is the positive's for both.
+    shared: {module: tokens}, the same for some tokens of a result. spans: where texts stand, if the
+        row's adapter moves them.
+    moved: whether the image moves up to the last valid text token of its row. alone: whether
+        attention runs row by row.
     """
 
     build: Callable
@@ -80,7 +91,8 @@ class Scheduler:
 
 
 class Bare:
-    """The smallest pipeline: `encode_prompt`, a scheduler and a denoiser. cfg: None, "before", "behind" (the unconditional rows) or "apart"."""
+    """The smallest pipeline: `encode_prompt`, a scheduler and a denoiser. cfg: None, "before",
+    "behind" (the unconditional rows) or "apart"."""
 
     def __init__(self, case: Case, denoiser):
         self.case, self.transformer, self.scheduler = case, denoiser, Scheduler()
@@ -117,8 +129,16 @@ class Bare:
 
     @torch.no_grad()
     def __call__(
-        self, prompt, cfg=None, steps: int = 2, seed: int = 0, latents=None, scale: float = 4.0
+        self,
+        prompt,
+        cfg=None,
+        steps: int = 2,
+        seed: int = 0,
+        latents=None,
+        scale: float = 4.0,
+        generator: list | None = None,
     ):
+        """generator: one for each prompt."""
         prompt = [prompt] if isinstance(prompt, str) else prompt
         positive = self.encoded(prompt)
         if self.case.early:
@@ -142,7 +162,11 @@ class Bare:
             )
         if not self.case.early:
             calls = [self.connected(texts) for texts in calls]
-        if latents is None:
+        if latents is None and generator is not None:
+            latents = torch.cat(
+                [torch.randn(1, *self.case.latents, generator=one) for one in generator]
+            )
+        elif latents is None:
             latents = torch.randn(
                 len(prompt), *self.case.latents, generator=torch.Generator().manual_seed(seed)
             )
@@ -1447,7 +1471,8 @@ def _joy_image_plus():
 
 
 def glyphs(words: list[str], length: int):
-    """A second text for the letters to be drawn, of which some words have none: (embeddings, mask)"""
+    """A second text for the letters to be drawn, of which some words have none: (embeddings,
+    mask)"""
     mask = masks(words, length) * torch.tensor([[int(len(w) % 4 > 0)] for w in words])
     return embeds(words, length, 12, "glyphs") * mask.any(1)[:, None, None], mask
 
@@ -1499,8 +1524,10 @@ def plain(x, t, **more):
 
 
 def cross(build, latents=(4, 8, 8), width=16, extra=None, masked=None, exact=None, **fields):
-    """A denoiser that takes (latents, timestep, text) and nothing else worth mentioning. extra: latents -> further arguments.
-    masked: the name of the text's mask. exact: the number of text tokens where the model asks for it."""
+    """A denoiser that takes (latents, timestep, text) and nothing else worth mentioning. extra:
+    latents -> further arguments.
+    masked: the name of the text's mask. exact: the number of text tokens where the model asks for
+        it."""
 
     def texts(words, length):
         length = exact if exact and length == LENGTH else length
@@ -1584,7 +1611,8 @@ CASES = {
     "UNet2DConditionModel:kolors": unet2d(
         lambda: unet(encoder_hid_dim=16, encoder_hid_dim_type="text_proj")
     ),
-    # DeepFloyd: text and image keys in one attention; the text is pooled, and normalised over its tokens
+    # DeepFloyd: text and image keys in one attention; the text is pooled, and normalised over its
+    # tokens
     "UNet2DConditionModel:if": unet2d(_if, pooled=("add_embedding",)),
     # AnimateDiff repeats its text for every frame
     "UNetMotionModel": unet2d(
@@ -1712,7 +1740,8 @@ CASES = {
             "control_hidden_states": noise("control", 1, 8, 2, 4, 4).repeat(len(x), 1, 1, 1, 1)
         },
     ),
-    # the pipeline puts the reference's latents and a mask before the noise: channels and one frame more than what it predicts
+    # the pipeline puts the reference's latents and a mask before the noise: channels and one frame
+    # more than what it predicts
     "WanAnimateTransformer3DModel": Case(
         _wan_animate,
         (4, 3, 4, 4),
@@ -2072,7 +2101,8 @@ CASES = {
             "txt_ids": ramp(1, 1, 1, n).expand(len(words), -1, -1),
         },
     ),
-    # klein KV, first step: 8 tokens of a reference image stand before the image's and attend themselves alone
+    # klein KV, first step: 8 tokens of a reference image stand before the image's and attend
+    # themselves alone
     "Flux2Transformer2DModel:kv": Case(
         _flux2_kv,
         (16, 16),
@@ -2168,7 +2198,8 @@ CASES = {
     "MochiTransformer3DModel": Case(
         _mochi, (4, 2, 4, 4), plain, masked, pooled=("time_embed",), alone=True
     ),
-    # without a picture the model keeps masked tokens of one, which it moves behind the texts that count
+    # without a picture the model keeps masked tokens of one, which it moves behind the texts that
+    # count
     "HunyuanVideo15Transformer3DModel": Case(
         _hunyuan_video_15,
         (4, 2, 4, 4),
@@ -2251,7 +2282,8 @@ CASES = {
         },
         moved=True,
     ),
-    # the pipeline pads texts of different length with zeros; the 16 image tokens stand behind the positive
+    # the pipeline pads texts of different length with zeros; the 16 image tokens stand behind the
+    # positive
     "ErnieImageTransformer2DModel": Case(
         _ernie,
         (4, 4, 4),
@@ -2347,7 +2379,8 @@ for (
 
 @functools.cache
 def bare(name: str) -> Bare:
-    """Built once per name. At random initialisation a few layers are zero (gates, output projections); they are filled."""
+    """Built once per name. At random initialisation a few layers are zero (gates, output
+    projections); they are filled."""
     torch.manual_seed(0)
     denoiser = CASES[name].build().eval()
     loud(denoiser)

@@ -1,4 +1,5 @@
-"""NAG the way the authors run it: the batch doubled, positive rows first, negative rows behind. Slow, obvious, and nobody's code but this."""
+"""NAG the way the authors run it: the batch doubled, positive rows first, negative rows behind.
+Slow, obvious, and nobody's code but this."""
 
 import contextlib
 import functools
@@ -51,7 +52,8 @@ def text_seen(pipe, into: list):
 
 @contextlib.contextmanager
 def doubled(pipe, positive: dict, negative: dict, monkeypatch, s, tau, alpha):
-    """`pipe` guided by doubling the batch. `positive` and `negative`: text inputs of the denoiser by argument, n rows of equal shape."""
+    """`pipe` guided by doubling the batch. `positive` and `negative`: text inputs of the denoiser
+    by argument, n rows of equal shape."""
     family, denoisers = families.find(pipe), families.denoisers_of(pipe)
     state, handles, sdpa = {"guided": []}, [], F.scaled_dot_product_attention
     first, case = family.inputs[0].argument, getattr(pipe, "case", None)
@@ -206,7 +208,8 @@ def doubled(pipe, positive: dict, negative: dict, monkeypatch, s, tau, alpha):
             output[state["rows"] :, tokens] = output[: state["rows"], tokens]
 
     def rows_alone(module, args):
-        """The formula before the output projection: attention ran row by row, and this sees the rows together again."""
+        """The formula before the output projection: attention ran row by row, and this sees the
+        rows together again."""
         if not state["guided"]:
             return None
         return blend(args[0][:, None], torch.ones(args[0].shape[:2], dtype=torch.bool))[

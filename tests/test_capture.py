@@ -1,4 +1,5 @@
-"""How `nag.guide` listens to pipelines that encode, batch or step in their own way: the smallest pipeline of each kind."""
+"""How `nag.guide` listens to pipelines that encode, batch or step in their own way: the smallest
+pipeline of each kind."""
 
 import copy
 import sys
@@ -34,7 +35,8 @@ def test_no_module_of_anybody_is_touched():
 
 
 class Chunks(Bare):
-    """Makes a video in two chunks, and runs the denoiser once more after each to remember it (AnyFlow FAR, Sana-WM's refiner)."""
+    """Makes a video in two chunks, and runs the denoiser once more after each to remember it
+    (AnyFlow FAR, Sana-WM's refiner)."""
 
     @torch.no_grad()
     def __call__(self, prompt):
@@ -65,7 +67,8 @@ def test_end_holds_for_every_chunk():
 
 
 class Copies(Bare):
-    """Every frame has a copy of the scheduler (SkyReels' diffusion forcing; LTX-2 has one for the sound)."""
+    """Every frame has a copy of the scheduler (SkyReels' diffusion forcing; LTX-2 has one for the
+    sound)."""
 
     def __init__(self, *args):
         super().__init__(*args)
@@ -140,7 +143,8 @@ def test_a_pipeline_that_takes_one_prompt_only():
 
 
 class Together(Bare):
-    """Encodes CFG's negative prompt and the prompt in one go, and repeats the rows for several waveforms afterwards (Stable Audio)."""
+    """Encodes CFG's negative prompt and the prompt in one go, and repeats the rows for several
+    waveforms afterwards (Stable Audio)."""
 
     def encode_prompt(self, prompt, do_classifier_free_guidance=False):
         prompt = [prompt] if isinstance(prompt, str) else prompt

@@ -1,6 +1,8 @@
-"""From words to the denoiser: what every pipeline's own `encode_prompt` makes of a negative prompt, and what becomes of it on the way.
+"""From words to the denoiser: what every pipeline's own `encode_prompt` makes of a negative prompt,
+and what becomes of it on the way.
 
-The invariants of guidance are in `test_guidance.py`, over the same pipelines; here it is words that vary.
+The invariants of guidance are in `test_guidance.py`, over the same pipelines; here it is words that
+vary.
 """
 
 import copy
@@ -99,7 +101,8 @@ def test_an_empty_prompt_with_cfg_is_guided(name, cfg):
 
 @pytest.mark.parametrize(("name", "cfg"), EITHER)
 def test_several_pictures_of_several_prompts_equal_single_runs(name, cfg):
-    """Prompts of equal length: some pipelines order the masks of several pictures of several prompts otherwise than their texts."""
+    """Prompts of equal length: some pipelines order the masks of several pictures of several
+    prompts otherwise than their texts."""
     prompts, negatives = ["a pirate", "a sailor"], ["glasses", "a long beard"]
     with nag.guide(pipeline(name), negatives, **STRONG):
         batch = draw(name, prompts, cfg, generator=seeds(4), **{pictures(name): 2})
@@ -207,7 +210,8 @@ def test_a_denoiser_in_half_precision_recognises_its_text(name, monkeypatch):
     ],
 )
 def test_a_picture_beside_the_prompt(build, options, monkeypatch):
-    """Wan's is encoded apart from the text, Qwen-Image's together with the prompt, and with the negative too."""
+    """Wan's is encoded apart from the text, Qwen-Image's together with the prompt, and with the
+    negative too."""
     monkeypatch.setattr(
         pipeline_wan_i2v, "prompt_clean", str.strip
     )  # asks for a package that is not needed here

@@ -1,4 +1,5 @@
-"""What must hold for every pipeline (the invariants), on tiny random models with their own text encoders."""
+"""What must hold for every pipeline (the invariants), on tiny random models with their own text
+encoders."""
 
 import functools
 import sys
@@ -6,8 +7,7 @@ import threading
 
 import pytest
 import torch
-from oracle import doubled, text_seen
-from tiny import ALIKE, NEGATIVE, PIPELINES, PROMPT, draw, pipeline
+from tiny import NEGATIVE, PIPELINES, PROMPT, draw, pipeline
 from torch.testing import assert_close
 
 import nag
@@ -53,122 +53,8 @@ def state(pipe):
     )
 
 
-@pytest.mark.parametrize(("name", "cfg"), EITHER)
-def test_off_means_off(name, cfg):
-    plain = draw(name, cfg=cfg)
-    for off in ({"scale": 1.0}, {"alpha": 0.0}, {"end": 0.0}):
-        assert torch.equal(guided(name, cfg=cfg, **off), plain), off
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-def test_negative_equal_to_positive_changes_nothing(name):
-    close(guided(name, negative=PROMPT), draw(name))
-
-
-@pytest.mark.parametrize(("name", "cfg"), EITHER)
-def test_it_changes_the_picture_and_reaches_every_layer(name, cfg):
-    with nag.guide(pipeline(name), NEGATIVE, **STRONG) as guidance:
-        out = draw(name, cfg=cfg)
-    skips_layers = (
-        cfg is not None and "skip_guidance_layers" in PIPELINES[name].cfg[cfg]
-    )  # in another call with the same text
-    assert guidance.guided_steps == guidance.step == 2 and guidance.guided_calls == (
-        4 if skips_layers else 2
-    )
-    assert out.isfinite().all() and differ(out, draw(name, cfg=cfg))
-
-
-@pytest.mark.parametrize(("name", "cfg"), EITHER)
-def test_packed_equals_doubled(name, cfg, monkeypatch):
-    pipe, seen = pipeline(name), []
-    with text_seen(pipe, seen):
-        draw(name, PROMPT, steps=1)
-        draw(name, ALIKE, steps=1)
-    with doubled(pipe, *seen, monkeypatch, s=8.0, tau=3.0, alpha=0.7):
-        expected = draw(name, cfg=cfg)
-    assert differ(expected, draw(name, cfg=cfg))
-    close(guided(name, ALIKE, cfg), expected, 1e-4)
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-def test_everything_is_given_back(name, monkeypatch):
-    pipe = pipeline(name)
-    plain = draw(name)  # a pipeline's first call sets attributes of its own
-    before = state(pipe)
-    guided(name)
-    assert state(pipe) == before and torch.equal(draw(name), plain)
-
-    def stop(pipe, step, timestep, kwargs):
-        raise KeyboardInterrupt
-
-    with pytest.raises((KeyboardInterrupt, ZeroDivisionError)), nag.guide(pipe, NEGATIVE):
-        if name == "pixart":  # has no step callback
-            draw(name)
-            raise ZeroDivisionError
-        draw(name, callback_on_step_end=stop)
-    assert state(pipe) == before and torch.equal(draw(name), plain)
-    with monkeypatch.context() as patch:
-        patch.setattr(type(pipe.scheduler), "step", lambda *_, **__: 1 / 0)
-        with pytest.raises(ZeroDivisionError), nag.guide(pipe, NEGATIVE):
-            draw(name)
-    assert state(pipe) == before and torch.equal(draw(name), plain)
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-def test_end_counts_steps(name):
-    with nag.guide(pipeline(name), NEGATIVE, end=0.5) as guidance:
-        half = draw(name, steps=4)
-    assert guidance.guided_calls == 2 and guidance.step >= 4
-    assert differ(half, draw(name, steps=4)) and differ(half, guided(name, steps=4))
-
-
-@pytest.mark.parametrize(("name", "cfg"), STYLES)
-def test_with_cfg_the_unconditional_rows_stay_untouched(name, cfg):
-    """Rows of the first step, where the latents are the same: all whose text is the prompt's differ, and no others."""
-    pipe, outputs, seen = pipeline(name), [], []
-    handle = families.denoiser_of(pipe).register_forward_hook(
-        lambda m, a, o: outputs.extend(row.detach().clone() for row in o[0])
-    )
-    try:
-        draw(name, steps=1)
-        outputs.clear()
-        with text_seen(pipe, seen):
-            draw(name, steps=1)
-            draw(name, cfg=cfg, steps=1)
-        plain, touched = outputs[1:], []
-        outputs.clear()
-        guided(name, cfg=cfg, steps=1)
-        touched.extend(outputs)
-    finally:
-        handle.remove()
-    prompt, *texts = [
-        row for texts in seen for row in texts[families.find(pipe).inputs[0].argument]
-    ]
-    conditional = [row.shape == prompt.shape and torch.equal(row, prompt) for row in texts]
-    assert len(conditional) == len(plain) == len(touched) and any(conditional)
-    for row, before, after in zip(conditional, plain, touched, strict=True):
-        if row:
-            assert differ(after, before)
-        else:
-            close(after, before, 1e-6)
-
-
 def seeds(count: int) -> list:
     return [torch.Generator().manual_seed(i) for i in range(count)]
-
-
-@pytest.mark.parametrize("count", [1, 2, 3, 4])
-@pytest.mark.parametrize("name", FAMILIES)
-def test_a_batch_equals_single_runs(name, count):
-    prompts = ["a pirate", "portrait of a chef, sad face", "a nurse", "afro"][:count]
-    negatives = ["glasses", "beard", "hat", "mask, red shirt"][:count]
-    with nag.guide(pipeline(name), negatives, **STRONG):
-        batch = draw(name, prompts, generator=seeds(count))
-    for i, (prompt, negative, row) in enumerate(zip(prompts, negatives, batch, strict=True)):
-        with nag.guide(pipeline(name), negative, **STRONG):
-            single = draw(name, prompt, seed=i)
-        close(row[None], single, 1e-4)
-        assert differ(single, draw(name, prompt, seed=i))
 
 
 def same_seeds(count: int) -> list:
@@ -217,27 +103,16 @@ def test_guided_prompts_that_are_not_neighbours_are_refused():
             pass
 
 
-@pytest.mark.parametrize("length", [1, 5, 40])
-@pytest.mark.parametrize("name", FAMILIES)
-def test_a_negative_longer_or_shorter_than_the_positive(name, length):
-    pipe, seen = pipeline(name), []
-    with text_seen(pipe, seen):
-        draw(name, steps=1)
-    text = seen[0][families.find(pipe).inputs[0].argument]
-
-    def given(embeds):
-        return list(embeds) if isinstance(text, list) else embeds
-
-    embeds = torch.randn(1, length, text[0].shape[-1])
-    with nag.guide(pipe, negative_prompt_embeds=given(embeds), **STRONG):
+@pytest.mark.parametrize("name", ["sd", "sdxl", "pixart", "sana", "wan", "ltx", "latte"])
+def test_keys_shown_twice_weigh_the_same_as_keys_shown_once(name):
+    """In cross-attention, a longer negative that must give the same picture."""
+    pipe = pipeline(name)
+    embeds = torch.randn(1, 5, {"sdxl": 32}.get(name, 16))
+    with nag.guide(pipe, negative_prompt_embeds=embeds, **STRONG):
         out = draw(name)
-    assert out.isfinite().all() and differ(out, draw(name))
-    if {kind for kind, _ in families.find(pipe).layers(families.denoiser_of(pipe)).values()} == {
-        "cross"
-    } and length > 1:
-        # keys shown twice weigh the same as keys shown once: a longer negative that must give the same picture
-        with nag.guide(pipe, negative_prompt_embeds=given(embeds.repeat(1, 2, 1)), **STRONG):
-            close(draw(name), out, 1e-4)
+    with nag.guide(pipe, negative_prompt_embeds=embeds.repeat(1, 2, 1), **STRONG):
+        close(draw(name), out, 1e-4)
+    assert differ(out, draw(name))
 
 
 def test_masked_negative_tokens_do_not_count():
@@ -307,7 +182,9 @@ def test_a_call_from_another_thread_is_refused(what):
     }
 
     def elsewhere():
-        with pytest.raises(NAGError, match="guided in another thread.*Enter nag.guide in") as error:
+        with pytest.raises(
+            NAGError, match=r"guided in another thread.*Enter nag.guide in"
+        ) as error:
             calls[what]()
         errors.append(error)
 

@@ -8,7 +8,8 @@ from tiny import NEGATIVE, PROMPT, draw, pipeline
 import nag
 from nag import families
 
-# pipeline -> its tokenizer with a token for each of the denoiser's; 24 of CLIP stand before SD3's T5
+# pipeline -> its tokenizer with a token for each of the denoiser's; 24 of CLIP stand before SD3's
+# T5
 OWN = {
     "flux": "tokenizer_2",
     "sd": "tokenizer",
