@@ -1,8 +1,7 @@
 """From words to the denoiser: what every pipeline's own `encode_prompt` makes of a negative prompt,
 and what becomes of it on the way.
 
-The invariants of guidance are in `test_guidance.py`, over the same pipelines; here it is words that
-vary.
+The invariants are in `test_invariants.py`, over the same pipelines; here it is words that vary.
 """
 
 import copy

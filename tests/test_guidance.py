@@ -1,5 +1,5 @@
-"""What must hold for every pipeline (the invariants), on tiny random models with their own text
-encoders."""
+"""What `guide` takes and refuses, and what it says, on tiny random pipelines with their own text
+encoders. What must hold for every one of them is in `test_invariants.py`."""
 
 import functools
 import sys
