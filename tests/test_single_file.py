@@ -10,6 +10,7 @@ from nag import presets
 from nag.engine import loading
 from nag.engine.engine import Engine
 from nag.errors import Refused
+from nag.evaluate import draw
 
 PORTRAIT = presets.load_all()["pocket-portrait"]
 
@@ -200,6 +201,16 @@ def test_files_that_cannot_be_loaded_are_told_why(folder, tmp_path):
     save_file({"vae.weight": torch.zeros(1)}, tmp_path / "all.safetensors")
     with pytest.raises(Refused, match=r"all.safetensors has all parts of a pipeline in one file"):
         loading.load(preset(folder("latte"), "LattePipeline", tmp_path / "all.safetensors"))
+
+
+def test_an_evaluation_of_another_file_uses_no_picture_of_the_first(tmp_path):
+    found = []
+    for number in range(2):
+        save_file({"proj.weight": torch.full((1,), float(number))}, tmp_path / "a.safetensors")
+        mine = PORTRAIT.with_model(str(tmp_path / "a.safetensors"))
+        found.append(draw.Painter(mine, tmp_path / "out").identity)
+    assert found[0] != found[1] != draw.Painter(PORTRAIT, tmp_path / "out").identity
+    assert str(tmp_path) not in str(found)
 
 
 def test_the_command_line_compares_with_a_file(tmp_path, capsys):

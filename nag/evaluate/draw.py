@@ -34,6 +34,7 @@ NAMED = (
     "variant",
     "pipeline",
     "dtype",
+    "vae_dtype",
     "scheduler",
     "lora",
     "arguments",
@@ -63,6 +64,7 @@ class Painter:
             **{name: getattr(self.preset, name) for name in NAMED},
             "model": self.preset.model_name,
             "weights": contents(model) if model.is_dir() else "",
+            **({"file": contents(Path(self.preset.weights))} if self.preset.weights else {}),
             "device": loading.accelerator(),
             "code": code(),
             **{name: versions[name] for name in ("torch", "diffusers", "transformers")},
@@ -211,10 +213,10 @@ def code() -> str:
 
 
 def contents(folder: Path) -> str:
-    """Hash of a folder's files: by what is in them up to 64 MB, by size and time above."""
+    """Hash of one file or a folder's: by what is in it up to 64 MB, by size and time above."""
     total = hashlib.sha256()
     for path in sorted(
-        path for path in folder.rglob("*") if path.is_file() and path.suffix != ".md"
+        path for path in (folder, *folder.rglob("*")) if path.is_file() and path.suffix != ".md"
     ):
         stat = path.stat()
         large = stat.st_size > 64e6

@@ -1,6 +1,15 @@
 """What NAG must be told of each denoiser class of diffusers."""
 
-from .lookup import denoiser_of, denoisers_of, encoders_of, find, row_of, supports, unwrapped
+from .lookup import (
+    denoiser_of,
+    denoisers_of,
+    encoders_of,
+    find,
+    published_alpha,
+    row_of,
+    supports,
+    unwrapped,
+)
 from .refused import REFUSED
 from .schema import KINDS, Adapted, Family, Packed
 from .table import FAMILIES
@@ -16,6 +25,7 @@ __all__ = [
     "denoisers_of",
     "encoders_of",
     "find",
+    "published_alpha",
     "row_of",
     "supports",
     "unwrapped",

@@ -1,5 +1,7 @@
 """Transformers with cross-attention: a row for each class."""
 
+from dataclasses import replace
+
 from . import adapters
 from .layers import named
 from .schema import Family, mask, text
@@ -13,8 +15,8 @@ WAN = Family(
     tokenizer="tokenizer",
 )
 CROSS = {
-    "PixArtTransformer2DModel": PIXART,
-    "SanaTransformer2DModel": PIXART,
+    "PixArtTransformer2DModel": replace(PIXART, alpha=0.375),
+    "SanaTransformer2DModel": replace(PIXART, alpha=0.375),
     "SanaVideoTransformer3DModel": PIXART,
     "SanaWMTransformer3DModel": Family(
         named(cross=r"blocks\.\d+\.cross_attn"), (text(dim=2), mask(1, "mask"))

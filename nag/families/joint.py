@@ -58,12 +58,13 @@ HUNYUAN_VIDEO = Family(
         "latents_history_2x",
         "latents_history_4x",
     ),
+    alpha=0.12,  # ComfyUI-NAG's workflow
 )
 
 JOINT = {
     # SD3.5-Medium's attn2 sees the image only and is left alone.
     "SD3Transformer2DModel": Family(
-        ATTN, tokenizer="tokenizer_3", tokens_before="tokenizer_max_length"
+        ATTN, tokenizer="tokenizer_3", tokens_before="tokenizer_max_length", alpha=0.125
     ),
     "FluxTransformer2DModel": Family(
         IN_TWO_STREAMS, (text(), ids(2)), "text, image", tokenizer="tokenizer_2"

@@ -54,6 +54,12 @@ def find(pipe) -> Family:
     return FAMILIES[row]
 
 
+def published_alpha(pipe) -> float | None:
+    """NAG's alpha that is published for a pipeline's denoiser, or None."""
+    alpha = find(pipe).alpha
+    return alpha(denoiser_of(pipe)) if callable(alpha) else alpha
+
+
 def encoders_of(pipe) -> list[str]:
     """The methods of a pipeline that turn words into text."""
     named = [name for name in find(pipe).encoders if hasattr(pipe, name)]

@@ -125,6 +125,8 @@ class Family:
     tokenizer: where the text is one token of the denoiser's for each of a tokenizer's, and padding
         is attended: the pipeline's name for it. With this, `trim` can cut padding.
     tokens_before: the pipeline's name for how many tokens of something else stand before that text.
+    alpha: NAG's alpha that is published for it, or a function of the denoiser; None where nothing
+        is. `nag.guide` takes it where the caller gives none.
     remark: what a user should know, for the table of families.
     """
 
@@ -144,6 +146,7 @@ class Family:
     each: str | None = None
     tokenizer: str = ""
     tokens_before: str = ""
+    alpha: float | Callable | None = None
     remark: str = ""
 
     @property

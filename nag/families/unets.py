@@ -7,6 +7,12 @@ from .layers import audioldm2_texts, cross_attention, named
 from .schema import Family, mask, text
 from .spans import after_shared, own_attentions
 
+
+def alpha_of_unet(unet) -> float:
+    """.5 for SDXL, .375 for SD 1.5 (arXiv 2505.21179, table of settings)."""
+    return 0.5 if unet.config.get("addition_embed_type") == "text_time" else 0.375
+
+
 UNETS = {
     # SD 1.5, SDXL and all that is distilled from them. The pooled text of SDXL stays as it is.
     "UNet2DConditionModel": Family(
@@ -14,6 +20,7 @@ UNETS = {
         (text(), mask(None)),
         adapter=adapters.beside_the_image,
         tokenizer="tokenizer",
+        alpha=alpha_of_unet,
     ),
     # ControlNet-XS: base and control in one model; the control's layers may rest
     "UNetControlNetXSModel": Family(

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
 
@@ -41,7 +42,7 @@ def guide(
     negative_prompt_attention_mask=None,
     scale: float = DEFAULTS.scale,
     tau: float = DEFAULTS.tau,
-    alpha: float = DEFAULTS.alpha,
+    alpha: float | None = None,
     end: float = DEFAULTS.end,
     exact: bool = False,
     method: str = "nag",
@@ -64,6 +65,8 @@ def guide(
             the denoiser's argument for models with several texts.
         negative_prompt_attention_mask: (rows, T), where the pipeline has one.
         scale, tau, alpha, end: see `NAGSettings`. At scale 1, alpha 0 or end 0 nothing is touched.
+            Without alpha, the value published for the pipeline's family (`nag/families/`), or
+            else `NAGSettings`' own.
         trim: leave out the padding behind the negative's words, which T5-like encoders fill up to
             512 tokens that are attended like any other. Cheaper, and weaker on the one trained
             model that it was measured on (pocket-joint). Models that mask padding need it not.
@@ -79,9 +82,11 @@ def guide(
     both texts. Gives a `Progress`, which counts the guided steps. Raises NAGValueError for bad
     arguments and unknown models, NAGRuntimeError when a layer could not be reached.
     """
-    settings = NAGSettings(scale, tau, alpha, end, method)
+    settings = NAGSettings(scale, tau, DEFAULTS.alpha if alpha is None else alpha, end, method)
     check_negative(negative_prompt, negative_prompt_embeds, negative_prompt_attention_mask)
     family = guidable_family(pipe)
+    if alpha is None and (published := families.published_alpha(pipe)) is not None:
+        settings = replace(settings, alpha=published)
     if trim:
         check_trim(pipe, family, negative_prompt)
     progress = Progress(settings)
