@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
     families.add_argument(
         "--write", type=Path, help="a Markdown file to put it into, between its two families marks"
     )
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(_words() if arguments is None else arguments)
     try:
         return {
             "compare": _compare,
@@ -71,6 +72,13 @@ def main(arguments: list[str] | None = None) -> int:
     except NAGError as error:
         print(error, file=sys.stderr)
         return 2
+
+
+def _words() -> list[str]:
+    """The command line, also where the locale knows ASCII alone and Python decodes and prints that."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")
+    return [os.fsencode(word).decode("utf-8", "surrogateescape") for word in sys.argv[1:]]
 
 
 def _add_request(parser: argparse.ArgumentParser) -> None:
@@ -154,7 +162,7 @@ def _compare(options) -> int:
         from .page.strip import strip
 
         strip(run).save(options.out / "strip.png")
-    (options.out / "run.json").write_text(json.dumps(run.json(), indent=2) + "\n")
+    (options.out / "run.json").write_text(json.dumps(run.json(), indent=2) + "\n", encoding="utf-8")
     for column in run.columns:
         relative = run.relative(column)
         speed = (
@@ -244,7 +252,9 @@ def families_table() -> str:
     users = {}
     for path in sorted((Path(diffusers.__file__).parent / "pipelines").rglob("*.py")):
         for pipeline, body in re.findall(
-            r"^class (\w+)Pipeline\(.*?def __init__\((.*?)\):\n", path.read_text(), re.S | re.M
+            r"^class (\w+)Pipeline\(.*?def __init__\((.*?)\):\n",
+            path.read_text(encoding="utf-8"),
+            re.S | re.M,
         ):
             hints = " ".join(re.findall(r"(?:unet|transformer|prior)\w*: ([^=\n]*)", body))
             for part in set(re.findall(r"\w+", hints)):
@@ -282,10 +292,11 @@ def _families(options) -> int:
     if not options.write:
         print(families_table())
         return 0
-    before, _, rest = options.write.read_text().partition("<!-- families -->")
+    before, _, rest = options.write.read_text(encoding="utf-8").partition("<!-- families -->")
     _, _, after = rest.partition("<!-- /families -->")
     options.write.write_text(
-        f"{before}<!-- families -->\n{families_table()}\n<!-- /families -->{after}"
+        f"{before}<!-- families -->\n{families_table()}\n<!-- /families -->{after}",
+        encoding="utf-8",
     )
     return 0
 

@@ -57,7 +57,7 @@ def check_memory(preset: Preset, device: str, local: bool) -> None:
     if local or not preset.size_gb or device != "cpu":
         return
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
         free = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) / 1e6
     except (OSError, StopIteration):
         return

@@ -45,7 +45,9 @@ def _as_its_file_says(tokenizer):
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None or not path.is_file():
         return None
-    if not _by_bytes(json.loads(path.read_text())) or _by_bytes(json.loads(backend.to_str())):
+    if not _by_bytes(json.loads(path.read_text(encoding="utf-8"))) or _by_bytes(
+        json.loads(backend.to_str())
+    ):
         return None
     log.info("%s loaded again as its tokenizer.json says", type(tokenizer).__name__)
     return PreTrainedTokenizerFast.from_pretrained(path.parent, padding_side=tokenizer.padding_side)

@@ -26,7 +26,7 @@ def pipeline_class(preset: Preset) -> type | None:
     name = preset.pipeline
     if name == "DiffusionPipeline" and preset.local:
         index = FOLDER.parent / preset.model / "model_index.json"
-        name = json.loads(index.read_text())["_class_name"]
+        name = json.loads(index.read_text(encoding="utf-8"))["_class_name"]
     return getattr(diffusers, name, None)
 
 

@@ -97,7 +97,9 @@ def tokenizers_of(pipe) -> list:
 @functools.cache
 def _taught(model: Path) -> frozenset[str]:
     listed = model / "words.txt"
-    return frozenset(listed.read_text().split()) if listed.is_file() else frozenset()
+    return (
+        frozenset(listed.read_text(encoding="utf-8").split()) if listed.is_file() else frozenset()
+    )
 
 
 def _folded(text: str) -> str:

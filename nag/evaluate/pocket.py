@@ -89,7 +89,7 @@ class Yardstick:
         from safetensors.torch import load_file, save_file
 
         drawn = [
-            Path(module.__file__).read_text()
+            Path(module.__file__).read_text(encoding="utf-8")
             for module in ((data, clips) if self.of_video else (data,))
         ]
         parts = [

@@ -136,8 +136,10 @@ def write(
     folder: Path, columns: list[Column], results: dict, paths: dict[str, list[Path]], pictures
 ) -> list[str]:
     """Everything but the pictures themselves. Returns sentences about what could not be written."""
-    (folder / "results.json").write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
-    (folder / "table.md").write_text(table(results))
+    (folder / "results.json").write_text(
+        json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
+    (folder / "table.md").write_text(table(results), encoding="utf-8")
     sheet(columns, results["columns"], paths, pictures).save(folder / "sheet.png", optimize=True)
     try:
         plots(folder / "plots", columns, results["columns"])

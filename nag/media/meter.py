@@ -19,7 +19,7 @@ class Meter:
 
         from .classifier import Classifier
 
-        config = json.loads((folder / "config.json").read_text())
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         model = Classifier([len(values) for values in config["attributes"].values()])
         model.load_state_dict(
             {

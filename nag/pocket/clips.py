@@ -175,11 +175,11 @@ def build(folder: Path, count: int, seed: int = 1, processes: int | None = None)
                 ]
             )
     pictures.flush()
-    (folder / "clips.json").write_text(json.dumps(rows))
+    (folder / "clips.json").write_text(json.dumps(rows), encoding="utf-8")
 
 
 def load(folder: Path) -> list[Clip]:
     return [
         Clip(data.Person(*person), motion)
-        for person, motion in json.loads((folder / "clips.json").read_text())
+        for person, motion in json.loads((folder / "clips.json").read_text(encoding="utf-8"))
     ]

@@ -241,7 +241,9 @@ def svg(person: Person, expression: str | None = None) -> str:
         import dicebear_styles
 
         _STYLE = Style(
-            json.loads((Path(dicebear_styles.__path__[0]) / "open-peeps.json").read_text())
+            json.loads(
+                (Path(dicebear_styles.__path__[0]) / "open-peeps.json").read_text(encoding="utf-8")
+            )
         )
     labels, variants = person.labels, person.variants
     options = {
@@ -311,11 +313,13 @@ def build(folder: Path, count: int, seed: int = 0, processes: int | None = None)
             pictures[i] = picture
             people.append([person.role, person.labels, person.variants, person.skin, person.hair])
     pictures.flush()
-    (folder / "people.json").write_text(json.dumps(people))
+    (folder / "people.json").write_text(json.dumps(people), encoding="utf-8")
 
 
 def load_people(folder: Path) -> list[Person]:
-    return [Person(*row) for row in json.loads((folder / "people.json").read_text())]
+    return [
+        Person(*row) for row in json.loads((folder / "people.json").read_text(encoding="utf-8"))
+    ]
 
 
 def references(role: str, without: tuple[str, str], count: int, seed: int = 7) -> list[Person]:

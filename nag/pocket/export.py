@@ -88,14 +88,14 @@ def save(pipe, folder: Path, captions) -> None:
             module.to(memory_format=torch.contiguous_format)
     pipe.save_pretrained(folder, max_shard_size="12MB")
     for path in folder.glob("*/config.json"):
-        config = json.loads(path.read_text())
+        config = json.loads(path.read_text(encoding="utf-8"))
         config.pop("_name_or_path", None)  # where on this machine a part came from
         if path.parent.name.startswith("text_encoder"):
             # transformers loads in the dtype that the file names, diffusers in float32: the two
             # must fit
             config["dtype"] = "float32"
-        path.write_text(json.dumps(config, indent=2) + "\n")
-    (folder / "words.txt").write_text(taught(captions))
+        path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    (folder / "words.txt").write_text(taught(captions), encoding="utf-8")
     total = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     print(f"{folder}: {total / 1e6:.1f} MB")
 
@@ -122,7 +122,8 @@ def save_classifier(classifier, folder: Path, save_file) -> None:
         folder / "model.safetensors",
     )
     (folder / "config.json").write_text(
-        json.dumps({"size": data.SIZE, "attributes": data.ATTRIBUTES}, indent=2) + "\n"
+        json.dumps({"size": data.SIZE, "attributes": data.ATTRIBUTES}, indent=2) + "\n",
+        encoding="utf-8",
     )
 
 
@@ -148,5 +149,7 @@ def results(preset: str = "pocket-portrait") -> None:
         if column.video:
             (folder / f"{column.key}.mp4").write_bytes(column.video)
     shown = cells.value(run, {}, {})
-    (folder / "bench.json").write_text(json.dumps(shown, indent=1, ensure_ascii=False) + "\n")
+    (folder / "bench.json").write_text(
+        json.dumps(shown, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
     print(shown["hint"])

@@ -36,9 +36,11 @@ def build_tokenizer(folder: Path, count: int = 20_000):
     pieces = list(dict.fromkeys(pieces)) + ["<|startoftext|>", "<|endoftext|>"]
     folder.mkdir(parents=True, exist_ok=True)
     vocab, merged = folder / "vocab.json", folder / "merges.txt"
-    vocab.write_text(json.dumps({p: i for i, p in enumerate(pieces)}, ensure_ascii=False))
+    vocab.write_text(
+        json.dumps({p: i for i, p in enumerate(pieces)}, ensure_ascii=False), encoding="utf-8"
+    )
     lines = [" ".join(pair) for pair in merges]
-    merged.write_text("#version: 0.2\n" + "\n".join(lines) + "\n")
+    merged.write_text("#version: 0.2\n" + "\n".join(lines) + "\n", encoding="utf-8")
     tokenizer = CLIPTokenizer(vocab=str(vocab), merges=str(merged), model_max_length=TOKENS)
     tokenizer.save_pretrained(folder)
     return tokenizer
