@@ -1,5 +1,5 @@
-"""What a row of `nag.families` says of its denoiser class, on a tiny random one each. What must hold
-for every one of them is in `test_invariants.py`."""
+"""What a row of `nag.families` says of its denoiser class, on a tiny random one each. What must
+hold for every one of them is in `test_invariants.py`."""
 
 import copy
 import importlib
