@@ -1,0 +1,75 @@
+"""What is to be drawn, for the commands that draw: words of the command line become a request."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from .. import presets
+from ..errors import Refused
+from ..media import uploads
+from ..presets import Preset
+from ..request import DEFAULT, Request
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--preset", default=DEFAULT, help="a file of presets/, without .json")
+    parser.add_argument("--prompt")
+    parser.add_argument("--negative-prompt")
+    parser.add_argument("--seed", type=int)
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="pairs",
+        help='any other setting, e.g. --set nag_scale=6 --set \'guidance=["none","nag"]\'',
+    )
+    parser.add_argument(
+        "--model",
+        help="a local folder, a repository on the hub, or one .safetensors or .gguf file, in place "
+        "of the preset's own model",
+    )
+    parser.add_argument(
+        "--image",
+        type=Path,
+        help="the picture that an editing or image-to-video preset begins with",
+    )
+
+
+def asked(options: argparse.Namespace) -> tuple[Preset, Request, Any]:
+    """-> the preset, the request, and the PIL image that it begins with, or None.
+
+    Raises `Refused`.
+    """
+    known = dict(presets.load_all())
+    if options.model and options.preset in known:
+        known[options.preset] = known[options.preset].with_model(options.model)
+    preset, request = presets.resolve(_settings(options), known)
+    if options.image and not preset.image:
+        raise Refused(f"{preset.title} takes no picture: leave --image out.")
+    if options.image and not options.image.is_file():
+        raise Refused(f"--image {options.image} is no file.")
+    return preset, request, uploads.load(options.image, preset.title) if preset.image else None
+
+
+def _settings(options: argparse.Namespace) -> dict[str, Any]:
+    """The settings as an API client would send them."""
+    raw = {"preset": options.preset}
+    for pair in options.pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise Refused(f"--set wants KEY=VALUE, got {pair!r}.")
+        raw[key] = _value(value)
+    for key in ("prompt", "negative_prompt", "seed"):
+        if getattr(options, key) is not None:
+            raw[key] = getattr(options, key)
+    return raw
+
+
+def _value(text: str) -> Any:
+    """JSON, or the text itself where it is none."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

@@ -1,0 +1,25 @@
+"""`python -m nag families`: the table of denoiser classes in nag/families/README.md."""
+
+import argparse
+from pathlib import Path
+
+MARKS = "<!-- families -->", "<!-- /families -->"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--write", type=Path, help="a Markdown file to put it into, between its two families marks"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    from ..families.markdown import table
+
+    if not options.write:
+        print(table())
+        return 0
+    before, _, rest = options.write.read_text(encoding="utf-8").partition(MARKS[0])
+    _, _, after = rest.partition(MARKS[1])
+    text = f"{before}{MARKS[0]}\n{table()}\n{MARKS[1]}{after}"
+    options.write.write_text(text, encoding="utf-8")
+    return 0
