@@ -71,6 +71,23 @@ def attention_backend() -> str:
     return str(getattr(active, "value", active))
 
 
+def attention_is_replaced() -> bool:
+    """Whether somebody's own kernel stands in the place of PyTorch's attention, or of diffusers'
+    way to it: set there (as SageAttention says), or by a torch function mode (as in xDiT)."""
+    import torch
+    from diffusers.models import attention_dispatch as diffusers
+    from torch.utils._device import DeviceContext  # of `with torch.device(...)`
+
+    own = torch._C._nn.scaled_dot_product_attention
+    native = diffusers._AttentionBackendRegistry._backends[diffusers.AttentionBackendName.NATIVE]
+    modes = torch.overrides._get_current_function_mode_stack()
+    return (
+        torch.nn.functional.scaled_dot_product_attention is not own
+        or native.__globals__ is not vars(diffusers)
+        or any(not isinstance(mode, DeviceContext) for mode in modes)
+    )
+
+
 def stateful_hooks(denoiser: Any) -> list[Any]:
     """The registries of a denoiser's hooks that carry tensors from step to step (step caches)."""
     registries = [vars(module).get("_diffusers_hook") for module in denoiser.modules()]

@@ -101,13 +101,17 @@ def functional_with(current: CurrentLayer, name: str) -> types.ModuleType:
 
 
 def dispatch_with(current: CurrentLayer, dispatch: Callable) -> Callable:
-    """diffusers' `dispatch_attention_fn`, which asks `current.layer`; tensors are (B, N, H, D)."""
+    """diffusers' `dispatch_attention_fn`, which asks `current.layer`; tensors are (B, N, H, D).
+    dispatch: what stands under that name, perhaps somebody's own function."""
+    diffusers = sys.modules.get("diffusers.models.attention_dispatch")
+    own = diffusers is None or getattr(dispatch, "__globals__", None) is not vars(diffusers)
 
     def dispatch_attention_fn(query, key, value, attn_mask=None, *args, **options):
         def op(q, k, v, mask):
             return dispatch(q, k, v, mask, *args, **options)
 
-        plain, scale = is_plain(args, options, current.layer.call.backend), options.get("scale")
+        plain = not own and is_plain(args, options, current.layer.call.backend)
+        scale = options.get("scale")
         return current.layer.attend(op, query, key, value, attn_mask, 1, plain, scale)
 
     return dispatch_attention_fn
@@ -147,14 +151,22 @@ def twin_class(cls: type, current: CurrentLayer) -> type:
     # diffusers reads it at every call: found here, it need not be made of what is wrapped
     call.__signature__ = inspect.signature(function)
     members = {"nag_current": current, "nag_namespaces": (namespace, functional)}
+    members["nag_source"] = function, dict(function.__globals__)
     return type(cls.__name__, (cls,), {"__call__": call} | members)
+
+
+def is_outdated(twin: type, cls: type) -> bool:
+    """Whether a processor class, or a name of its module, was replaced after its twin was made."""
+    function, names = twin.nag_source
+    now = function.__globals__
+    return cls.__call__ is not function or any(now.get(n) is not names[n] for n in names)
 
 
 def twin(denoiser, processor, layer: GuidedAttention):
     """`processor` again, with the same attributes, whose attention op is that of `layer`."""
     classes = _twins.setdefault(denoiser, {})
     cls = type(processor)
-    if cls not in classes:
+    if cls not in classes or is_outdated(classes[cls], cls):
         classes[cls] = twin_class(cls, CurrentLayer())
     other = copy.copy(processor)
     other.__class__ = classes[cls]

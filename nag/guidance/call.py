@@ -36,7 +36,7 @@ class GuidedDenoiser:
         self.adapted, self.state, self.steps = adapted, state, steps
         # of the class: hooks and torch.compile put functions of other names in its place
         self.names = list(inspect.signature(type(denoiser).forward).parameters)[1:]
-        self.text = family.inputs[0].argument
+        self.text, self.exact = family.inputs[0].argument, state.exact
 
     def __call__(self, forward, /, *args, **kwargs):
         """`forward(*args, **kwargs)`, with guided rows where its text is the prompt's."""
@@ -53,6 +53,7 @@ class GuidedDenoiser:
             return forward(*args, **kwargs)
         check_guidable(self.denoiser, self.layers, parts)
         self.state.backend = private.attention_backend()
+        self.state.exact = self.exact or private.attention_is_replaced()
         carried_only = not self.steps.active(self.pipe)
         if not carried_only:
             self.steps.denoiser_guided()
