@@ -99,7 +99,10 @@ def _right(kernel, device, dtype, masked: bool) -> bool:
 
 
 def able(query, key, value, mask) -> bool:
-    """Whether `attend` can: there is a kernel, a whole number of query heads for each key head, and a mask that is the same for all queries."""
+    """Whether `attend` can: there is a kernel, a whole number of query heads for each key head, and
+    a mask that is the same for all queries. Nobody may want gradients: log-sum-exps have none."""
+    if torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value)):
+        return False
     if (
         chosen.get((query.device.type, query.dtype, mask is not None)) is None
         or value.dtype != query.dtype
