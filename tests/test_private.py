@@ -166,6 +166,17 @@ def test_the_attention_backend_is_known_by_its_name():
         )
 
 
+def test_a_kernel_in_the_place_of_pytorchs_is_seen(monkeypatch):
+    with torch.device("cpu"), torch.inference_mode():
+        assert not private.attention_is_replaced(), "NAG would never merge: a step costs more"
+    with torch.overrides.BaseTorchFunctionMode():
+        assert private.attention_is_replaced(), "torch renamed its stack of function modes"
+    own = torch.nn.functional.scaled_dot_product_attention
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.nn.functional, "scaled_dot_product_attention", lambda *a: own(*a))
+        assert private.attention_is_replaced()
+
+
 def test_step_caches_are_found():
     denoiser = pipeline("flux").transformer
     assert private.stateful_hooks(denoiser) == []
