@@ -21,6 +21,7 @@ from .request import (
     SETTINGS,
     Request,
     Text,
+    Whole,
     _sentence,
     _short,
     between,
@@ -40,6 +41,7 @@ class PromptPair(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     prompt: Text
     negative_prompt: Text
+    seed: Annotated[Whole, Field(ge=0, le=2**32 - 1)] | None = None  # one that shows the point
 
 
 class Preset(BaseModel):

@@ -102,13 +102,10 @@ def test_an_early_end_says_what_it_saves():
     said = run.json()["columns"]
     assert [key for key in said if "saved_by_early_end" in said[key]] == ["nag", "cfg+nag"]
     run.columns[2].saved = 0.1234
-    assert cells.cell(run, run.columns[2])["remark"] == "NAG active in 2 of 4 steps, saves 12 %"
-    assert "active" not in cells.cell(run, run.columns[0])["remark"]
+    assert "guided in 2 of 4" in cells.cell(run, run.columns[2])["note"]
+    assert "guided in" not in cells.cell(run, run.columns[0])["note"]
     whole = finish(engine(), "sd")
-    assert (
-        "saved_by_early_end" not in whole.json()["columns"]["nag"]
-        and "saves" not in cells.cell(whole, whole.columns[2])["remark"]
-    )
+    assert "saved_by_early_end" not in whole.json()["columns"]["nag"]
 
 
 def test_previews_come_before_the_picture_and_are_small(monkeypatch):
@@ -278,9 +275,12 @@ def test_the_hint_says_nothing_enough_or_too_much():
         )
         return run.hint, run.columns
 
-    assert "hardly anything: raise alpha" in hint(nag_alpha=0.01)[0]
+    assert "hardly anything. Raise alpha" in hint(nag_alpha=0.01)[0]
     text, (none, _, nag) = hint()
-    assert "of 255 on average" in text and none.readings["hat"] > 0.9 > 0.1 > nag.readings["hat"]
+    assert (
+        text.startswith("NAG takes the hat away; CFG")
+        and none.readings["hat"] > 0.9 > 0.1 > nag.readings["hat"]
+    )
     many = [hint(seed=seed, nag_scale=20, nag_tau=10, nag_alpha=1)[0] for seed in range(6)]
     assert any("changed more than it was asked to (" in m and "lower alpha" in m for m in many), (
         many

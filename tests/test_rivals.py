@@ -171,7 +171,7 @@ def test_they_are_columns_of_a_comparison_with_scales_of_their_own():
         and said["vsf"]["vsf_scale"] == 1
         and "nag_scale" not in said["vsf"]
     )
-    assert cells.label(run, "nasa") == "NASA 0.4 (research)"
-    assert cells.cell(run, columns["vsf"])["remark"].startswith("VSF active in 2 of 4 steps")
+    assert cells.label(run, "nasa") == "NASA scale .4 until .5"
+    assert "guided in 2 of 4" in cells.cell(run, columns["vsf"])["note"]
     with pytest.raises(Refused, match="vsf_scale must be between 0 and 10"):
         presets.resolve({"vsf_scale": 11})

@@ -20,7 +20,7 @@ from ..media import video
 from ..methods import METHODS
 from ..presets import Preset
 from ..request import Request
-from . import words
+from . import words, work
 from .call import call_pipeline
 from .loading import Loaded, PipelineCache, import_libraries
 from .memory import free_memory
@@ -191,6 +191,8 @@ class Engine:
         if unread:
             log.warning("run %s: %s", run.id, unread)
         run.hint = " ".join(filter(None, (run.hint, unread, remark)))
+        if run.verdict:
+            run.verdict["text"] = " ".join(filter(None, (run.verdict["text"], unread, remark)))
 
     def _recall(self, run: Run) -> None:
         """Puts the columns that are kept in their places."""
@@ -237,8 +239,10 @@ class Engine:
                         previews.draw(latents)
                     raise Stopped
 
-                with contextlib.suppress(Stopped):
+                with work.counted(loaded.pipe) as operations, contextlib.suppress(Stopped):
                     call_pipeline(loaded, run, keys, one_step)
+                if len(keys) == 1:
+                    loaded.operations[warm[:3], keys[0]] = operations()
                 _put_back(loaded)
                 loaded.warm.add(warm)
             previews.wait()
@@ -278,6 +282,9 @@ class Engine:
                     watch.guided if nag else 0,
                     watch.step,
                     run.id,
+                )
+                column.operations = work.of_column(
+                    loaded.operations, warm[:3], column.key, column.guided_steps, column.step
                 )
                 column.image, column.frames, column.state = (
                     frames[len(frames) // 2],

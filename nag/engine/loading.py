@@ -34,6 +34,7 @@ class Loaded:
     previews: dict = field(
         default_factory=dict
     )  # (width, height, frames, count) -> seconds that so many previews take
+    operations: dict = field(default_factory=dict)  # (size, column) -> of one step, see `work`
     words: EmbeddingCache = field(default_factory=EmbeddingCache)  # encoded already
     cut: CutWords = field(default_factory=CutWords)  # of them, how many words
 

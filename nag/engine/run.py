@@ -39,6 +39,9 @@ class Column:
     )  # {"hat": .93}: what the meter sees of the negative prompt's words
     cut: dict = field(default_factory=dict)  # {"prompt": 3}: words that no text encoder read
     spread: float = 0.0  # standard deviation of the final latents: a burnt picture has a large one
+    outcomes: dict = field(default_factory=dict)  # {"hat": Outcome}, beside the un-guided picture
+    operations: int = 0  # floating-point operations of all steps, where they could be counted
+    peak: int = 0  # bytes of GPU memory that were held at the most
     reused: bool = (
         False  # finished in an earlier run with the same settings; its times are from then
     )
@@ -56,6 +59,7 @@ class Run:
     device: str = ""
     dtype: str = ""
     hint: str = ""
+    verdict: dict | None = None  # the same with its next moves, see `engine.verdict.judge`
     over: bool = False
     start: Any = None  # PIL image that the model begins with
 
@@ -71,6 +75,13 @@ class Run:
         ):
             return None
         return column.steady / plain.steady
+
+    def work(self, column: Column) -> float | None:
+        """Counted operations against those of the un-guided column."""
+        plain = next((c for c in self.columns if c.key == "none"), None)
+        if plain is None or not plain.operations or not column.operations:
+            return None
+        return column.operations / plain.operations
 
     def across(self, column: Column) -> bool:
         """Whether `relative` divides times of two runs: the machine may have been busier in one of them."""
@@ -100,6 +111,7 @@ class Run:
                         else {}
                     ),
                     "relative_time": _rounded(self.relative(c)),
+                    "relative_work": _rounded(self.work(c)),
                     "guided_steps": c.guided_steps,
                     **({} if c.saved is None else {"saved_by_early_end": round(c.saved, 4)}),
                     "latents_sha256": c.latents_sha256,
@@ -124,17 +136,19 @@ def _rounded(value):
     return None if value is None else round(value, 3)
 
 
-def identity(run: Run, key: str) -> str:
-    """Of everything that decides a column's picture: columns with the same one are the same."""
-    request = run.request
-    used = {
-        name: getattr(request, name)
-        for name in ("prompt", "seed", "num_inference_steps", "width", "height", "num_frames")
-    }
+def decisive(request: Request, key: str) -> dict:
+    """The settings that decide a column's picture; the others leave it as it is."""
+    names = ("prompt", "seed", "num_inference_steps", "width", "height", "num_frames")
+    used = {name: getattr(request, name) for name in names}
     if key != "none":
         used["negative_prompt"] = request.negative_prompt
+    return used | METHODS[key].used(request)
+
+
+def identity(run: Run, key: str) -> str:
+    """Of everything that decides a column's picture: columns with the same one are the same."""
     start = hashlib.sha256(run.start.tobytes()).hexdigest() if run.start is not None else None
-    everything = [run.preset.model_dump(mode="json"), key, used, METHODS[key].used(request), start]
+    everything = [run.preset.model_dump(mode="json"), key, decisive(run.request, key), start]
     return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
 
 

@@ -1,6 +1,15 @@
-"""What happened to the pictures, in one sentence."""
+"""What happened to the pictures, in plain words, and what to try next.
 
-from .run import Run
+Everything said is measured: by the meter, which reads the pocket models' pictures; where there is
+no meter, only by what the pictures and latents themselves say.
+"""
+
+from ..media.outcome import likeliest, outcome
+from ..request import Request
+from .run import Column, Run
+
+NOTHING, TOO_MUCH = 1.5, 1.6  # of 255; times the spread of the un-guided latents
+MANY, ALTOGETHER = 2, 4  # attributes that nobody asked to change
 
 
 def mean_difference(a, b) -> float:
@@ -18,49 +27,199 @@ def mean_difference(a, b) -> float:
     )
 
 
-NOTHING, TOO_MUCH = 1.5, 1.6  # of 255; times the spread of the un-guided latents
-MANY = 2  # attributes that nobody asked to change
-
-
 def judge(meter, run: Run) -> None:
-    """Fills in what the meter (or None) reads, and one sentence when NAG changed nothing, or too much."""
+    """Fills in what the meter (or None) reads of each column, and the run's verdict and hint.
+
+    The verdict: {"sign": a kind or "", "head": a sentence, "text": what else was measured,
+    "moves": [{"label", "set": settings to try}]}. Signs are kinds of `media.outcome.Outcome`.
+    """
     done = {c.key: c for c in run.columns if c.state == "done"}
-    also = []  # what the meter sees changed beyond the negative prompt
-    if meter and done:
-        named = meter.named_in(run.request.negative_prompt)
-        readings = dict(
-            zip(done, meter.read([c.frames or c.image for c in done.values()]), strict=True)
-        )
-        for key, reading in readings.items():
-            done[key].readings = {meter.phrase(pair): reading[pair[0]][pair[1]] for pair in named}
-        if "none" in readings and "nag" in readings:
-            seen = {
-                key: {name: max(shares, key=shares.get) for name, shares in readings[key].items()}
-                for key in ("none", "nag")
-            }
-            also = [
-                name
-                for name, value in seen["none"].items()
-                if value != seen["nag"][name] and name not in dict(named)
-            ]
-    if "none" not in done or "nag" not in done:
+    seen, named = _read(meter, run, done) if meter and done else ({}, [])
+    key = next((key for key in ("nag", "cfg+nag") if key in done), None)
+    if "none" not in done or key is None:
         return
-    request, changed = (
-        run.request,
-        mean_difference(*(done[key].frames or done[key].image for key in ("none", "nag"))),
-    )
-    whole = request.nag_normalisation and request.nag_refinement
-    if request.nag.off:
-        run.hint = "NAG is off: scale 1, alpha 0 or end 0 means that nothing is touched."
-    elif changed < NOTHING:
-        raised = "alpha first, then the scale" if request.nag_refinement else "the scale"
-        run.hint = f"NAG changed {changed:.1f} of 255 on average, hardly anything: raise {raised}."
-    elif done["nag"].spread > TOO_MUCH * done["none"].spread:
-        run.hint = f"NAG pushed hard enough to distort the picture: lower the scale{', alpha or tau' if whole else ', or bound and blend it again'}."
-    elif len(also) >= MANY:
-        lowered = "alpha, or tau" if whole else "the scale, or bound and blend it again"
-        run.hint = f"NAG changed more than it was asked to ({', '.join(also)}): lower {lowered}, to keep more of the picture."
-    else:
-        run.hint = f"NAG changed {changed:.0f} of 255 on average" + (
-            f", and beyond what was asked: {', '.join(also)}." if also else "."
-        )
+    facts = _Facts(run, done, done[key], seen, named, meter)
+    run.verdict = facts.verdict()
+    run.hint = " ".join(filter(None, (run.verdict["head"], facts.rest())))
+
+
+def _read(meter, run: Run, done: dict[str, Column]):
+    """Notes readings and outcomes in the columns -> (what each picture shows, the things named)."""
+    named = meter.named_in(run.request.negative_prompt)
+    read = dict(zip(done, meter.read([c.frames or c.image for c in done.values()]), strict=True))
+    for key, column in done.items():
+        column.readings = {meter.phrase(pair): read[key][pair[0]][pair[1]] for pair in named}
+        if "none" in read and key != "none":
+            column.outcomes = {
+                meter.phrase(pair): outcome(read["none"], read[key], [pair]) for pair in named
+            }
+    return {key: likeliest(one) for key, one in read.items()}, named
+
+
+class _Facts:
+    """What is known of a run that is over, and the sentence that it makes."""
+
+    def __init__(self, run: Run, done: dict, column: Column, seen: dict, named: list, meter):
+        self.run, self.request, self.done, self.column = run, run.request, done, column
+        self.meter, self.named = meter, named
+        plain = done["none"]
+        pictures = (one.frames or one.image for one in (plain, column))
+        self.changed = mean_difference(*pictures)
+        self.burnt = column.spread > TOO_MUCH * plain.spread
+        self.things = {thing: one.kind for thing, one in column.outcomes.items()}
+        asked = {name for name, _ in named}
+        shows = seen.get("none", {})
+        others = {n: v for n, v in shows.items() if n not in asked}
+        after = seen.get(column.key, {})
+        self.also = [n for n, v in others.items() if after[n] != v]
+        self.kept = [n for n, v in others.items() if after[n] == v and v != "none"]
+
+    def verdict(self) -> dict:
+        sign, head, moves = self._main()
+        text = " ".join(filter(None, (self.rest(), self._cost())))
+        return {"sign": sign, "head": head, "text": text, "moves": moves}
+
+    def _main(self):
+        """-> (sign, headline, next moves)."""
+        if self.request.nag.off:
+            return "", "NAG is off: scale 1, alpha 0 or end 0 means that nothing is touched.", []
+        if not self.request.negative_prompt.strip():
+            return "", "There is nothing to push away from: the negative prompt is empty.", []
+        if self.changed < NOTHING:
+            amount = f"{self.changed:.1f} of 255 on average, hardly anything"
+            words, move = self._knob()
+            return "left", f"No effect: NAG changed {amount}. Raise {words}.", [move]
+        if self.burnt:
+            knobs = ", alpha or tau" if self._whole else ", or bound and blend it again"
+            head = f"NAG pushed hard enough to distort the picture: lower the scale{knobs}."
+            return "replaced", head, self._softer()
+        if not self.things:
+            return self._unmeasured()
+        return self._measured()
+
+    def _unmeasured(self):
+        head = f"NAG changed {self.changed:.0f} of 255 on average."
+        if self.meter:
+            known = "hat, glasses, sunglasses, beard, a mask, a colour of the shirt"
+            head += f" The meter knows none of these words; it reads {known}."
+        return "", head, [self._another_seed()]
+
+    def _measured(self):
+        """The headline about the thing that went worst, of those that were to go."""
+        rank = ("left", "replaced", "gone", "absent")
+        thing = min(self.things, key=lambda one: rank.index(self.things[one]))
+        state, the = self.things[thing], self._the(thing)
+        if state == "absent":
+            head = f"There was no {thing} to remove with this seed."
+            return "", head, [self._another_seed()]
+        if state == "replaced":
+            new = self.column.outcomes[thing].instead
+            put = f"NAG puts {_a(new)} in {_its(thing)} place"
+            head = f"{the.capitalize()} {_be(thing)} gone, but {put}."
+            either = {"negative_prompt": f"{self.request.negative_prompt}, {new}"}
+            return state, head, [*self._softer()[:1], _move(f"Not “{new}” either", **either)]
+        if state == "left":
+            head = (
+                f"{the.capitalize()} {_be(thing)} still there under NAG{self._cfg(thing, 'left')}."
+            )
+            return state, head, [self._knob()[1]]
+        head = f"NAG takes {the} away{self._cfg(thing, 'gone')}."
+        if len(self.also) >= ALTOGETHER:
+            head = f"{the.capitalize()} {_be(thing)} gone, but NAG drew another picture altogether."
+            return "replaced", head, self._softer()
+        moves = self._softer()[:1] if self.also else []
+        return state, head, [*moves, self._another_seed()]
+
+    def _the(self, thing: str) -> str:
+        value = dict((self.meter.phrase(pair), pair) for pair in self.named)[thing]
+        return f"“{thing}”" if value[0] == "expression" else f"the {thing}"
+
+    def _cfg(self, thing: str, state: str) -> str:
+        """What CFG did to the same thing, where it is shown."""
+        cfg = self.done.get("cfg")
+        if cfg is None or thing not in cfg.outcomes:
+            return ""
+        gone = cfg.outcomes[thing].kind != "left"
+        if state == "left":
+            return "; CFG takes it away" if gone else ", and under CFG too"
+        return "; CFG does too" if gone else f"; CFG leaves {_it(thing)}"
+
+    def rest(self) -> str:
+        """What else changed, of all that the meter reads and nobody asked to change."""
+        if self.request.nag.off or self.changed < NOTHING:
+            return ""
+        if len(self.also) >= MANY:
+            lower = "alpha, or tau" if self._whole else "the scale, or bound and blend it again"
+            what = _listed(self.also)
+            return f"NAG changed more than it was asked to ({what}): lower {lower}, to keep more."
+        if self.also:
+            return f"Beyond what was asked, only the {self.also[0]} changed."
+        return f"{_listed(self.kept).capitalize()} stay." if len(self.kept) > 1 else ""
+
+    def _cost(self) -> str:
+        work = self.run.work(self.column)
+        cfg = self.run.work(self.done["cfg"]) if "cfg" in self.done else None
+        if not work or self.request.nag.off:
+            return ""
+        return f"{work:.2f}× the work" + (f" (CFG {cfg:.2g}×)." if cfg else ".")
+
+    @property
+    def _whole(self) -> bool:
+        return self.request.nag_normalisation and self.request.nag_refinement
+
+    def _knob(self):
+        """What to turn up where NAG does too little -> (in words, the move)."""
+        alpha, (_, high) = self.request.nag_alpha, self.run.preset.range("nag_scale")
+        if self.request.nag_refinement and alpha < 1:
+            stronger = round(min(1.0, max(alpha + 0.2, 0.5)), 2)
+            return "alpha first, then the scale", _move(f"Alpha {stronger:g}", nag_alpha=stronger)
+        scale = round(min(high, self.request.nag_scale * 1.5), 1)
+        if scale > self.request.nag_scale:
+            return "the scale", _move(f"Scale {scale:g}", nag_scale=scale)
+        tau = min(self.run.preset.range("nag_tau")[1], self.request.nag_tau + 1)
+        return "tau", _move(f"Tau {tau:g}", nag_tau=tau)
+
+    def _softer(self) -> list[dict]:
+        """What to turn down where NAG does too much."""
+        request, moves = self.request, []
+        if request.nag_refinement and request.nag_alpha > 0.3:
+            alpha = round(request.nag_alpha * 0.6, 2)
+            moves.append(_move(f"Alpha {alpha:g}", nag_alpha=alpha))
+        if request.nag_scale > 2:
+            scale = round(max(2.0, request.nag_scale / 2), 1)
+            moves.append(_move(f"Scale {scale:g}", nag_scale=scale))
+        return moves[:2]
+
+    def _another_seed(self) -> dict:
+        return _move("Another seed", seed=(self.request.seed + 1) % 2**32)
+
+
+def _move(label: str, **settings) -> dict:
+    assert settings.keys() <= Request.model_fields.keys()
+    return {"label": label, "set": settings}
+
+
+def _plural(thing: str) -> bool:
+    return thing.endswith("glasses")
+
+
+def _be(thing: str) -> str:
+    return "are" if _plural(thing) else "is"
+
+
+def _it(thing: str) -> str:
+    return "them" if _plural(thing) else "it"
+
+
+def _its(thing: str) -> str:
+    return "their" if _plural(thing) else "its"
+
+
+def _a(thing: str) -> str:
+    if _plural(thing):
+        return thing
+    return f"an {thing}" if thing[0] in "aeiou" else f"a {thing}"
+
+
+def _listed(names: list[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1]))) if names else ""

@@ -1,15 +1,39 @@
-"""What the bench in the browser is told: a run as plain values, previews as data URIs, finished pictures as files."""
+"""What the bench in the browser is told: a run as plain values, previews as data URIs, finished
+pictures as files."""
 
 import base64
 import io
 import json
+import re
 from pathlib import Path
 
-from ..engine.run import Column, Run
+from ..engine.run import Column, Run, decisive
 from ..methods import METHODS
+from ..presets import Preset
+from ..request import Request
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 PREVIEW_PIXELS = 256
+KNOBS = ("nag_scale", "nag_tau", "nag_alpha", "nag_end", "num_inference_steps", "guidance_scale")
+SCRIPTS = ("base", "cells", "stage", "zoom", "film", "verdict", "visit", "knobs", "keep", "keys")
+SHOWN = {  # of the settings that made a picture, what its caption says
+    "guidance_scale": "scale",
+    "nag_scale": "scale",
+    "nasa_scale": "scale",
+    "vsf_scale": "scale",
+    "nag_tau": "tau",
+    "nag_alpha": "alpha",
+    "nag_end": "until",
+}
+
+
+def bench_html() -> str:
+    return (ASSETS / "bench" / "bench.html").read_text("utf-8")
+
+
+def bench_script() -> str:
+    """The bench's scripts as one: they share one scope, in this order."""
+    return "\n".join((ASSETS / "bench" / f"{name}.js").read_text("utf-8") for name in SCRIPTS)
 
 
 def data_uri(image, side: int = PREVIEW_PIXELS) -> str:
@@ -21,111 +45,185 @@ def data_uri(image, side: int = PREVIEW_PIXELS) -> str:
     return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
+def compact(value) -> str:
+    """A setting as short as a caption or an address has it: .85, 10, true."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def caption(request: Request, key: str) -> list[list[str]]:
+    """[[setting, its name in a caption, its value], ...] of what made a column's picture."""
+    made = decisive(request, key)
+    parts = [
+        [name, word, compact(made[name]).removeprefix("0") or "0"]
+        for name, word in SHOWN.items()
+        if name in made and not (name == "nag_end" and made[name] == 1)
+    ]
+    if made.get("nag_normalisation") is False:
+        parts.append(["nag_normalisation", "no normalisation", ""])
+    if made.get("nag_refinement") is False:
+        parts.append(["nag_refinement", "no refinement", ""])
+    return parts
+
+
 def label(run: Run, key: str) -> str:
-    method = METHODS[key]
-    strength = f" {getattr(run.request, method.scale):g}" if method.scale else ""
-    return method.name + strength + (" (research)" if method.research else "")
+    """A column's name with its settings, in one line."""
+    return " ".join([METHODS[key].name, *(f"{w} {v}".rstrip() for _, w, v in caption(run.request, key))])
 
 
-def cell(
-    run: Run,
-    column: Column,
-    preview: str = "",
-    image: dict | None = None,
-    video: dict | None = None,
-) -> dict:
-    """One column as the bench draws it. `image` and `video` are Gradio FileData, `preview` a data URI."""
-    relative, method = run.relative(column), METHODS[column.key]
-    speed = ""
-    if column.together and column.state == "done":
-        speed = f"together in {column.seconds:.2f} s, {len(column.together)} columns"
-    elif column.seconds and column.state == "done":
-        rate = column.step / column.seconds
-        speed = (
-            f"{column.seconds:.2f} s, {rate:.1f} it/s"
-            if rate >= 1
-            else f"{column.seconds:.1f} s, {1 / rate:.1f} s/it"
-        )
-    plain = next((c for c in run.columns if c.key == "none"), None)
-    meters = []
-    for name, share in column.readings.items():
-        before = plain.readings.get(name) if plain is not None and plain is not column else None
-        text = f"{share:.0%}" if before is None else f"{before:.0%} → {share:.0%}"
-        meters.append({"name": name, "share": share, "text": text.replace("%", " %")})
-    cost = "" if relative is None else f"{'≈ ' if run.across(column) else ''}{relative:.2f}× time"
-    switches = (
-        ("no normalisation", run.request.nag_normalisation),
-        ("no refinement", run.request.nag_refinement),
-    )
-    remarks = [word for word, on in switches if not on and method.attention == "nag"]
-    if (
-        column.state == "done"
-        and run.request.attention(column.key)
-        and column.guided_steps < column.step
-    ):
-        saves = (
-            "" if column.saved is None else f", saves {max(0, column.saved):.0%}".replace("%", " %")
-        )
-        remarks.append(
-            f"{method.attention.upper()} active in {column.guided_steps} of {column.step} steps{saves}"
-        )
+def cost(run: Run, column: Column) -> dict | None:
+    """What a column costs against no guidance, from one source: the operations counted of this
+    model at these settings; where they could not be counted, times of this run."""
+    if column.state != "done":
+        return None
+    if (ratio := run.work(column)) is not None:
+        return {"text": f"{ratio:.2f}".rstrip("0").rstrip(".") + "×", "unit": "work"}
+    ratio = None if run.across(column) else run.relative(column)
+    if ratio is None:
+        return None
+    same = column.key != "none" and abs(ratio - 1) < 0.15  # the noise of steps this short
+    return {"text": "about the same" if same else f"{ratio:.1f}×", "unit": "time"}
+
+
+def note(run: Run, column: Column) -> str:
+    """Seed, steps, seconds: the small print under a picture."""
+    request, done = run.request, column.state == "done"
+    parts = [f"seed {request.seed}, {request.num_inference_steps} steps"]
+    if done and column.together:
+        parts.append(f"together in {column.seconds:.2f} s, {len(column.together)} columns")
+    elif done and column.seconds:
+        parts.append(f"{column.seconds:.2f} s{' on the processor' if run.device == 'cpu' else ''}")
+    if done and request.attention(column.key) and column.guided_steps < column.step:
+        parts.append(f"guided in {column.guided_steps} of {column.step}")
+    if column.peak:
+        parts.append(f"peak {column.peak / 1e9:.1f} GB")
     if column.reused:
-        remarks.append("kept from an earlier run")
+        parts.append("kept from an earlier run")
+    return " · ".join(parts)
+
+
+def meters(column: Column) -> list[dict]:
+    """What the meter reads of the unwanted words: share, what became of it, and that in words."""
+    rows = []
+    for thing, share in column.readings.items():
+        found = column.outcomes.get(thing)
+        kind = found.kind if found else ""
+        words = {
+            "left": "still there",
+            "gone": "gone",
+            "replaced": found and f"now {found.instead}",
+        }
+        text = f"{share:.0%} {words.get(kind, '')}".replace("%", " %").rstrip()
+        rows.append({"name": thing, "share": share, "outcome": kind, "text": text})
+    return rows
+
+
+def file_name(run: Run, column: Column) -> str:
+    """portrait-of-a-cowboy_not-hat_17_nag, without a suffix."""
+    request = run.request
+    words = (slug(request.prompt, 40), "not-" + slug(request.negative_prompt, 24))
+    return "_".join((*words, str(request.seed), column.key.replace("+", "-")))
+
+
+def slug(text: str, length: int) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower())[:length].strip("-") or "nothing"
+
+
+def cell(run: Run, column: Column, preview="", image=None, video=None) -> dict:
+    """One column as the bench draws it. `image` and `video` are Gradio FileData, `preview` a data
+    URI."""
     return {
         "key": column.key,
-        "label": label(run, column.key),
+        "name": METHODS[column.key].name,
+        "set": caption(run.request, column.key),
+        "made": {"preset": run.preset.name} | decisive(run.request, column.key),
         "state": column.state,
         "step": column.step,
         "total": max(column.total, column.step),
-        "speed": speed,
-        "cost": cost,
-        "remark": ", ".join(remarks),
+        "seconds": column.seconds,
+        "cost": cost(run, column),
+        "note": note(run, column),
+        "meters": meters(column),
+        "reason": column.reason,
+        "file": file_name(run, column),
         "preview": preview,
         "image": image,
         "video": video,
-        "reason": column.reason,
-        "meters": meters,
     }
 
 
-def value(
-    run: Run,
-    previews: dict[str, str],
-    images: dict[str, dict],
-    hint: str | None = None,
-    videos: dict | None = None,
-) -> dict:
+def value(run: Run, previews: dict, images: dict, hint=None, videos=None) -> dict:
     """The bench's whole value. previews, images and videos by column."""
-    return {
-        "cells": [
-            cell(
-                run,
-                c,
-                "" if c.key in images else previews.get(c.key, ""),
-                images.get(c.key),
-                (videos or {}).get(c.key),
-            )
-            for c in run.columns
-        ],
+    from .restore import query
+
+    request, videos = run.request, videos or {}
+    shown = [
+        cell(
+            run,
+            column,
+            "" if column.key in images else previews.get(column.key, ""),
+            images.get(column.key),
+            videos.get(column.key),
+        )
+        for column in run.columns
+    ]
+    return about(run.preset) | {
+        "run": run.id,
+        "cells": shown,
+        "verdict": run.verdict if run.over else None,
         "hint": run.hint if hint is None else hint,
-        "aspect": run.request.width / run.request.height,
-        "frames": run.request.num_frames,
+        "over": run.over,
+        "request": request.model_dump(mode="json", exclude={"fresh", "batched"}),
+        "link": query(run.preset, request),
+        "aspect": request.width / request.height,
+        "frames": request.num_frames,
         "fps": run.preset.fps or 16,
+        "device": run.device,
     }
 
 
-def shipped(name: str) -> dict:
-    """The result shown before anything was run: made by the shipped weights, kept in assets/results."""
-    folder = ASSETS / "results" / name
+def about(preset: Preset) -> dict:
+    """What the bench knows of a preset, whatever was run."""
+    from .cards import card
+
+    return {
+        "preset": preset.name,
+        "title": preset.title,
+        "local": preset.local,
+        "look_for": preset.look_for,
+        "chips": [chip(pair, preset) for pair in preset.prompts],
+        "card": card(preset),
+    }
+
+
+def chip(pair, preset: Preset) -> dict:
+    """An example: words, and the seed that shows the point."""
+    words = re.sub(r"^(a )?portrait of (an? )?", "", pair.prompt.rstrip("."), flags=re.I)
+    seed = preset.settings["seed"] if pair.seed is None else pair.seed
+    return {
+        "label": f"{short(words)} − {short(pair.negative_prompt.rstrip('.').lower())}",
+        "set": {n: preset.settings.get(n, Request.model_fields[n].default) for n in KNOBS}
+        | {"prompt": pair.prompt, "negative_prompt": pair.negative_prompt, "seed": seed},
+    }
+
+
+def short(text: str, length: int = 22) -> str:
+    return text if len(text) <= length else text[: length - 1].rstrip(" ,") + "…"
+
+
+def shipped(preset: str) -> dict:
+    """The sample of a preset, drawn by the shipped weights and kept in assets/results; its columns
+    without pictures where there is none."""
+    from .controls import PRESETS
+
+    known, folder = PRESETS[preset], ASSETS / "results" / preset
     if not (folder / "bench.json").exists():
-        return {"cells": [], "hint": "Press Compare."}
-    shown = json.loads((folder / "bench.json").read_text("utf-8"))
+        return about(known) | {"cells": [], "hint": "", "over": True, "sample": True}
+    shown = about(known) | json.loads((folder / "bench.json").read_text("utf-8")) | {"sample": True}
     for one in shown["cells"]:
-        one["preview"], one["image"], film = (
-            _data(folder / f"{one['key']}.png", "image/png"),
-            None,
-            folder / f"{one['key']}.mp4",
-        )
+        film = folder / f"{one['key']}.mp4"
+        one["preview"] = _data(folder / f"{one['key']}.png", "image/png")
         one["video"] = {"url": _data(film, "video/mp4")} if film.exists() else None
     return shown
 

@@ -1,96 +1,56 @@
-"""Sliders, chips and lists, and what a preset or a link sets."""
+"""Sliders, lists and fields, and what a preset, a link or a picture's settings put into them."""
 
 import json
 
 import gradio as gr
 
-from ..errors import Refused
-from ..presets import Preset, load_all, resolve
-from ..request import DEFAULT, Request
-from . import cells
+from ..presets import Preset, load_all
+from ..request import GUIDANCE, Request
 
 PRESETS = dict(load_all())
-CHIPS = 8
-SLIDERS = (
-    "num_inference_steps",
-    "nag_scale",
-    "nag_tau",
-    "nag_alpha",
-    "nag_end",
-    "guidance_scale",
-    "width",
-    "height",
-    "num_frames",
-    "nasa_scale",
-    "vsf_scale",
-)
-SWITCHES = (
-    "nag_normalisation",
-    "nag_refinement",
-    "batched",
-)  # of the first two, off: tau, or alpha, is not used
+DOCK = ("nag_scale", "nag_tau", "nag_alpha", "num_inference_steps", "guidance_scale")
+MORE = ("nag_end", "width", "height", "num_frames", "nasa_scale", "vsf_scale")
+SLIDERS = (*DOCK, *MORE)
+SWITCHES = ("nag_normalisation", "nag_refinement", "batched")
 INPUTS = ("preset", "prompt", "negative_prompt", "seed", *SLIDERS, *SWITCHES, "guidance", "fresh")
+TEXTS = {  # label, what it does, step
+    "num_inference_steps": ("Steps", "per picture", 1),
+    "nag_scale": ("NAG scale", "how hard it pushes; 1 is off", 0.1),
+    "nag_tau": ("Tau", "ceiling on the push", 0.1),
+    "nag_alpha": ("Alpha", "share of it mixed in; 0 is off", 0.01),
+    "nag_end": ("NAG until", "share of the steps that are guided", 0.05),
+    "guidance_scale": ("CFG scale", "of the CFG column; 1 is off", 0.1),
+    "width": ("Width", "px", 1),
+    "height": ("Height", "px", 1),
+    "num_frames": ("Frames", "of the video", 1),
+    "nasa_scale": ("NASA scale", "Z+ less so many times Z-; 0 is off", 0.05),
+    "vsf_scale": ("VSF scale", "weight of the flipped values; 0 is off", 0.05),
+}
 
 
-def choose(name: str) -> list:
-    """Everything on the page that a preset sets: words, sliders, columns, hint, chips, pictures."""
-    chosen = PRESETS.get(name, PRESETS[DEFAULT])
-    values = chosen.settings
+def fill(preset: Preset, request: Request) -> list:
+    """Updates for `INPUTS`, then the start image: what the page shows for a preset and settings."""
     return [
-        values["prompt"],
-        values["negative_prompt"],
-        gr.update(visible=chosen.image),
-        *(slider(chosen, n, update=True) for n in SLIDERS),
-        *(default(chosen, n) for n in SWITCHES),
-        columns_of(chosen),
-        look_for(chosen),
-        *(gr.update(value=chip(chosen, i), visible=i < len(chosen.prompts)) for i in range(CHIPS)),
-        cells.shipped(name),
+        preset.name,
+        request.prompt,
+        request.negative_prompt,
+        request.seed,
+        *(slider(preset, name, getattr(request, name), update=True) for name in SLIDERS),
+        *(getattr(request, name) for name in SWITCHES),
+        in_order(request.guidance),
+        request.fresh,
+        # a picture of another model's run is no start for this one, and a broken one would stay
+        gr.update(visible=True) if preset.image else gr.update(value=None, visible=False),
     ]
 
 
-def pick(index: int):
-    """The handler of one chip: its prompt pair in the chosen preset."""
-
-    def words(name):
-        pairs = PRESETS[name].prompts if name in PRESETS else ()
-        return (
-            (pairs[index].prompt, pairs[index].negative_prompt)
-            if index < len(pairs)
-            else (gr.skip(), gr.skip())
-        )
-
-    return words
-
-
-def from_link(request: gr.Request) -> list:
-    """?prompt=...&negative_prompt=...&seed=...: each value checked like any other input, the link ignored if it is not valid.
-
-    -> what `choose` gives, then the preset and the seed.
-    """
-    words = ("preset", "prompt", "negative_prompt")
-    raw = {
-        key: value if key in words else number(value)
-        for key, value in request.query_params.items()
-        if key in INPUTS[:-2]
-    }
-    try:
-        chosen, asked = resolve(raw, PRESETS) if raw else (None, None)
-    except Refused:
-        chosen = None
-    if chosen is None:
-        return [gr.skip()] * (3 + len(SLIDERS) + len(SWITCHES) + 2 + CHIPS + 1 + 2)
-    out = choose(chosen.name)
-    out[:2] = asked.prompt, asked.negative_prompt
-    for update, name in zip(out[3:], SLIDERS, strict=False):
-        update["value"] = getattr(asked, name)
-    first = 3 + len(SLIDERS)
-    out[first : first + len(SWITCHES)] = (getattr(asked, name) for name in SWITCHES)
-    return [*out, chosen.name, asked.seed]
+def in_order(columns) -> list[str]:
+    """Columns in the order of `GUIDANCE`, however they were ticked."""
+    return [key for key in GUIDANCE if key in columns]
 
 
 def columns_of(preset: Preset) -> list[str]:
-    return list(preset.settings.get("guidance", Request.model_fields["guidance"].default))
+    return list(default(preset, "guidance"))
 
 
 def default(preset: Preset, name: str):
@@ -98,40 +58,39 @@ def default(preset: Preset, name: str):
     return preset.settings.get(name, Request.model_fields[name].default)
 
 
-def slider(preset: Preset, name: str, update: bool = False):
-    """A slider for one setting, with the preset's range and value."""
+def slider(preset: Preset, name: str, value=None, update: bool = False):
+    """A slider for one setting, with the preset's range; `value` or the preset's own."""
     low, high = preset.range(name)
-    value = default(preset, name)
-    # a setting with one value (a size that a model insists on) is shown and cannot be moved; pictures have no frames to show
-    state = {
+    label, info, step = TEXTS[name]
+    step = {"num_frames": preset.frames, "width": preset.multiple, "height": preset.multiple}.get(
+        name, step
+    )
+    # A setting with one value (a size that a model insists on) is shown and cannot be moved;
+    # pictures have no frames to show.
+    shown = {
+        "value": default(preset, name) if value is None else value,
         "minimum": low,
         "maximum": max(high, low + 1),
+        "step": step,
         "interactive": high > low,
         "visible": name != "num_frames" or high > 1,
     }
-    if name == "num_frames":
-        state["step"] = preset.frames
     if update:
-        return gr.update(value=value, **state)
-    label, info, step = {
-        "num_inference_steps": ("Steps", "Denoiser passes per picture", 1),
-        "nag_scale": ("NAG scale", "How hard to push away; 1 is off", 0.1),
-        "nag_tau": ("Tau", "Ceiling: low is calm, high may burn", 0.1),
-        "nag_alpha": ("Alpha", "Mix: 0 un-guided, 1 the full push", 0.01),
-        "nag_end": ("NAG until", "Share of the steps that are guided", 0.05),
-        "guidance_scale": ("CFG scale", "Strength of the CFG picture; 1 is off", 0.1),
-        "width": ("Width", "px", preset.multiple),
-        "height": ("Height", "px", preset.multiple),
-        "num_frames": ("Frames", "of the video", 1),
-        "nasa_scale": ("NASA scale", "Z+ less so many times Z-; 0 is off", 0.05),
-        "vsf_scale": ("VSF scale", "Weight of the flipped values; 0 is off", 0.05),
-    }[name]
-    return gr.Slider(value=value, **{"step": step} | state, label=label, info=info, elem_id=name)
+        return gr.update(**shown)
+    kind = ["knob", "nag"] if name.startswith("nag_") else ["knob"]
+    return gr.Slider(
+        **shown, label=label, info=info, elem_id=name, elem_classes=kind, buttons=[], min_width=0
+    )
 
 
-def listed(preset: Preset) -> str:
-    """A preset's name in the list."""
-    return ("Video · " if preset.fps else "Edit · " if preset.image else "") + preset.title
+def marks(preset: Preset) -> str:
+    """A style that notches every slider at the preset's own value."""
+    notches = []
+    for name in SLIDERS:
+        low, high = preset.range(name)
+        at = (default(preset, name) - low) / max(high - low, 1e-9)
+        notches.append(f"#{name} {{ --mark: {at:.4f}; }}")
+    return f"<style>{' '.join(notches)}</style>"
 
 
 def number(text: str):
@@ -142,23 +101,15 @@ def number(text: str):
         return text
 
 
-def chip(preset: Preset, index: int) -> str:
-    if index >= len(preset.prompts):
-        return ""
-    pair = preset.prompts[index]
-    words = pair.prompt.rstrip(".").removeprefix("portrait of ").removeprefix("Portrait of ")
-    return f"{short(words)} − {short(pair.negative_prompt.rstrip('.').lower())}"
-
-
-def short(text: str, length: int = 22) -> str:
-    return text if len(text) <= length else text[: length - 1].rstrip(" ,") + "…"
-
-
-def phi_text(scale: float) -> str:
-    return f"the paper's φ = {scale - 1:.1f}"
+def listed(preset: Preset, where: str) -> str:
+    """A preset's name in the list of models, with its group, size and licence."""
+    group = "Video" if preset.fps else "Edit" if preset.image else ""
+    size = f"{preset.size_gb:g} GB" if preset.size_gb else ""
+    facts = " · ".join(filter(None, (group, where, size, preset.licence.partition(",")[0])))
+    return (
+        f"{preset.title}\u2003\u2003\u2003{facts}"  # the closed list has room for the title alone
+    )
 
 
 def look_for(preset: Preset) -> str:
-    return f"**{preset.title}.** {preset.look_for}" + (
-        f" {preset.memory}" if preset.memory and not preset.shipped else ""
-    )
+    return preset.look_for

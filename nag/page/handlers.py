@@ -16,7 +16,7 @@ from ..media import uploads
 from ..presets import Preset
 from ..request import Request
 from .clicks import Click, Clicks
-from .controls import INPUTS, PRESETS
+from .controls import INPUTS, PRESETS, in_order
 from .files import FOLDER
 from .gate import Audience
 from .line import address_of
@@ -57,6 +57,9 @@ class PageHandlers:
         """
         *settings, lock, picture = values
         raw = dict(zip(INPUTS, settings, strict=True))
+        raw["guidance"] = in_order(raw["guidance"] or ())
+        if not raw["guidance"]:
+            raise Refused("Tick at least one column under More.")
         if not lock:
             raw["seed"] = random.randrange(2**32)
         preset, asked = presets.resolve(raw, PRESETS)

@@ -1,261 +1,186 @@
-"""The page: what stands where, and which button asks whom."""
+"""The page: what stands where."""
 
 import gradio as gr
 
 from ..engine.engine import Engine
 from ..methods import METHODS
+from ..presets import Preset
 from ..request import DEFAULT, PROMPT_LENGTH
-from . import cells
-from .blocks import ENGINE, Page, StartPicture
-from .controls import (
-    CHIPS,
-    PRESETS,
-    SLIDERS,
-    chip,
-    choose,
-    columns_of,
-    from_link,
-    listed,
-    look_for,
-    phi_text,
-    pick,
-    slider,
-)
+from . import cells, events, machine
+from .blocks import Page, StartPicture
+from .controls import DOCK, MORE, PRESETS, columns_of, listed, marks, slider
 from .files import KEEP
 from .handlers import PageHandlers
 
-FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")  # nothing to fetch
-THEME = gr.themes.Default(
-    primary_hue="indigo",
-    neutral_hue="slate",
-    font=FONTS,
-    font_mono=("ui-monospace", "Consolas", "monospace"),
-)
+THEME = gr.themes.Base()  # nothing to fetch; colours and type stand in assets/page/tokens.css
 HELP = (cells.ASSETS / "bench" / "help.md").read_text("utf-8")
-CSS = """
-.gradio-container { max-width: 1500px !important; padding-top: 12px !important; }
-#head h1 { font-size: 21px; margin: 0; } #head p { margin: 2px 0 0; color: var(--body-text-color-subdued); }
-#go { position: sticky; top: 0; z-index: 20; background: var(--body-background-fill); padding: 8px 0; }
-#chips { gap: 6px; flex-wrap: wrap; } #chips button { flex: 0 1 auto; min-width: 0; font-weight: 400; padding: 4px 10px; }
-#phi { font-size: 12px; color: var(--body-text-color-subdued); margin-top: -8px; }
-#seedrow { align-items: end; gap: 10px; } #dice { height: 42px; font-size: 20px; padding: 0; margin-bottom: 10px; }
-#lock { margin-bottom: 20px; }
-@media (min-width: 900px) { #left { max-width: 340px; } }
-@media (max-width: 899px) { #page { flex-direction: column; } #left, #right { display: contents; } #page > * { width: 100%; }
-  #words, #go { order: 1; } #right { order: 2; } #bench { order: 2; } #look { order: 2; } #sliders { order: 3; } #help { order: 4; } }
-.prose a { padding: 0 !important; }  /* Gradio makes buttons of links */
-footer { margin-top: 18px !important; }
-"""
+BRAND = "<h1><i aria-hidden='true'></i>NAG side by side</h1>"
+RIVALS = ("nasa_scale", "vsf_scale")
+
+
+def head() -> str:
+    """The page's style sheets. Gradio's own rules come later and weigh as much, hence the nesting;
+    `launch(css=...)` would rewrite selectors."""
+    sheets = cells.ASSETS / "page"
+    page, _, nested = (sheets / "page.css").read_text("utf-8").partition("/* @nest */")
+    bench = (cells.ASSETS / "bench" / "bench.css").read_text("utf-8")
+    three = ".gradio-container.gradio-container.gradio-container"
+    tokens = (sheets / "tokens.css").read_text("utf-8")
+    return f"<style>{tokens}{page}{three} {{ {nested} {bench} }}</style>"
 
 
 def bench_of(value: dict) -> gr.HTML:
     """The comparison bench; its value is what `nag.page.cells.value` returns."""
-    folder = cells.ASSETS / "bench"
     return gr.HTML(
         value=value,
         elem_id="bench",
         container=False,
         apply_default_css=False,
-        html_template=(folder / "bench.html").read_text("utf-8"),
-        css_template=(folder / "bench.css").read_text("utf-8"),
-        js_on_load=(folder / "bench.js").read_text("utf-8"),
+        html_template=cells.bench_html(),
+        js_on_load=cells.bench_script(),
     )
 
 
+def quiet(label: str, icon: str, *classes: str, **more) -> gr.Button:
+    """A button without a frame, with an icon of tokens.css; "only" among its classes: no words."""
+    return gr.Button(
+        label,
+        elem_classes=["quiet", "icon", f"i-{icon}", *classes],
+        elem_id=more.pop("elem_id", icon),
+        scale=0,
+        min_width=32,
+        **more,
+    )
+
+
+def bar(preset: Preset) -> dict:
+    """Name, model, state, and what can be done with a comparison."""
+    with gr.Row(elem_id="top"):
+        gr.HTML(BRAND, elem_id="brand")
+        model = gr.Dropdown(
+            [(listed(p, machine.where(p)), name) for name, p in machine.grouped(PRESETS)],
+            value=preset.name,
+            label="Model",
+            elem_id="model",
+            interactive=True,
+            min_width=0,
+            scale=0,
+        )
+        gr.HTML("<span class='ready' role='status'>Ready</span>", elem_id="state")
+        quiet("Copy link", "link", "phone-no")
+        quiet("Save", "save", "phone-no")
+        quiet("Open a picture", "open", "phone-no")
+        quiet("What am I looking at?", "help", "only", "phone-no")
+        quiet("Light or dark", "theme", "only")
+        quiet("Menu", "menu", "only", "phone-only")
+    return {"preset": model}
+
+
+def words(preset: Preset) -> dict:
+    """The two prompts, the picture to begin with, and the two buttons."""
+    s = preset.settings
+    field = {"lines": 1, "max_lines": 3, "elem_classes": "field", "max_length": PROMPT_LENGTH}
+    with gr.Row(elem_id="words"):
+        made = {
+            "prompt": gr.Textbox(
+                s["prompt"], label="Prompt", elem_id="prompt", min_width=0, **field
+            ),
+            "negative_prompt": gr.Textbox(
+                s["negative_prompt"],
+                label="Negative prompt: what must not be there",
+                elem_id="negative",
+                min_width=0,
+                **field,
+            ),
+            "begin": StartPicture(
+                sources=["upload", "clipboard"],
+                visible=preset.image,
+                height=96,
+                label="Start image",
+                elem_id="begin",
+                buttons=[],
+            ),
+            "start": gr.Button("Compare", variant="primary", elem_id="compare", min_width=0),
+            "stop": gr.Button(
+                "Stop", variant="stop", interactive=False, elem_id="stop", min_width=0
+            ),
+        }
+    return made
+
+
+def dock(preset: Preset) -> dict:
+    """The knobs under the pictures."""
+    made = {"marks": gr.HTML(marks(preset), elem_id="marks")}
+    with gr.Row(elem_id="dock"):
+        made |= {name: slider(preset, name) for name in DOCK}
+        made["seed"] = gr.Number(
+            preset.settings["seed"],
+            label="Seed",
+            precision=0,
+            minimum=0,
+            maximum=2**32 - 1,
+            elem_id="seed",
+            elem_classes="field",
+            min_width=0,
+        )
+        made["dice"] = quiet("Another seed", "dice", "only")
+        made["lock"] = gr.Checkbox(
+            True,
+            label="Keep the seed",
+            elem_id="lock",
+            elem_classes="i-lock",
+            container=False,
+            min_width=0,
+            scale=0,
+        )
+        gr.HTML(
+            "<label class='toggle' title='Redraw NAG at once when one of its knobs moves'>"
+            "<input type='checkbox' role='switch' checked>Live</label>",
+            elem_id="live",
+        )
+        quiet("More", "more", elem_id="more")
+    return made
+
+
+def more(preset: Preset) -> dict:
+    """What is not moved every day."""
+    with gr.Sidebar(position="right", open=False, elem_id="side", width=320):
+        gr.Markdown("## More settings", elem_id="more-head")
+        made = {name: slider(preset, name) for name in MORE if name not in RIVALS}
+        made["guidance"] = gr.CheckboxGroup(
+            [(method.label, key) for key, method in METHODS.items()],
+            label="Columns",
+            value=columns_of(preset),
+            elem_id="guidance",
+        )
+        switch = {"container": False, "min_width": 0}
+        made["batched"] = gr.Checkbox(
+            False, label="Run columns in one batch: faster", elem_id="batched", **switch
+        )
+        made["fresh"] = gr.Checkbox(False, label="Ignore cached results", elem_id="fresh", **switch)
+        with gr.Accordion("For research", open=False, elem_id="research"):
+            made["nag_normalisation"] = gr.Checkbox(
+                True, label="Bound the norm (tau)", elem_id="nag_normalisation", **switch
+            )
+            made["nag_refinement"] = gr.Checkbox(
+                True, label="Blend (alpha)", elem_id="nag_refinement", **switch
+            )
+            made |= {name: slider(preset, name) for name in RIVALS}
+    return made
+
+
 def build(engine: Engine, first: str = DEFAULT) -> Page:
-    """The page: what stands where, and which button asks whom."""
+    """The page, with its buttons answered by `PageHandlers`."""
+    preset = PRESETS[first]
     with Page(
         title="NAG side by side", analytics_enabled=False, delete_cache=(600, KEEP), fill_width=True
     ) as demo:
+        parts = bar(preset) | words(preset)
+        with gr.Tabs(elem_id="rooms"), gr.Tab("Compare", id="compare"):
+            parts["bench"] = bench_of(cells.shipped(first))
+        parts |= dock(preset) | more(preset)
+        gr.Markdown(HELP, elem_id="about")
         desk = PageHandlers(engine, demo.audience)
-        with gr.Row(elem_id="head"):
-            gr.HTML(
-                "<h1>NAG side by side</h1><p>One seed, three ways to say <em>not that</em>: no guidance, classifier-free guidance, "
-                "<a href='https://arxiv.org/abs/2505.21179' target='_blank' rel='noopener'>Normalized Attention Guidance</a>.</p>"
-            )
-        one = PRESETS[first]
-        s = one.settings
-        with gr.Row(elem_id="page", equal_height=False):
-            with gr.Column(elem_id="left", scale=1, min_width=280):
-                with gr.Group(elem_id="words"):
-                    prompt = gr.Textbox(
-                        s["prompt"], label="Prompt", lines=2, max_length=PROMPT_LENGTH
-                    )
-                    negative = gr.Textbox(
-                        s["negative_prompt"],
-                        label="Negative prompt",
-                        lines=2,
-                        max_length=PROMPT_LENGTH,
-                        info="What the picture must not show",
-                    )
-                    begin = StartPicture(
-                        sources=["upload", "clipboard"],
-                        visible=one.image,
-                        height=190,
-                        label="Picture to begin with",
-                        elem_id="begin",
-                        buttons=[],
-                    )
-                with gr.Row(elem_id="go"):
-                    start = gr.Button(
-                        "Compare", variant="primary", elem_id="compare", min_width=120
-                    )
-                    stop = gr.Button(
-                        "Stop", variant="stop", interactive=False, elem_id="stop", min_width=80
-                    )
-                with gr.Column(elem_id="sliders"):
-                    preset = gr.Dropdown(
-                        [(listed(p), name) for name, p in PRESETS.items()],
-                        value=first,
-                        label="Preset",
-                        filterable=False,
-                        elem_id="preset",
-                    )
-                    with gr.Row(elem_id="chips"):
-                        chips = [
-                            gr.Button(chip(one, i), size="sm", visible=i < len(one.prompts))
-                            for i in range(CHIPS)
-                        ]
-                    with gr.Row(elem_id="seedrow", equal_height=False):
-                        seed = gr.Number(
-                            s["seed"],
-                            label="Seed",
-                            precision=0,
-                            minimum=0,
-                            maximum=2**32 - 1,
-                            min_width=110,
-                            scale=3,
-                        )
-                        dice = gr.Button("⚄", min_width=44, elem_id="dice", scale=0)
-                        lock = gr.Checkbox(
-                            True,
-                            label="lock",
-                            min_width=64,
-                            scale=0,
-                            container=False,
-                            elem_id="lock",
-                        )
-                    sliders = {
-                        name: slider(one, name) for name in ("num_inference_steps", "nag_scale")
-                    }
-                    phi = gr.HTML(phi_text(s["nag_scale"]), elem_id="phi")
-                    sliders |= {name: slider(one, name) for name in ("nag_tau", "nag_alpha")}
-                    with gr.Accordion(
-                        "More: CFG scale, NAG until, size, ablation, columns", open=False
-                    ):
-                        sliders |= {name: slider(one, name) for name in SLIDERS[4:-2]}
-                        switches = {
-                            "nag_normalisation": gr.Checkbox(
-                                True,
-                                label="Bound the norm (tau)",
-                                elem_id="nag_normalisation",
-                                info="The paper's normalisation",
-                            ),
-                            "nag_refinement": gr.Checkbox(
-                                True,
-                                label="Blend (alpha)",
-                                elem_id="nag_refinement",
-                                info="The paper's refinement",
-                            ),
-                        }
-                        columns = gr.CheckboxGroup(
-                            [(method.label, key) for key, method in METHODS.items()],
-                            label="Columns",
-                            value=columns_of(one),
-                        )
-                        with gr.Accordion("Rival methods, for research", open=False):
-                            sliders |= {name: slider(one, name) for name in SLIDERS[-2:]}
-                        switches["batched"] = gr.Checkbox(
-                            False,
-                            label="Draw columns together",
-                            elem_id="batched",
-                            info="Faster, but none has a time of its own",
-                        )
-                        fresh = gr.Checkbox(
-                            False,
-                            label="Run every column anew",
-                            info="Else finished ones are shown again",
-                            elem_id="fresh",
-                        )
-            with gr.Column(elem_id="right", scale=4, min_width=320):
-                pictures = bench_of(cells.shipped(first))
-                look = gr.Markdown(look_for(one), elem_id="look")
-                with gr.Accordion(
-                    "What am I looking at, and what do tau and alpha do?",
-                    open=False,
-                    elem_id="help",
-                ):
-                    gr.Markdown(HELP)
-
-        inputs = [
-            preset,
-            prompt,
-            negative,
-            seed,
-            *(sliders[name] for name in SLIDERS),
-            *switches.values(),
-            columns,
-            fresh,
-            lock,
-            begin,
-        ]
-        fields = [
-            prompt,
-            negative,
-            begin,
-            *(sliders[name] for name in SLIDERS),
-            *switches.values(),
-            columns,
-            look,
-            *chips,
-            pictures,
-        ]
-        ticket = gr.Textbox(
-            visible=False
-        )  # travels with the click, unlike a gr.State, which is read when the queue gets there
-        quiet = {"show_progress": "hidden", "api_visibility": "private"}
-        now = quiet | {"concurrency_limit": None}  # never queue=False: that is a way past the gate
-        turn = {"concurrency_id": ENGINE, "concurrency_limit": 1}
-        start.click(
-            desk.prepare,
-            inputs,
-            [pictures, start, stop, seed, ticket],
-            concurrency_limit=None,
-            **quiet,
-        ).success(desk.go, ticket, pictures, **turn, **quiet).then(
-            desk.back, ticket, [start, stop], **now
-        )
-        stop.click(desk.halt, None, [pictures, start, stop], **now)
-        demo.unload(desk.leave)
-        dice.click(None, None, seed, js="() => Math.floor(Math.random() * 4294967296)", **quiet)
-        sliders["nag_scale"].change(
-            None,
-            sliders["nag_scale"],
-            phi,
-            js="scale => 'the paper\\'s φ = ' + (scale - 1).toFixed(1)",
-            **quiet,
-        )
-        for switch, moved in (("nag_normalisation", "nag_tau"), ("nag_refinement", "nag_alpha")):
-            switches[switch].change(
-                lambda on: gr.update(interactive=on), switches[switch], sliders[moved], **now
-            )
-        preset.input(choose, preset, fields, **now)
-        for index, button in enumerate(chips):
-            button.click(pick(index), preset, [prompt, negative], **now)
-        demo.load(from_link, None, [*fields, preset, seed], **now)
-        with gr.Row(visible=False):
-            settings, picture, result, files = (
-                gr.JSON(),
-                StartPicture(),
-                gr.JSON(),
-                gr.Files(),
-            )
-            gr.Button().click(desk.api, settings, [result, files], api_name="compare", **turn)
-            gr.Button().click(
-                desk.api,
-                [settings, picture],
-                [result, files],
-                api_name="compare_from_image",
-                **turn,
-            )
+        events.connect(demo, desk, parts)
+        events.public(desk)
     return demo

@@ -53,6 +53,7 @@ class Painting:
 
     def ended(self, reason: str) -> Shown:
         """After a run that ended as a whole: what is finished stays, the reason stands once."""
+        self.run.over = True
         for column in self.run.columns:
             if column.state != "done":
                 column.state = "failed" if reason else "stopped"

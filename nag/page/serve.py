@@ -10,7 +10,7 @@ from ..errors import NAGRuntimeError
 from .blocks import Page
 from .files import FOLDER
 from .gate import Gate
-from .layout import CSS, THEME
+from .layout import THEME, head
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PRIVATE = "127.0.0.1,::1,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16"
@@ -29,7 +29,7 @@ def launch(demo: Page, host: str, port: int, public: str = "", **options) -> Non
             server_name=host,
             server_port=port,
             root_path=public or None,
-            css=CSS,
+            head=head(),
             theme=THEME,
             show_error=False,
             allowed_paths=[],
@@ -39,7 +39,7 @@ def launch(demo: Page, host: str, port: int, public: str = "", **options) -> Non
             num_workers=0,  # of Gradio's, which would serve files without the gate
             run_history=False,
             enable_monitoring=False,
-            footer_links=["api"],
+            footer_links=[],
             share=False,
             prevent_thread_lock=True,
             **options,

@@ -1,9 +1,9 @@
-"""A run as one picture: the columns side by side, each with its name, its cost and what the meter read."""
+"""A run as one picture: its columns, each with its name, its cost and what the meter read."""
 
 from PIL import Image, ImageDraw, ImageFont
 
 from ..engine.run import Run
-from .cells import cell
+from .cells import cell, label
 
 MARGIN, INK, PAPER, PALE = 16, "#1e293b", "#ffffff", "#64748b"
 
@@ -15,12 +15,11 @@ def strip(run: Run, side: int = 384) -> Image.Image:
     width, height = done[0].image.width * factor, done[0].image.height * factor
     lines = [
         [
-            (text["label"], 20, INK),
-            (text["cost"] or " ", 15, PALE),
-            *([(text["remark"], 15, PALE)] if text["remark"] else []),
+            (label(run, column.key), 20, INK),
+            (" ".join((cost["text"], cost["unit"])) if (cost := text["cost"]) else " ", 15, PALE),
             *((f"{m['name']} {m['text']}", 15, PALE) for m in text["meters"]),
         ]
-        for text in (cell(run, c) for c in done)
+        for column, text in ((c, cell(run, c)) for c in done)
     ]
     foot = 10 + max(sum(size + 8 for _, size, _ in column) for column in lines)
     head = 34
@@ -29,7 +28,8 @@ def strip(run: Run, side: int = 384) -> Image.Image:
     )
     draw = ImageDraw.Draw(sheet)
     request = run.request
-    title = f"{run.preset.title}, seed {request.seed}: “{request.prompt}” not “{request.negative_prompt}”"
+    words = f"“{request.prompt}” not “{request.negative_prompt}”"
+    title = f"{run.preset.title}, seed {request.seed}: {words}"
     draw.text((MARGIN, 10), fit(plain(title), sheet.width - 2 * MARGIN, 14), INK, font(14))
     for i, (column, texts) in enumerate(zip(done, lines, strict=True)):
         x, y = MARGIN + i * (width + MARGIN), head

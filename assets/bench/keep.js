@@ -1,0 +1,96 @@
+// Keeping and sending: the address, files, and settings out of pictures.
+let linked = '';
+function drawLink() {
+  const now = value();
+  if (busy() || now.sample || !now.link || linked === now.run) return;
+  linked = now.run;
+  const search = '?' + now.link;
+  history.replaceState(null, '', location.pathname + search + location.hash);
+  store('nag-link', search, 'sessionStorage');
+}
+
+async function copyLink(button) {
+  const now = value(), place = now.space ? 'https://huggingface.co/spaces/' + now.space : location.origin + location.pathname;
+  const address = place + (now.link ? '?' + now.link : '');
+  try { await navigator.clipboard.writeText(address); } catch {
+    const field = Object.assign(make('textarea', '', document.body), { value: address });
+    field.select();
+    document.execCommand('copy');
+    field.remove();
+  }
+  const before = button.textContent;
+  button.textContent = 'Copied';
+  tell('The link is copied.');
+  setTimeout(() => { button.textContent = before; }, 1600);
+}
+
+function openSave(button) {
+  const menu = $('#save-menu'), now = value();
+  menu.replaceChildren();
+  make('h2', '', menu, 'Save');
+  now.cells.filter(cell => cell.state === 'done' && source(cell)).forEach(cell => {
+    const url = film(cell) || source(cell), name = cell.file + (film(cell) ? '.mp4' : '.png');
+    item(menu, cell.name, name, () => download(url, name));
+  });
+  if (now.run && !now.sample && typeof server !== 'undefined' && server.keep) {
+    for (const [kind, label, about] of KINDS) item(menu, label, about, () => ask(kind, label));
+  }
+  openMenu(menu, button);
+}
+
+const KINDS = [
+  ['strip', 'All in one picture', 'PNG with captions'],
+  ['zip', 'Everything', 'ZIP: pictures and run.json'],
+  ['html', 'A page that works offline', 'one HTML file, with this bench in it'],
+];
+
+async function ask(kind, label) {
+  tell(label + ' is being made.');
+  try {
+    const made = await server.keep(value().run, kind);
+    if (made && made.url) download(made.url, made.name); else tell('This run is no longer kept: compare again.');
+  } catch { tell('The server did not answer.'); }
+}
+
+function download(url, name) {
+  const link = make('a', '', document.body);
+  link.href = url;
+  link.download = name;
+  link.click();
+  link.remove();
+}
+
+// A PNG's text chunks (tEXt, and iTXt as it is), read here: the picture itself is not sent.
+async function textsOf(file) {
+  const data = new DataView(await file.slice(0, 4 * 2 ** 20).arrayBuffer()), bytes = new Uint8Array(data.buffer), found = {};
+  if (data.byteLength < 8 || data.getUint32(0) !== 0x89504e47) return null;
+  for (let at = 8; at + 12 <= data.byteLength;) {
+    const length = data.getUint32(at), kind = String.fromCharCode(...bytes.slice(at + 4, at + 8)), body = bytes.slice(at + 8, at + 8 + length);
+    const end = body.indexOf(0);
+    const name = new TextDecoder('latin1').decode(body.slice(0, Math.max(0, end)));
+    if (kind === 'tEXt') found[name] = new TextDecoder('latin1').decode(body.slice(end + 1));
+    if (kind === 'iTXt' && body[end + 1] === 0) {
+      const language = body.indexOf(0, end + 3), translated = body.indexOf(0, language + 1);
+      found[name] = new TextDecoder().decode(body.slice(translated + 1));
+    }
+    if (kind === 'IEND' || kind === 'IDAT') break;
+    at += 12 + length;
+  }
+  return found;
+}
+
+async function openPicture(file) {
+  const texts = await textsOf(file);
+  const known = Object.fromEntries(Object.entries(texts || {}).filter(([name, text]) => ['nag', 'parameters', 'prompt'].includes(name) && text.length < 100000));
+  trigger('input', { text: { none: '', ...known } });
+  tell('The settings of ' + file.name + ' are read.');
+}
+
+$('.opened').addEventListener('change', event => { const file = event.target.files[0]; event.target.value = ''; if (file) openPicture(file); });
+document.addEventListener('dragover', event => { if (element.isConnected && [...(event.dataTransfer || {}).types || []].includes('Files') && !event.target.closest('#begin')) event.preventDefault(); });
+document.addEventListener('drop', event => {
+  const file = event.dataTransfer && event.dataTransfer.files[0];
+  if (!element.isConnected || !file || event.target.closest('#begin')) return;
+  event.preventDefault();
+  openPicture(file);
+});

@@ -1,0 +1,71 @@
+"""Which part of the page asks whom."""
+
+import gradio as gr
+
+from . import restore
+from .blocks import ENGINE, Page, StartPicture
+from .controls import INPUTS
+
+QUIET = {"show_progress": "hidden", "api_visibility": "private"}
+SOON = QUIET | {"concurrency_limit": None}  # never queue=False: that is a way past the gate
+TURN = {"concurrency_id": ENGINE, "concurrency_limit": 1}
+TELL = "(...values) => { window.nagSettings = values; dispatchEvent(new Event('nag-settings')); }"
+DICE = "() => Math.floor(Math.random() * 4294967296)"
+
+
+def connect(demo: Page, desk, parts: dict) -> None:
+    """Wires the page's parts (by the names of `controls.INPUTS`, and their own) to the handlers."""
+    inputs = [parts[name] for name in INPUTS]
+    bench, start, stop = parts["bench"], parts["start"], parts["stop"]
+    fields = [*inputs, parts["begin"], parts["marks"], bench, start, stop]
+    # travels with the click, unlike a gr.State, which is read when the queue gets there
+    ticket = gr.Textbox(visible=False)
+
+    def run(event, prepare):
+        outputs = [bench, start, stop, parts["seed"], ticket]
+        asked = event(
+            prepare,
+            [*inputs, parts["lock"], parts["begin"]],
+            outputs,
+            concurrency_limit=None,
+            **QUIET,
+        )
+        drawn = asked.success(desk.go, ticket, bench, **TURN, **QUIET)
+        drawn.then(desk.back, ticket, [start, stop], **SOON)
+
+    run(start.click, desk.prepare)
+    run(bench.submit, redraw(desk))  # a knob was released
+    run(bench.select(restore.apply(desk), inputs, fields, **SOON).success, redraw(desk))
+    bench.input(restore.apply(desk), inputs, fields, **SOON)  # settings alone, nothing is drawn
+    parts["preset"].input(restore.choose(desk), parts["preset"], fields, **SOON)
+    stop.click(desk.halt, None, [bench, start, stop], **SOON)
+    demo.unload(desk.leave)
+    demo.load(restore.from_link, None, fields, **SOON)
+    parts["dice"].click(None, None, parts["seed"], js=DICE, **QUIET)
+    for switch, moved in (("nag_normalisation", "nag_tau"), ("nag_refinement", "nag_alpha")):
+        parts[switch].change(
+            lambda on: gr.update(interactive=on), parts[switch], parts[moved], **SOON
+        )
+    changes = [demo.load, *(one.change for one in inputs)]
+    gr.on(changes, None, inputs, None, js=TELL, **QUIET)
+
+
+def redraw(desk):
+    """`desk.prepare` with the seed as it stands, and every column that is there already."""
+
+    def handler(request: gr.Request, *values):
+        *settings, _, begin = values
+        settings[INPUTS.index("fresh")] = False
+        return desk.prepare(request, *settings, True, begin)
+
+    return handler
+
+
+def public(desk) -> None:
+    """The two endpoints of the API; their components are never shown."""
+    with gr.Row(visible=False):
+        settings, result, files = gr.JSON(), gr.JSON(), gr.Files()
+        picture = StartPicture()
+        asked = {"compare": [settings], "compare_from_image": [settings, picture]}
+        for name, inputs in asked.items():
+            gr.Button().click(desk.api, inputs, [result, files], api_name=name, **TURN)

@@ -1,0 +1,91 @@
+"""What puts settings into the page's fields: a preset, an example, a link, a picture, a reload."""
+
+import html
+from urllib.parse import quote, urlencode
+
+import gradio as gr
+
+from ..errors import Refused
+from ..media import metadata
+from ..presets import Preset, resolve
+from ..request import Request
+from . import cells
+from .controls import INPUTS, PRESETS, fill, marks, number
+
+WORDS = ("preset", "prompt", "negative_prompt")
+IDLE = (gr.update(interactive=True), gr.update(interactive=False))  # Compare, Stop
+
+
+def shown(preset: Preset, request: Request) -> list:
+    """Updates for all fields, the notches, the bench, Compare and Stop."""
+    return [*fill(preset, request), marks(preset), cells.shipped(preset.name), *IDLE]
+
+
+def nothing(count: int) -> list:
+    return [gr.skip()] * count
+
+
+FIELDS = len(INPUTS) + 5
+
+
+def choose(desk):
+    """The handler of the list of models: a preset's own words, settings, seed and sample. A run
+    that still draws for the one before is told to stop, and paints no more."""
+
+    def handler(name, request: gr.Request):
+        desk.leave(request)
+        return shown(*resolve({"preset": name if name in PRESETS else next(iter(PRESETS))}))
+
+    return handler
+
+
+def apply(desk):
+    """The handler of whatever sets several fields at once: examples, next moves, earlier runs,
+    pictures that were opened. The event carries {"set": settings} or {"text": PNG texts}."""
+
+    def handler(event: gr.EventData, request: gr.Request, *values):
+        now = dict(zip(INPUTS, values, strict=True))
+        data = event._data or {}
+        try:
+            asked = data.get("set") or metadata.settings_in(data.get("text") or {})
+            whole = "preset" in asked and (data.get("text") or asked["preset"] != now["preset"])
+            kept = {k: v for k, v in asked.items() if k in INPUTS}
+            preset, made = resolve(kept if whole else now | kept, PRESETS)
+        except Refused:
+            if data.get("quiet"):  # what an older version of the page has left behind
+                return nothing(FIELDS)
+            raise
+        if preset.name != now["preset"]:
+            desk.leave(request)
+            return shown(preset, made)
+        return [*fill(preset, made), *nothing(4)]
+
+    return handler
+
+
+def from_link(request: gr.Request) -> list:
+    """?prompt=...&negative_prompt=...&seed=...: checked like any other input."""
+    raw = {
+        key: value if key in WORDS else number(value)
+        for key, value in request.query_params.items()
+        if key in INPUTS
+    }
+    if not raw:
+        return nothing(FIELDS)
+    try:
+        return shown(*resolve(raw, PRESETS))
+    except Refused as error:
+        gr.Warning(html.escape(f"The link was left aside: {error}", quote=False))
+        return nothing(FIELDS)
+
+
+def query(preset: Preset, request: Request) -> str:
+    """The address of these settings, without those that are the preset's own."""
+    _, plain = resolve({"preset": preset.name}, PRESETS | {preset.name: preset})
+    own = plain.model_dump(mode="json") | {"preset": "", "fresh": request.fresh}
+    differing = {
+        name: value if name in WORDS else cells.compact(value)
+        for name, value in request.model_dump(mode="json").items()
+        if value != own[name]
+    }
+    return urlencode(differing, quote_via=quote)
