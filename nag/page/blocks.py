@@ -17,7 +17,7 @@ from .line import Place, address_of, refusal
 
 ENGINE = "engine"  # concurrency_id of the events that draw
 UNREADABLE = (
-    "These values cannot be read as the inputs of this call. The page's footer shows how it is "
+    "These values cannot be read as the inputs of this call. Under More, the page shows how it is "
     'called: "Use via API".'
 )
 

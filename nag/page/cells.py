@@ -69,7 +69,9 @@ def caption(request: Request, key: str) -> list[list[str]]:
 
 def label(run: Run, key: str) -> str:
     """A column's name with its settings, in one line."""
-    return " ".join([METHODS[key].name, *(f"{w} {v}".rstrip() for _, w, v in caption(run.request, key))])
+    return " ".join(
+        [METHODS[key].name, *(f"{w} {v}".rstrip() for _, w, v in caption(run.request, key))]
+    )
 
 
 def cost(run: Run, column: Column) -> dict | None:

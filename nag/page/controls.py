@@ -4,8 +4,9 @@ import json
 
 import gradio as gr
 
+from ..methods import METHODS
 from ..presets import Preset, load_all
-from ..request import GUIDANCE, Request
+from ..request import Request
 
 PRESETS = dict(load_all())
 DOCK = ("nag_scale", "nag_tau", "nag_alpha", "num_inference_steps", "guidance_scale")
@@ -45,8 +46,8 @@ def fill(preset: Preset, request: Request) -> list:
 
 
 def in_order(columns) -> list[str]:
-    """Columns in the order of `GUIDANCE`, however they were ticked."""
-    return [key for key in GUIDANCE if key in columns]
+    """Columns in the order of `METHODS`, however they were ticked."""
+    return [key for key in METHODS if key in columns]
 
 
 def columns_of(preset: Preset) -> list[str]:

@@ -166,6 +166,7 @@ def more(preset: Preset) -> dict:
                 True, label="Blend (alpha)", elem_id="nag_refinement", **switch
             )
             made |= {name: slider(preset, name) for name in RIVALS}
+        gr.HTML("<a href='?view=api'>Use via API</a>", elem_id="use-api")
     return made
 
 

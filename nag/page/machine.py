@@ -13,7 +13,7 @@ from ..presets import Preset
 
 @functools.cache
 def has_gpu() -> bool:
-    """Whether there are signs of a GPU: a driver of NVIDIA or AMD, Apple's chips, a ZeroGPU Space."""
+    """Whether there are signs of a GPU: a driver, Apple's chips, a ZeroGPU Space."""
     return bool(
         shutil.which("nvidia-smi")
         or Path("/dev/kfd").exists()
