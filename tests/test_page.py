@@ -1,4 +1,5 @@
-"""The page as people use it: the real server, the shipped model, headless Chromium; and the API as programs use it."""
+"""The page as people use it, with the real server, the shipped model and headless Chromium; and the
+API as programs use it."""
 
 import contextlib
 import itertools
@@ -27,7 +28,7 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-DONE = "[...document.querySelectorAll('#bench .cell')].filter(c => c.classList.contains('done')).length"
+DONE = "document.querySelectorAll('#bench .cell.done').length"
 
 STEPPING = "/step [1-9]/.test(document.querySelector('#bench').innerText)"
 
@@ -81,7 +82,8 @@ def browser():
     )
     if not chromium:
         pytest.skip(
-            "no Chromium on this machine (Debian: apt install chromium): the page was not tested in a browser"
+            "no Chromium on this machine (Debian: apt install chromium): "
+            "the page was not tested in a browser"
         )
     with playwright.sync_playwright() as p:
         running = p.chromium.launch(executable_path=chromium, headless=True, args=FLAGS)
@@ -101,7 +103,11 @@ def opened_page(server, browser):
         ),
     )
     left = ("AbortError", "Connection errored out")  # of a page that is left while it waits
-    note = lambda text: None if any(one in text for one in left) else errors.append(text)  # noqa: E731
+
+    def note(text):
+        if not any(one in text for one in left):
+            errors.append(text)
+
     opened.on("console", lambda m: note(m.text) if m.type == "error" else None)
     opened.on("pageerror", lambda e: note(str(e)))
     opened.goto(server)
@@ -169,7 +175,10 @@ def put(page, setting, value):
 
 
 def test_the_page_does_not_wait_for_torch():
-    code = "import sys, app; app.build(app.Engine()); sys.exit(', '.join({'torch', 'diffusers', 'transformers'} & sys.modules.keys()))"
+    code = (
+        "import sys, app; app.build(app.Engine()); "
+        "sys.exit(', '.join({'torch', 'diffusers', 'transformers'} & sys.modules.keys()))"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr.strip() == "", (
         done.stderr
@@ -177,7 +186,7 @@ def test_the_page_does_not_wait_for_torch():
 
 
 def test_who_asks_while_the_server_still_imports_is_answered(tmp_path_factory):
-    """Two threads that import diffusers at once find it half made; the server did not survive that."""
+    """Two threads that import diffusers at once find it half made, which ended the server."""
     with serving(tmp_path_factory, "app.py", "--port") as url:
         for seed in (1, 2):
             assert (
@@ -269,7 +278,8 @@ def test_a_closed_tab_frees_the_engine(server, browser, page):
 
 
 def test_words_stay_words(page):
-    """The refusal of a link or a setting repeats what it refuses, in a toast; labels and reasons go through textContent."""
+    """The refusal of a link or a setting repeats what it refuses, in a toast; labels and reasons go
+    through textContent."""
     page.evaluate("document.querySelectorAll('textarea')[0].removeAttribute('maxlength')")
     page.fill(
         "textarea >> nth=0", "<img src=x onerror=document.title='hacked'>" + " a pirate" * 300
@@ -429,7 +439,8 @@ def test_a_phone_shows_the_wipe_one_knob_and_compare_and_does_not_scroll_sideway
     phone.close()
 
 
-TARGETS = """() => [...document.querySelectorAll('button, select, a[href]')].filter(e => e.offsetParent)
+TARGETS = """() => [...document.querySelectorAll('button, select, a[href]')]
+    .filter(e => e.offsetParent)
     .map(e => [e.id || e.className || e.textContent, e.getBoundingClientRect()])
     .filter(([, r]) => r.width && r.top < innerHeight && r.height < 40)
     .map(([n, r]) => n + ' ' + Math.round(r.height))"""
