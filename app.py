@@ -37,6 +37,11 @@ def options() -> argparse.ArgumentParser:
         help="loaded in place of the preset's own model: a local folder, a repository on the hub, "
         "or one .safetensors or .gguf file, for which that model gives what the file lacks",
     )
+    parser.add_argument(
+        "--mcp",
+        action="store_true",
+        help="offer the API to programs that speak the Model Context Protocol, at /gradio_api/mcp/",
+    )
     return parser
 
 
@@ -44,7 +49,7 @@ def main() -> None:
     asked = options().parse_args()
     if asked.model:
         PRESETS[asked.preset] = PRESETS[asked.preset].with_model(asked.model)
-    launch(build(Engine(), asked.preset), asked.host, asked.port, asked.public)
+    launch(build(Engine(), asked.preset), asked.host, asked.port, asked.public, asked.mcp)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import gradio as gr
 
 from . import restore
+from .api import add_api
 from .blocks import ENGINE, Page, StartPicture
 from .controls import INPUTS
 
@@ -62,10 +63,11 @@ def redraw(desk):
 
 
 def public(desk) -> None:
-    """The two endpoints of the API; their components are never shown."""
+    """The API: two endpoints whose components are never shown, and those of `api.py`."""
     with gr.Row(visible=False):
         settings, result, files = gr.JSON(), gr.JSON(), gr.Files()
         picture = StartPicture()
         asked = {"compare": [settings], "compare_from_image": [settings, picture]}
         for name, inputs in asked.items():
             gr.Button().click(desk.api, inputs, [result, files], api_name=name, **TURN)
+    add_api(desk)

@@ -117,16 +117,17 @@ def save(run: Run, column: Column) -> dict:
     """
     name = f"{column.run or run.id}-{column.key}.png"
     write = lambda path: column.image.save(path, "PNG", compress_level=1)  # noqa: E731
-    return _file_data(FOLDER.write(name, write), "image/png")
+    return file_data(FOLDER.write(name, write), "image/png")
 
 
 def save_video(run: Run, column: Column) -> dict:
     """A finished video as MP4, as Gradio's FileData."""
     name = f"{column.run or run.id}-{column.key}.mp4"
-    return _file_data(FOLDER.write(name, lambda path: path.write_bytes(column.video)), "video/mp4")
+    return file_data(FOLDER.write(name, lambda path: path.write_bytes(column.video)), "video/mp4")
 
 
-def _file_data(path: Path, kind: str) -> dict:
+def file_data(path: Path, kind: str) -> dict:
+    """A file of `FOLDER` as Gradio's FileData. kind: its media type."""
     return FileData(path=str(path), mime_type=kind, orig_name=path.name).model_dump()
 
 

@@ -95,7 +95,8 @@ class Gate:
 
     names: the names under which the page may be reached; None: whatever a Host header says.
     public: the address that people type, where a reverse proxy stands before the page.
-    endpoints: the names of the API; all other handlers are the page's own.
+    endpoints: the names of the API; all other handlers are the page's own. mcp: whether they are
+        called by MCP too, which puts its calls into the same queue.
     audience: told who listens. sweep: makes room before an upload.
     """
 
@@ -105,10 +106,12 @@ class Gate:
         names: Collection[str] | None = None,
         public: str = "",
         endpoints: Collection[str] = (),
+        mcp: bool = False,
         audience: Audience | None = None,
         sweep: Callable[[], None] = lambda: None,
     ):
         self.app, self.names, self.endpoints, self.sweep = app, names, endpoints, sweep
+        self.mcp = mcp
         url = urlsplit(public)
         self.public = Origin.parse(f"{url.scheme}://{url.netloc}") if public else None
         self.prefix = url.path.rstrip("/")
@@ -160,6 +163,8 @@ class Gate:
         """Against ways around the queue, and what is not of the page."""
         if method in ("GET", "HEAD", "OPTIONS"):
             return Refusal(404, "There is nothing at this address.") if SHUT.match(path) else None
+        if self.mcp and path.rstrip("/") == f"{API}/mcp":
+            return None
         call = CALL.fullmatch(path)
         if path.rstrip("/") in POSTS or (call and call[1] in self.endpoints):
             return None

@@ -1,5 +1,6 @@
 """The page on the network."""
 
+import importlib.util
 import os
 import signal
 
@@ -17,12 +18,17 @@ PRIVATE = "127.0.0.1,::1,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16"
 TABS = 500  # browser tabs whose fields Gradio remembers
 
 
-def launch(demo: Page, host: str, port: int, public: str = "", **options) -> None:
+def launch(
+    demo: Page, host: str, port: int, public: str = "", mcp: bool = False, **options
+) -> None:
     """Serves the page until the process is told to end.
 
     public: the address that people type, such as https://example.org/nag, where a reverse proxy
-    stands before the page. Raises `NAGRuntimeError` where the port cannot be used.
+    stands before the page. mcp: whether the API is a server of the Model Context Protocol too, at
+    /gradio_api/mcp/. Raises `NAGRuntimeError` where the port is taken, or a package is missing.
     """
+    if mcp and importlib.util.find_spec("mcp") is None:
+        raise NAGRuntimeError("--mcp needs one more package: pip install 'mcp>=1.21,<2'.")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as tidy an end as with Ctrl+C
     try:
         demo.queue().launch(
@@ -33,10 +39,11 @@ def launch(demo: Page, host: str, port: int, public: str = "", **options) -> Non
             theme=THEME,
             show_error=False,
             allowed_paths=[],
-            app_kwargs={"middleware": [gate(demo, host, public)]},
+            app_kwargs={"middleware": [gate(demo, host, public, mcp)]},
             state_session_capacity=TABS,
             ssr_mode=False,  # Node in front would hide who asks
             num_workers=0,  # of Gradio's, which would serve files without the gate
+            mcp_server=mcp,
             run_history=False,
             enable_monitoring=False,
             footer_links=[],
@@ -57,7 +64,7 @@ def launch(demo: Page, host: str, port: int, public: str = "", **options) -> Non
         ) from None
 
 
-def gate(demo: Page, host: str, public: str = "") -> Middleware:
+def gate(demo: Page, host: str, public: str = "", mcp: bool = False) -> Middleware:
     """The gate for a page that listens on `host`. On a Space its public address is known."""
     space = os.environ.get("SPACE_HOST")
     if space:
@@ -68,6 +75,7 @@ def gate(demo: Page, host: str, public: str = "") -> Middleware:
         names=LOOPBACK if host in LOOPBACK and not space else None,
         public=public or (f"https://{space}" if space else ""),
         endpoints=demo.public(),
+        mcp=mcp,
         audience=demo.audience,
         sweep=FOLDER.sweep,
     )

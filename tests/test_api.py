@@ -1,0 +1,154 @@
+"""The API with one parameter a setting, over HTTP and by the Model Context Protocol."""
+
+import asyncio
+import inspect
+
+import gradio as gr
+import pytest
+from gradio.utils import get_function_description
+from gradio_client import Client
+from gradio_client.exceptions import AppError
+from PIL import Image
+from test_doors import environment
+from test_page import serving
+
+import app
+from nag import presets
+from nag.errors import NAGRuntimeError
+from nag.page.api import add_api
+from nag.page.handlers import PageHandlers
+from nag.page.serve import launch
+from nag.request import RANGED, SETTINGS
+
+SETTINGS_OF_RUN = {"seed": 7, "guidance": ["none", "nag"], "num_inference_steps": 2}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with serving(tmp_path_factory, "app.py", "--port", env=environment()) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def client(server, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("downloads")
+    return Client(server, verbose=False, analytics_enabled=False, download_files=str(folder))
+
+
+@pytest.fixture(scope="module")
+def functions():
+    with gr.Blocks() as demo:
+        add_api(PageHandlers(None))
+    return {fn.api_name: fn for fn in demo.fns.values()}
+
+
+def test_every_setting_is_a_parameter_that_says_what_it_is(functions):
+    draw = functions["draw"].fn
+    parameters = [name for name in inspect.signature(draw).parameters if name != "request"]
+    assert set(parameters) == {"preset", *SETTINGS, "start_picture"}
+    _, described, returned = get_function_description(draw)
+    assert all(described[name] for name in parameters) and len(returned) == 3
+    kinds = {
+        name: block._api_info
+        for name, block in zip(parameters, functions["draw"].inputs, strict=True)
+    }
+    assert kinds["preset"]["oneOf"][1]["enum"] == list(presets.load_all())
+    assert kinds["seed"]["oneOf"][1] == {"type": "integer"}
+    for name in RANGED:
+        assert kinds[name]["oneOf"][1]["type"] in ("integer", "number"), name
+
+
+def test_a_call_of_settings_is_a_call_of_one_object(client):
+    run, beside, files = client.predict(**SETTINGS_OF_RUN, api_name="/draw")
+    other, others = client.predict(SETTINGS_OF_RUN, api_name="/compare")
+    assert run["settings"] == other["settings"] and run["files"] == ["none", "nag"]
+    pictures = [Image.open(path).convert("RGB") for path in files]
+    assert [p.tobytes() for p in pictures] == [
+        Image.open(o).convert("RGB").tobytes() for o in others
+    ]
+    sheet = Image.open(beside)
+    assert (
+        sheet.size == (256, 128)
+        and sheet.crop((128, 0, 256, 128)).tobytes() == pictures[1].tobytes()
+    )
+    shown = client.predict(run["run"], api_name="/picture")
+    assert Image.open(shown).tobytes() == sheet.tobytes()
+
+
+def test_what_is_left_out_is_the_presets_own(client):
+    run, _, _ = client.predict(preset="pocket-joint", guidance=["none"], api_name="/draw")
+    own = presets.load_all()["pocket-joint"].settings
+    assert run["settings"]["nag_tau"] == own["nag_tau"] and run["settings"]["seed"] == own["seed"]
+
+
+def test_refusals_are_sentences(client):
+    for name, arguments, sentence in (
+        ("/draw", {"nag_tau": 99}, "nag_tau must be between 1 and 20"),
+        ("/draw", {"preset": "flux-kontext"}, "begins with a picture"),
+        (
+            "/draw",
+            {"start_picture": {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}},
+            "stands where text",
+        ),
+        ("/preset", {"name": "../README"}, "There is no preset"),
+        ("/picture", {"run": "../../x"}, "There are no pictures of a run"),
+        ("/picture", {"run": "0" * 12}, "There are no pictures of a run"),
+    ):
+        with pytest.raises(AppError, match=sentence):
+            client.predict(**arguments, api_name=name)
+
+
+def test_presets_are_listed_and_told(client):
+    listed = client.predict(api_name="/presets")
+    assert [one["name"] for one in listed] == list(presets.load_all())
+    assert "runs here" in listed[0]["here"]
+    told = client.predict("flux-schnell", api_name="/preset")
+    assert told["settings"]["nag_scale"] == 5 and told["ranges"]["num_inference_steps"] == [1, 8]
+    assert told["source"] and told["prompts"] and "GPU" in told["memory"]
+
+
+def test_mcp_lists_its_tools_and_answers_a_comparison(tmp_path_factory):
+    pytest.importorskip("mcp")
+    with serving(tmp_path_factory, "app.py", "--mcp", "--port", env=environment()) as url:
+        tools, run, picture, refused = asyncio.run(ask_mcp(f"{url}/gradio_api/mcp/"))
+    assert {"draw", "picture", "presets", "preset"} <= set(tools)
+    assert "1 and up" in tools["draw"]["nag_tau"]["description"]
+    assert (
+        run.type == "text" and "'pocket-portrait'" in run.text and "/gradio_api/file=" in run.text
+    )
+    assert picture.type == "image" and picture.mimeType == "image/png"
+    assert refused == (True, "nag_tau must be between 1 and 20, got 99.")
+
+
+async def ask_mcp(url: str):
+    """What the reference client is told."""
+    import ast
+
+    from mcp import ClientSession
+    from mcp.client.streamable_http import streamablehttp_client
+
+    async with (
+        streamablehttp_client(url) as (read, write, _),
+        ClientSession(read, write) as session,
+    ):
+        await session.initialize()
+        tools = {
+            tool.name: tool.inputSchema["properties"] for tool in (await session.list_tools()).tools
+        }
+        run = (await session.call_tool("draw", SETTINGS_OF_RUN)).content[0]
+        number = ast.literal_eval(run.text)[0]["run"]
+        picture = (await session.call_tool("picture", {"run": number})).content[0]
+        refused = await session.call_tool("draw", {"nag_tau": 99})
+        return tools, run, picture, (refused.isError, refused.content[0].text)
+
+
+def test_mcp_is_off_unless_asked_for_and_says_what_it_needs(server, monkeypatch):
+    import urllib.error
+    import urllib.request
+
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        urllib.request.urlopen(f"{server}/gradio_api/mcp/", b"{}")
+    assert app.options().parse_args([]).mcp is False
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(NAGRuntimeError, match="pip install 'mcp"):
+        launch(None, "127.0.0.1", 0, mcp=True)
