@@ -22,10 +22,9 @@ from collections.abc import Callable
 
 import torch
 
-from . import kernels
+from . import fused, kernels, merged
 from .rivals import blend, value_sign_flip
 from .segments import (
-    IMAGE,
     NEGATIVE,
     POSITIVE,
     Inputs,
@@ -35,28 +34,25 @@ from .segments import (
     put,
     rows_of,
     take,
+    tokens_first,
 )
 from .settings import NAGSettings
-
-
-def tokens_first(tensor: torch.Tensor) -> torch.Tensor:
-    """(B, H, N, D) -> (B, N, H, D), in this memory too where pieces were joined in the other."""
-    joined = tensor.is_contiguous()
-    return tensor.transpose(1, 2).contiguous() if joined else tensor.transpose(1, 2)
 
 
 class GuidedAttention:
     """The attention op of one layer. While `call.layout` is None it is the op that it stands for.
 
-    kind: see `nag.families.KINDS`. call: what is running, with its `layout`. pictures: after the
-    text, an IP-Adapter's are attended. hit: guided once. seen: guided in this processor's call.
+    kind: see `nag.families.KINDS`. call: what is running, with its `layout`. decided: what was
+    found out about a layout, for all layers. pictures: behind the text, an IP-Adapter's pictures
+    are attended too. hit: guided once. seen: guided since the processor was called.
     """
 
     def __init__(
-        self, name: str, kind: str, family, settings: NAGSettings, call, pictures: bool = False
+        self, name, kind, family, settings: NAGSettings, call, decided=None, pictures=False
     ):
         self.name, self.kind, self.family, self.settings = name, kind, family, settings
         self.call, self.pictures = call, pictures
+        self.decided = {} if decided is None else decided
         self.hit = self.seen = False
 
     def attend(
@@ -72,14 +68,14 @@ class GuidedAttention:
     ) -> torch.Tensor:
         """`op(query, key, value, mask)` with guided image rows.
 
-        tokens: the dimension that counts them, 2 in (B, H, N, D), 1 in (B, N, H, D). plain: the op
-        is PyTorch's own attention with this `scale` and no other option. Raises NAGRuntimeError
-        where the rows of a batch cannot be told apart.
+        tokens: where these tensors count their tokens, 2 in (B, H, N, D), 1 in (B, N, H, D).
+        plain: the op is PyTorch's own attention with this `scale` and no other option.
+        Raises NAGRuntimeError where the rows of a batch cannot be told apart.
         """
         layout = self.call.layout
         if layout is None or (self.pictures and self.seen):  # an IP-Adapter's pictures come second
             return op(query, key, value, mask)
-        found = places(self.family, self.kind, layout, query.shape[tokens], key.shape[tokens])
+        found = self._places(query.shape[tokens], key.shape[tokens])
         if found is None:
             return op(query, key, value, mask)
         self.hit = self.seen = True
@@ -100,26 +96,32 @@ class GuidedAttention:
         if self.kind == "text":
             return self.text(op, inputs, keys)
         if self.call.layout.carried_only:  # what becomes of the negative is read by nobody
-            out = inputs.output()
-            pieces = queries.with_positive
+            out, pieces = inputs.output(), queries.with_positive
             put(out, pieces, op(*inputs.seen(keys.with_positive, pieces)))
             return out
         rows, flip = rows_of(self.call.layout, inputs.query), self.settings.method == "vsf"
         if not (queries.positive or queries.negative):
-            out = self.cross(op, inputs, keys, rows)
-        elif self._mergeable(inputs, queries, keys, plain) and not flip:
-            out = self.joint_merged(inputs, keys, rows, scale)
-        else:
+            out = self.cross(op, inputs, keys, rows, plain)
+        elif queries is not keys or not keys.image or flip or not self._mergeable(inputs, plain):
             out = self.joint(op, inputs, queries, keys, rows)
+        elif self._fusable(inputs.query):
+            out = merged.in_three_calls(inputs, keys, rows, scale, self.settings)
+        else:
+            out = merged.in_portions(inputs, keys, rows, scale, self._steer)
         if flip and queries.image:
             flipped = value_sign_flip(op, inputs.of_rows(rows), queries, keys, self.settings.scale)
             put(out[rows], queries.image, flipped)
         return out
 
-    def cross(self, op, inputs: Inputs, keys: Segments, rows: slice) -> torch.Tensor:
-        """The image's queries against each text (the negative: conditional rows), the formula."""
-        z_positive = op(*inputs.seen(keys.with_positive))
-        z_negative = op(*inputs.of_rows(rows).seen(keys.with_negative))
+    def cross(self, op, inputs: Inputs, keys: Segments, rows: slice, plain=False) -> torch.Tensor:
+        """The image's queries against the positive text, of conditional rows against the negative
+        too, and the formula."""
+        if plain and keys.halved and self._fusable(inputs.query) and inputs.query.shape[0] == 1:
+            z = op(*inputs.twice())
+            z_positive, z_negative = z[:1], z[1:]
+        else:
+            z_positive = op(*inputs.seen(keys.with_positive))
+            z_negative = op(*inputs.of_rows(rows).seen(keys.with_negative))
         return self.steered(z_positive, z_negative, rows)
 
     def joint(self, op, inputs, queries: Segments, keys: Segments, rows: slice) -> torch.Tensor:
@@ -135,37 +137,6 @@ class GuidedAttention:
         put(out, queries.image, self.steered(z_positive, z_negative, rows))
         return out
 
-    def joint_merged(self, inputs: Inputs, at: Segments, rows: slice, scale) -> torch.Tensor:
-        """`joint` with every key attended once: the image's by all queries, a text's by its own and
-        the image's. Attention to both is the two, merged by log-sum-exp (`nag/kernels.py`)."""
-        out, every = inputs.output(), slice(None)
-        keys = {label: inputs.seen(at.only(label)) for label in (IMAGE, POSITIVE, NEGATIVE)}
-
-        def answer(label, query, which):
-            """What the keys of one label say to queries of some rows, with its log-sum-exp."""
-            _, key, value, mask = keys[label].of_rows(which)
-            return kernels.attend(query[which], key, value, mask, scale)
-
-        texts = [piece for piece in at.labelled if piece[2] != IMAGE]
-        if len(inputs.query[rows]) == len(inputs.query):
-            calls = [(texts, every)]  # in one: kernels are slower with few queries
-        else:
-            calls = [([text], rows if text[2] == NEGATIVE else every) for text in texts]
-        for some, which in calls:
-            query = take(inputs.query, [text[:2] for text in some])
-            of_image = kernels.split(answer(IMAGE, query, which), [text[1] for text in some])
-            for (start, length, label), part in zip(some, of_image, strict=True):
-                of_text = answer(label, inputs.query.narrow(2, start, length), which)
-                put(out[which], [(start, length)], kernels.merge(part, of_text))
-        for piece in portions(at.image, out.device):
-            query = take(inputs.query, [piece])
-            of_image = answer(IMAGE, query, every)
-            z_positive = kernels.merge(of_image, answer(POSITIVE, query, every))
-            of_image = [part[rows] for part in of_image]
-            z_negative = kernels.merge(of_image, answer(NEGATIVE, query, rows))
-            put(out, [piece], self._steer(z_positive, z_negative, rows))
-        return out
-
     def text(self, op, inputs: Inputs, at: Segments) -> torch.Tensor:
         """Each text attends itself alone."""
         out = inputs.output()
@@ -174,18 +145,14 @@ class GuidedAttention:
                 put(out, pieces, op(*inputs.seen(pieces, pieces)))
         return out
 
-    def _mergeable(self, inputs: Inputs, queries: Segments, keys: Segments, plain: bool) -> bool:
-        """Whether `joint_merged` can: queries stand where keys do, and a kernel gives the sums."""
-        kept = self.call.layout.cached_reference_tokens
-        same = self.kind == "joint" and not kept and keys.image
-        return bool(same and plain and not self.call.exact and kernels.able(*inputs))
-
     def steered(self, z_positive, z_negative, rows: slice) -> torch.Tensor:
         """The image's answer, (B, H, I, D): conditional rows guided, the others as they are."""
+        if self._fusable(z_positive):
+            return fused.steer(z_positive, z_negative, rows, self.settings)
         out = torch.empty_like(z_positive)
         for piece in portions([(0, out.shape[2])], out.device):
-            both = take(z_positive, [piece]), take(z_negative, [piece])
-            put(out, [piece], self._steer(*both, rows))
+            positive, negative = take(z_positive, [piece]), take(z_negative, [piece])
+            put(out, [piece], self._steer(positive, negative, rows))
         return out
 
     def _steer(self, z_positive, z_negative, rows: slice) -> torch.Tensor:
@@ -193,8 +160,27 @@ class GuidedAttention:
         if self.call.record:
             self.call.record(self.name, z_positive[rows], z_negative)
         guided = blend(self.settings, z_positive[rows], z_negative, (-3, -1))
-        if len(guided) == len(z_positive):
+        if guided.shape == z_positive.shape:
             return guided
         out = z_positive.clone()
         out[rows] = guided
         return out
+
+    def _places(self, queries: int, keys: int) -> tuple[Segments, Segments] | None:
+        """`places`, found out once for a layout; torch.compile does so while it traces."""
+        layout = self.call.layout
+        if torch.compiler.is_compiling():
+            return places(self.family, self.kind, layout, queries, keys)
+        key = self.kind, layout.texts, layout.cached_reference_tokens, queries, keys
+        if key not in self.decided:
+            self.decided[key] = places(self.family, self.kind, layout, queries, keys)
+        return self.decided[key]
+
+    def _mergeable(self, inputs: Inputs, plain: bool) -> bool:
+        """Whether log-sum-exps are to be had: the op is nothing but attention, and a kernel can."""
+        return plain and not self.call.exact and kernels.able(*inputs)
+
+    def _fusable(self, z: torch.Tensor) -> bool:
+        """Whether the formula may go into a kernel, out of which nothing in between is read."""
+        alone = self.settings.method == "nag" and not self.call.exact and not self.call.record
+        return alone and fused.able(z)

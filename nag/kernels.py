@@ -1,20 +1,41 @@
 """Attention that also returns its log-sum-exp, and the merge of two such parts.
 
-What attends [text, image] is attention to the text and attention to the image, each weighed by the sum of its exponentials. So image
-keys, which both texts go with, need to be attended once only. Where no kernel returns that sum, attention runs in two passes instead.
+What attends [text, image] is attention to the text and attention to the image, each weighed by the
+sum of its exponentials. So image keys, which both texts go with, need to be attended only once. By
+this identity FlashAttention joins its blocks (arXiv 2205.14135, section 3.1).
+
+An answer is (output (B, H, N, D), log-sum-exp (B, H, N) in float32, by the natural logarithm).
+Where no kernel gives one, attention runs in two passes instead.
 """
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from torch.nn.attention import SDPBackend
+
+Answer = tuple[torch.Tensor, torch.Tensor]
+DTYPES = torch.float32, torch.bfloat16, torch.float16
 
 
-def _cpu(query, key, value, mask, scale):
+def _cpu(query, key, value, mask, scale) -> Answer:
+    """Any precision, with a mask."""
     return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         query, key, value, attn_mask=mask, scale=scale
     )
 
 
-def _flash(query, key, value, mask, scale):
+def _cudnn(query, key, value, mask, scale) -> Answer:
+    """Half precision without a mask; what Hopper is fastest with."""
+    if mask is not None:
+        raise ValueError("cuDNN's attention is asked without a mask only.")
+    out, lse = torch.ops.aten._scaled_dot_product_cudnn_attention(
+        query, key, value, None, True, 0.0, False, False, scale=scale
+    )[:2]
+    return out, lse.squeeze(-1) if lse.ndim == 4 else lse
+
+
+def _flash(query, key, value, mask, scale) -> Answer:
     """Half precision without a mask."""
     if mask is not None:
         raise ValueError("Flash attention takes no mask.")
@@ -23,8 +44,8 @@ def _flash(query, key, value, mask, scale):
     )[:2]
 
 
-def _efficient(query, key, value, mask, scale):
-    """Any precision, with a mask: (B, H, N, keys), whose rows it wants to begin at multiples of 16 numbers."""
+def _efficient(query, key, value, mask, scale) -> Answer:
+    """Any precision, with a mask (B, H, N, keys), whose rows begin at multiples of 16 numbers."""
     if mask is not None:
         keys = key.shape[2]
         wide = mask.new_zeros(*mask.shape[:-1], -(-keys // 16) * 16)
@@ -36,123 +57,138 @@ def _efficient(query, key, value, mask, scale):
     return out, lse[..., : query.shape[2]]  # the kernel pads it
 
 
-KERNELS = {"cpu": (_cpu,), "cuda": (_flash, _efficient)}
-DTYPES = torch.float32, torch.bfloat16, torch.float16
+# kind of device -> {how PyTorch calls it: kernel}
+KERNELS = {
+    "cpu": {SDPBackend.FLASH_ATTENTION: _cpu},
+    "cuda": {
+        SDPBackend.CUDNN_ATTENTION: _cudnn,
+        SDPBackend.FLASH_ATTENTION: _flash,
+        SDPBackend.EFFICIENT_ATTENTION: _efficient,
+    },
+}
+WIDE = 128  # features of a head; fewer kernels take more
 
-# (kind of device, dtype, with a mask) -> the kernel that this machine was seen to compute rightly, or None. The processor's is tested
-# wherever this package is; a GPU's depends on its generation and on the build of PyTorch, so `prepare` tries it.
-chosen = {("cpu", dtype, masked): _cpu for dtype in DTYPES for masked in (False, True)}
+# (kind of device, dtype, with a mask, wide heads) -> the kernel that this machine was seen to
+# compute rightly, or None. The processor's is tested wherever this package is; a GPU's depends on
+# its generation and on the build of PyTorch, so `prepare` tries it.
+chosen: dict[tuple[str, torch.dtype, bool, bool], Callable | None] = {
+    ("cpu", dtype, masked, wide): _cpu
+    for dtype in DTYPES
+    for masked in (False, True)
+    for wide in (False, True)
+}
 
 
-def prepare(device) -> None:
-    """Decides, once in a process and before anything is drawn, which kernels `attend` may use on this kind of device.
+def prepare(device: torch.device | str) -> None:
+    """Decides, once in a process and before anything is drawn, which kernels `attend` uses on this
+    kind of device: of those that are right the first, and first comes PyTorch's own choice.
 
-    A kernel is taken if two merged parts of a small attention are what PyTorch's own attention makes of the whole.
+    A kernel is right if two merged parts of a small attention are PyTorch's attention to the whole.
     """
     device = torch.device(device)
-    for dtype in DTYPES:
+    for dtype in DTYPES if device.type in KERNELS else ():
         for masked in (False, True):
-            key = device.type, dtype, masked
-            if key not in chosen:
-                chosen[key] = next(
-                    (
-                        kernel
-                        for kernel in KERNELS.get(device.type, ())
-                        if _right(kernel, device, dtype, masked)
-                    ),
-                    None,
-                )
+            for wide in (False, True):
+                key = device.type, dtype, masked, wide
+                if key not in chosen:
+                    inputs = _small_attention(device, dtype, masked, wide)
+                    right = (k for k in _candidates(*inputs) if _right(k, *inputs))
+                    chosen[key] = next(right, None)
+
+
+def _small_attention(device, dtype, masked: bool, wide: bool) -> tuple:
+    """Query, key, value and mask, always the same numbers."""
+    generator = torch.Generator().manual_seed(0)
+    features = 2 * WIDE if wide else WIDE
+    query, key, value = (
+        torch.randn(2, 3, n, features, generator=generator).to(device, dtype) for n in (37, 53, 53)
+    )
+    mask = torch.zeros(2, 1, 1, 53)
+    hidden = torch.rand(mask.shape, generator=generator) < 0.3
+    mask = mask.masked_fill(hidden, float("-inf")).to(device, dtype)
+    return query, key, value, mask if masked else None
+
+
+def _candidates(query, key, value, mask) -> list[Callable]:
+    """The kernels of a device; none where PyTorch would compute by plain matrix products, which is
+    how people switch the others off."""
+    kernels = KERNELS[query.device.type]
+    try:
+        first = SDPBackend(torch._fused_sdp_choice(query, key, value, mask))
+    except (AttributeError, RuntimeError, ValueError):  # another PyTorch: in our own order
+        return list(kernels.values())
+    if first not in kernels:
+        return []
+    return [kernels[first], *(k for name, k in kernels.items() if name != first)]
 
 
 @torch.no_grad()
-def _right(kernel, device, dtype, masked: bool) -> bool:
-    generator = torch.Generator().manual_seed(0)
-    query, key, value = (
-        torch.randn(2, 3, n, 64, generator=generator).to(device, dtype) for n in (37, 53, 53)
-    )
-    mask = None
-    if masked:
-        mask = (
-            torch.zeros(2, 1, 1, 53)
-            .masked_fill(torch.rand(2, 1, 1, 53, generator=generator) < 0.3, float("-inf"))
-            .to(device, dtype)
-        )
+def _right(kernel: Callable, query, key, value, mask) -> bool:
+    def answer(part):
+        some = None if mask is None else mask[..., part]
+        return _run(kernel, query, key[:, :, part], value[:, :, part], some, None)
+
     try:
-        parts = [
-            _run(
-                kernel,
-                query,
-                key[:, :, part],
-                value[:, :, part],
-                None if mask is None else mask[..., part],
-                None,
-            )
-            for part in (slice(0, 21), slice(21, None))
-        ]
-        whole = F.scaled_dot_product_attention(
-            query.float(), key.float(), value.float(), None if mask is None else mask.float()
-        )
-        error = (merge(*parts) - whole).abs().max()
+        merged = merge(answer(slice(0, 21)), answer(slice(21, None)))
     except (RuntimeError, NotImplementedError, AttributeError, ValueError):
         return False
-    return bool(error < (1e-4 if dtype == torch.float32 else 3e-2))
+    mask = None if mask is None else mask.float()
+    whole = F.scaled_dot_product_attention(query.float(), key.float(), value.float(), mask)
+    limit = 1e-4 if query.dtype == torch.float32 else 3e-2
+    return bool((merged - whole).abs().max() < limit)
 
 
-def able(query, key, value, mask) -> bool:
-    """Whether `attend` can: there is a kernel, a whole number of query heads for each key head, and
-    a mask that is the same for all queries. Nobody may want gradients: log-sum-exps have none."""
-    if torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value)):
+def able(query, key, value, mask=None) -> bool:
+    """Whether `attend` can: there is a kernel for these, a whole number of query heads for each key
+    head, and a mask that is the same for all queries. Nobody may want gradients: log-sum-exps
+    have none here."""
+    wanted = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
+    if wanted or value.dtype != query.dtype or _kernel_for(query, mask) is None:
         return False
-    if (
-        chosen.get((query.device.type, query.dtype, mask is not None)) is None
-        or value.dtype != query.dtype
-    ):
-        return False
-    if query.device.type != "cpu" and (
-        query.shape[-1] % 8 or query.shape[-1] > 256
-    ):  # PyTorch pads heads of other sizes for its kernels
-        return False
-    return (
-        query.shape[1] % key.shape[1] == 0
-        and query.shape[-1] == value.shape[-1]
-        and (mask is None or mask.shape[-2] == 1)
-    )
+    features = query.shape[-1]
+    if query.device.type != "cpu" and (features % 8 or features > 2 * WIDE):
+        return False  # PyTorch pads heads of other sizes for its kernels
+    heads = query.shape[1] % key.shape[1] == 0 and features == value.shape[-1]
+    return heads and (mask is None or mask.shape[-2] == 1)
 
 
-def attend(query, key, value, mask=None, scale: float | None = None):
-    """(B, H, N, D) queries, keys and values (of fewer heads, too), mask (B or 1, 1, 1, keys) -> (output (B, H, N, D), log-sum-exp (B, H, N) in
-    float32).
+def _kernel_for(query, mask) -> Callable | None:
+    return chosen.get((query.device.type, query.dtype, mask is not None, query.shape[-1] > WIDE))
 
-    None where nothing asks, or nothing is attended. For arguments that `able` allows."""
+
+def attend(query, key, value, mask=None, scale: float | None = None) -> Answer | None:
+    """What queries (B, H, N, D) get of keys and values (B, H or fewer, keys, D), whose mask is
+    (B or 1, 1, 1, keys). None where nothing asks or nothing is attended.
+
+    For arguments that `able` allows.
+    """
     if not key.shape[2] or not query.shape[2]:
         return None
     if key.shape[1] != query.shape[1]:  # neighbouring heads share a key head
         key, value = (x.repeat_interleave(query.shape[1] // key.shape[1], 1) for x in (key, value))
-    return _run(
-        chosen[query.device.type, query.dtype, mask is not None], query, key, value, mask, scale
-    )
+    return _run(_kernel_for(query, mask), query, key, value, mask, scale)
 
 
-def _run(kernel, query, key, value, mask, scale):
+def _run(kernel, query, key, value, mask, scale) -> Answer:
     if mask is None:
         return kernel(query, key, value, None, scale)
     if mask.dtype == torch.bool:
         mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, float("-inf"))
     mask = mask.to(query.dtype)
-    empty = (mask == float("-inf")).all(
-        -1
-    )  # (B or 1, 1, 1); of nothing to attend a kernel says what it likes, and it weighs nothing
-    out, lse = kernel(query, key, value, mask, scale)
+    empty = (mask == float("-inf")).all(-1)  # (B or 1, 1, 1)
+    out, lse = kernel(query, key, value, mask, scale)  # undefined for an empty row, weighs nothing
     return out.masked_fill(empty[..., None], 0), lse.masked_fill(empty, float("-inf"))
 
 
-def split(answer, lengths) -> list:
-    """What `attend` gave to queries that asked together -> one for each of them, where there are."""
-    return list(zip(*(part.split(lengths, 2) for part in answer), strict=True)) if lengths else []
+def split(answer: Answer | None, lengths: list[int]) -> list[Answer]:
+    """What queries got that asked together -> one answer for each of them."""
+    if answer is None:
+        return []
+    return list(zip(*(part.split(lengths, 2) for part in answer), strict=True))
 
 
-def merge(first, second):
-    """Two parts (output, log-sum-exp) of one attention -> its output, in float32. The second may be None: there was nothing to attend."""
+def merge(first: Answer, second: Answer | None) -> torch.Tensor:
+    """Two parts of one attention -> its output (B, H, N, D), in float32. There may be no second."""
     if second is None:
         return first[0].float()
     (a, lse_a), (b, lse_b) = first, second

@@ -35,12 +35,13 @@ def rows_of(layout: Layout, query: torch.Tensor) -> slice:
 
     Raises NAGRuntimeError where the rows of `query` are no multiple of the call's.
     """
+    rows = query.shape[0]  # not `len`, which takes ten times as long
     if layout.whole:
-        return slice(0, len(query))
-    times = len(query) // layout.total  # not `divmod`, which torch.compile cannot do with symbols
-    if times < 1 or times * layout.total != len(query):
+        return slice(0, rows)
+    times = rows // layout.total  # not `divmod`, which torch.compile cannot do with symbols
+    if times < 1 or times * layout.total != rows:
         raise NAGRuntimeError(
-            f"Attention saw {len(query)} rows in a call of {layout.total}, so NAG cannot tell "
+            f"Attention saw {rows} rows in a call of {layout.total}, so NAG cannot tell "
             "which are conditional. Caches that skip the unconditional rows (FasterCache) work "
             "with NAG only without CFG."
         )
@@ -52,14 +53,32 @@ Pieces = list[tuple[int, int]]  # (start, length), in the order of the sequence
 POSITIVE, NEGATIVE, IMAGE = "positive", "negative", "image"
 
 
-class Segments(NamedTuple):
+class Segments:
     """A sequence cut into labelled pieces (start, length, label), in order and without gaps.
 
     "image" is whatever the two texts leave, for both of them go with it: in joint attention the
     image, in some cross-attention tokens of a picture or a duration.
+
+    positive, negative, image: the pieces with this label. with_positive, with_negative: what a
+    branch sees, its text and the image. labels: where they were asked for, (N,) on a device, see
+    `nag.fused.labels_of`.
     """
 
-    labelled: list[tuple[int, int, str]]
+    def __init__(self, labelled: list[tuple[int, int, str]]):
+        self.labelled = labelled
+        self.positive, self.negative = self.only(POSITIVE), self.only(NEGATIVE)
+        self.image = self.only(IMAGE)
+        self.with_positive = self.only(POSITIVE, IMAGE)
+        self.with_negative = self.only(NEGATIVE, IMAGE)
+        self.labels: dict[torch.device, torch.Tensor] = {}
+
+    @property
+    def halved(self) -> bool:
+        """The positive text and behind it a negative of the same length, and nothing else."""
+        if len(self.labelled) != 2 or not self.positive or not self.negative:
+            return False
+        (start, length), (_, other) = self.positive[0], self.negative[0]
+        return start == 0 and length == other
 
     @classmethod
     def of(cls, positive: Pieces, negative: Pieces, count: int) -> "Segments":
@@ -93,28 +112,6 @@ class Segments(NamedTuple):
         """The pieces with one of these labels."""
         return [(start, length) for start, length, label in self.labelled if label in labels]
 
-    @property
-    def positive(self) -> Pieces:
-        return self.only(POSITIVE)
-
-    @property
-    def negative(self) -> Pieces:
-        return self.only(NEGATIVE)
-
-    @property
-    def image(self) -> Pieces:
-        return self.only(IMAGE)
-
-    @property
-    def with_positive(self) -> Pieces:
-        """What the positive branch sees: its text and the image."""
-        return self.only(POSITIVE, IMAGE)
-
-    @property
-    def with_negative(self) -> Pieces:
-        """What the negative branch sees: its text and the image."""
-        return self.only(NEGATIVE, IMAGE)
-
     def texts_first(self) -> "Segments":
         """The same pieces in another order, the image behind the texts."""
         texts = [piece for piece in self.labelled if piece[2] != IMAGE]
@@ -147,6 +144,8 @@ def places(family, kind: str, layout: Layout, queries: int, keys: int) -> tuple 
         if keys < texts:
             return None
         if queries == keys - layout.cached_reference_tokens:
+            if not layout.cached_reference_tokens:
+                return of_keys, of_keys
             of_queries = Segments.of(*family.pieces(kind, layout.texts, queries), queries)
             return of_queries, of_keys
         return (of_image, of_keys.texts_first()) if queries == keys - texts else None
@@ -176,10 +175,21 @@ class Inputs(NamedTuple):
 
     def of_rows(self, rows: slice) -> "Inputs":
         """These rows of the batch alone; a mask may be the same for all."""
+        if rows.stop - rows.start == self.query.shape[0]:
+            return self
         mask = self.mask
-        if mask is not None and mask.ndim > 2 and mask.shape[0] == len(self.query):
+        if mask is not None and mask.ndim > 2 and mask.shape[0] == self.query.shape[0]:
             mask = mask[rows]
         return Inputs(self.query[rows], self.key[rows], self.value[rows], mask)
+
+    def twice(self) -> "Inputs":
+        """One row's inputs as those of two rows: one with the first half of the keys, one with the
+        second. That is one call for two texts of the same length."""
+        mask = self.mask
+        if mask is not None:
+            mask = torch.cat(mask[(None,) * (4 - mask.ndim)].chunk(2, -1))
+        query = self.query.expand(2, -1, -1, -1)
+        return Inputs(query, halves(self.key), halves(self.value), mask)
 
     def output(self) -> torch.Tensor:
         """Zeros (B, H, queries, D) in (B, queries, H, D) memory: heads side by side are what every
@@ -191,6 +201,8 @@ class Inputs(NamedTuple):
 
 def take(tensor: torch.Tensor, pieces: Pieces, dim: int = 2) -> torch.Tensor:
     """The pieces of a tensor, one behind the other; a view where they are neighbours."""
+    if len(pieces) == 1:
+        return tensor.narrow(dim, *pieces[0])
     whole = []
     for start, length in pieces:
         if whole and sum(whole[-1]) == start:
@@ -201,6 +213,18 @@ def take(tensor: torch.Tensor, pieces: Pieces, dim: int = 2) -> torch.Tensor:
         return tensor.narrow(dim, 0, 0)
     parts = [tensor.narrow(dim, *piece) for piece in whole]
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
+
+
+def halves(tensor: torch.Tensor) -> torch.Tensor:
+    """One row becomes two, without a copy: (1, H, 2 T, D) -> (2, H, T, D)."""
+    _, heads, tokens, features = tensor.shape
+    return tensor.view(heads, 2, tokens // 2, features).transpose(0, 1)
+
+
+def tokens_first(tensor: torch.Tensor) -> torch.Tensor:
+    """(B, H, N, D) -> (B, N, H, D), in this memory too where pieces were joined in the other."""
+    joined = tensor.is_contiguous()
+    return tensor.transpose(1, 2).contiguous() if joined else tensor.transpose(1, 2)
 
 
 def put(out: torch.Tensor, pieces: Pieces, tokens: torch.Tensor) -> None:

@@ -186,14 +186,14 @@ def install(denoiser, family, settings: NAGSettings, call) -> tuple[list, Callab
             f"This {type(denoiser).__name__} is guided already; leave one nag.guide before you "
             "enter the next."
         )
-    layers = []
+    layers, decided = [], {}
     with contextlib.ExitStack() as stack:
         namespaces = {}
         stack.callback(put_back, layers, namespaces)
         for name, (kind, module) in found.items():
             original = module.processor
             pictures = hasattr(original, "to_k_ip")
-            layer = GuidedAttention(name, kind, family, settings, call, pictures)
+            layer = GuidedAttention(name, kind, family, settings, call, decided, pictures)
             layer.module, layer.original = module, original
             layer.twin = module.processor = twin(denoiser, original, layer)
             layers.append(layer)

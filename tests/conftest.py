@@ -10,6 +10,7 @@ os.environ |= {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "GRADIO_ANALYTICS_ENABLED": "False",
     "OMP_NUM_THREADS": "1",
+    "TRITON_INTERPRET": "1",  # where Triton is installed, its kernels run on the processor
 }
 
 import pytest

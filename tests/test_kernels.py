@@ -4,9 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from denoisers import bare
+from tiny import NEGATIVE, PROMPT
+from torch.nn.attention import SDPBackend
 
 import nag
-from nag import kernels
+from nag import fused, kernels
+from nag.attention_processor import GuidedAttention
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -57,7 +60,7 @@ def test_where_no_kernel_can_there_are_two_passes():
 
 
 def test_a_kernel_is_used_only_where_it_was_seen_to_be_right(monkeypatch):
-    """As a GPU's are chosen; here the processor stands in for one."""
+    """As a GPU's are chosen; here the processor stands in for one, whose own choice comes first."""
 
     def broken(*_):
         raise RuntimeError("No available kernel.")
@@ -73,7 +76,8 @@ def test_a_kernel_is_used_only_where_it_was_seen_to_be_right(monkeypatch):
 
     def decided(*candidates):
         monkeypatch.setattr(kernels, "chosen", {})
-        monkeypatch.setitem(kernels.KERNELS, "cpu", candidates)
+        names = SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, "third"
+        monkeypatch.setitem(kernels.KERNELS, "cpu", dict(zip(names, candidates, strict=False)))
         kernels.prepare("cpu")
         return kernels.chosen
 
@@ -82,10 +86,29 @@ def test_a_kernel_is_used_only_where_it_was_seen_to_be_right(monkeypatch):
     x = torch.randn(1, 4, 5, 8)
     assert not kernels.able(x, x, x, None)
     assert decided(broken, no_masks, kernels._cpu) == {
-        ("cpu", dtype, masked): kernels._cpu if masked else no_masks
+        ("cpu", dtype, masked, wide): kernels._cpu if masked else no_masks
         for dtype in kernels.DTYPES
         for masked in (False, True)
+        for wide in (False, True)
     }
+
+
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [
+        (SDPBackend.CUDNN_ATTENTION, ["_cudnn", "_flash", "_efficient"]),
+        (SDPBackend.FLASH_ATTENTION, ["_flash", "_cudnn", "_efficient"]),
+        (SDPBackend.EFFICIENT_ATTENTION, ["_efficient", "_cudnn", "_flash"]),
+        (SDPBackend.MATH, []),  # somebody has switched the others off
+    ],
+)
+def test_the_kernel_that_pytorch_would_choose_is_tried_first(choice, expected, monkeypatch):
+    monkeypatch.setitem(kernels.KERNELS, "cpu", kernels.KERNELS["cuda"])
+    monkeypatch.setattr(torch, "_fused_sdp_choice", lambda *_: choice.value)
+    x = torch.randn(1, 4, 5, 8)
+    assert [kernel.__name__ for kernel in kernels._candidates(x, x, x, None)] == expected
+    monkeypatch.delattr(torch, "_fused_sdp_choice")  # of another PyTorch
+    assert len(kernels._candidates(x, x, x, None)) == 3
 
 
 def test_the_kernels_of_a_gpu_return_what_is_expected_of_their_shapes():
@@ -93,6 +116,7 @@ def test_the_kernels_of_a_gpu_return_what_is_expected_of_their_shapes():
     q, k = (torch.empty(2, 4, n, 64, dtype=torch.bfloat16, device="meta") for n in (50, 70))
     mask = torch.empty(2, 1, 1, 70, dtype=torch.bfloat16, device="meta")
     for kernel, given in (
+        (kernels._cudnn, None),
         (kernels._flash, None),
         (kernels._efficient, None),
         (kernels._efficient, mask),
@@ -141,3 +165,43 @@ def test_in_bfloat16_the_error_is_no_larger_than_in_two_passes(name):
         for exact in (True, False)
     }
     assert 0 < errors[False] <= 1.5 * errors[True], errors
+
+
+@pytest.mark.parametrize("how", ["processor", "gpu"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ChromaTransformer2DModel",
+        "HunyuanVideoTransformer3DModel",
+        "LTXVideoTransformer3DModel",
+        "PixArtTransformer2DModel",
+        "PRXTransformer2DModel",
+        "QwenImage21Transformer2DModel",
+        "QwenImageTransformer2DModel",
+        "SanaTransformer2DModel",
+    ],
+)
+def test_a_mask_that_reaches_a_kernel_is_memory_of_its_own(name, how, monkeypatch):
+    """Cut out of a packed one it may begin between two words, which ends a process on a GPU
+    (`CUDA error: misaligned address`)."""
+    masks, guided, run = [], GuidedAttention._guided, kernels._run
+
+    def spied(layer, op, *rest):
+        def seen(query, key, value, mask):
+            masks.append(mask)
+            return op(query, key, value, mask)
+
+        return guided(layer, seen, *rest)
+
+    monkeypatch.setattr(GuidedAttention, "_guided", spied)
+    monkeypatch.setattr(kernels, "_run", lambda k, *rest: masks.append(rest[3]) or run(k, *rest))
+    if how == "gpu":
+        monkeypatch.setitem(fused.launchers, "cpu", fused.in_torch)
+    pipe = bare(name)
+    for exact in (False, True):
+        with nag.guide(pipe, NEGATIVE, exact=exact):
+            pipe(PROMPT, steps=1)
+    masks = [mask for mask in masks if mask is not None]
+    assert masks
+    for mask in masks:
+        assert mask.storage_offset() == 0 and mask.is_contiguous()

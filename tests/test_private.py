@@ -13,6 +13,7 @@ from accelerate import cpu_offload_with_hook
 from diffusers.hooks import FirstBlockCacheConfig
 from diffusers.models.attention_dispatch import attention_backend
 from tiny import PIPELINES, draw, pipeline
+from torch.nn.attention import SDPBackend
 
 from nag import kernels, private
 
@@ -226,8 +227,17 @@ def test_averages_move_to_their_values():
 @pytest.mark.parametrize("masked", [False, True])
 def test_the_processors_attention_kernel_still_returns_its_log_sum_exp(dtype, masked):
     """It is taken without a trial, as the one that this package was made with."""
-    assert kernels._right(kernels._cpu, torch.device("cpu"), dtype, masked), (
+    inputs = kernels._small_attention(torch.device("cpu"), dtype, masked, wide=False)
+    assert kernels._right(kernels._cpu, *inputs), (
         "torch changed _scaled_dot_product_flash_attention_for_cpu"
+    )
+
+
+def test_torch_says_which_attention_kernel_it_would_choose():
+    x = torch.randn(1, 4, 5, 8)
+    assert kernels._candidates(x, x, x, None) == [kernels._cpu]
+    assert SDPBackend(torch._fused_sdp_choice(x, x, x, None)) == SDPBackend.FLASH_ATTENTION, (
+        "torch changed _fused_sdp_choice: on a GPU NAG no longer takes the fastest kernel"
     )
 
 

@@ -1,4 +1,4 @@
-"""NASA and value sign flip, in the same place as NAG: each against a few lines that say the method by hand."""
+"""NASA and value sign flip, in the place of NAG, each against a few lines that say it by hand."""
 
 import math
 from types import SimpleNamespace
@@ -88,7 +88,7 @@ def test_texts_that_attend_without_the_image_attend_themselves(method):
 @pytest.mark.parametrize("method", ["nasa", "vsf"])
 @pytest.mark.parametrize("plain", [False, True], ids=["two passes", "merged"])
 def test_joint_attention(method, plain):
-    """Only the picture is steered; each text attends itself and the picture, the negative's values unflipped."""
+    """Only the picture is steered; each text attends itself and the picture, values unflipped."""
     q, k, v = (torch.randn(1, 4, PLUS + MINUS + IMAGE, 8) for _ in range(3))
     out = layer("joint", method, 1.5, slice(0, 1), 1).attend(op, q, k, v, None, 2, plain)
     text, other, image = slice(PLUS), slice(PLUS, PLUS + MINUS), slice(PLUS + MINUS, None)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from .. import families, kernels, private
+from .. import families, fused, kernels, private
 from ..errors import NAGRuntimeError
 from ..families import Adapted, Family
 from ..patch import set_attribute, wrap_call, wrap_method
@@ -146,7 +146,9 @@ def guide_denoiser(
     """Guides one denoiser until `stack` closes. outer: as it stands in the pipeline, perhaps
     compiled."""
     denoiser = families.unwrapped(outer)
-    kernels.prepare(private.execution_device(pipe, denoiser.device))
+    device = private.execution_device(pipe, denoiser.device)
+    kernels.prepare(device)
+    fused.prepare(device)
     layers, give_back = install(denoiser, family, steps.progress.settings, state)
     stack.callback(give_back)
     adapted = Adapted()

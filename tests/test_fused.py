@@ -1,0 +1,336 @@
+"""What follows attention on a GPU, in one kernel: equal to the formula, wherever it can be tried.
+
+Triton itself is tried under its interpreter where it is installed (`pip install triton`: it is not
+among the requirements, for its size). Everything else has its numerical twin in PyTorch.
+"""
+
+import functools
+import importlib
+import math
+import random
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from denoisers import CASES, bare
+from oracle import naive
+from test_guidance import STRONG, close
+from tiny import NEGATIVE, PROMPT
+from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import nag
+from nag import NAGSettings, fused, kernels
+from nag.segments import Segments
+
+PIECES = (fused.POSITIVE, fused.NEGATIVE, fused.IMAGE)
+
+
+@pytest.fixture(scope="module")
+def by_triton():
+    """The kernel's `steer`, interpreted on the processor (see conftest.py)."""
+    pytest.importorskip("triton", reason="Triton is not installed, so its kernel is not tried")
+    return importlib.import_module("nag.triton_kernel").steer
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch):
+    """The processor takes the paths of a GPU, with the kernel's twin in its place."""
+    monkeypatch.setitem(fused.launchers, "cpu", fused.in_torch)
+
+
+class Attended:
+    """A joint attention of random shape, layout, rows and strength; all that `steer` asks of it."""
+
+    def __init__(self, seed: int, dtype=torch.float32, sizes=((1, 6), (1, 40)), length=3):
+        rng, generator = random.Random(seed), torch.Generator().manual_seed(seed)
+        self.heads, self.features = (rng.randint(*size) for size in sizes)
+        rows = rng.randint(1, length)
+        first = rng.randrange(rows)
+        self.rows = slice(first, rng.randint(first + 1, rows))
+        lengths = [(rng.randint(1, length), rng.choice(PIECES)) for _ in range(rng.randint(1, 3))]
+        lengths.append((rng.randint(1, length), fused.IMAGE))  # there is always an image
+        rng.shuffle(lengths)
+        starts = [sum(n for n, _ in lengths[:i]) for i in range(len(lengths))]
+        self.at = Segments([(s, n, label) for s, (n, label) in zip(starts, lengths, strict=True)])
+        tokens = sum(n for n, _ in lengths)
+        shape = rows, self.heads, tokens, self.features
+        if rng.random() < 0.5:  # as processors lay them out
+            shape = rows, tokens, self.heads, self.features
+        q, k, v = (torch.randn(shape, generator=generator).to(dtype) for _ in range(3))
+        if shape[1] == tokens and shape[2] == self.heads:
+            q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        self.q, self.k, self.v = q, k, v
+        tau = rng.choice([1.0, 1.5, 2.5, math.inf])
+        self.settings = NAGSettings(rng.uniform(1, 12), tau, rng.uniform(0, 1))
+
+    def answer(self, pieces, rows=slice(None)):
+        """What all queries get of some keys, with its log-sum-exp; None without keys."""
+        if not pieces:
+            return None
+        places = [at for start, length in pieces for at in range(start, start + length)]
+        q, k, v = self.q[rows], self.k[rows][:, :, places], self.v[rows][:, :, places]
+        scores = q.float() @ k.float().transpose(-1, -2) / math.sqrt(self.features)
+        return (scores.softmax(-1) @ v.float()).to(q.dtype), scores.logsumexp(-1)
+
+    def arguments(self):
+        """Of `steer`, behind the three calls of joint attention."""
+        positive = self.answer(self.at.positive)
+        negative = self.answer(self.at.negative, self.rows)
+        image = self.answer(self.at.image)
+        labels = fused.labels_of(self.at, self.q.device)
+        return positive, negative, self.rows, self.settings, image, labels
+
+    def by_hand(self):
+        """Float64, piece by piece: what joint attention with two texts is."""
+        q, k, v = (x.double() for x in (self.q, self.k, self.v))
+
+        def attended(queries, keys):
+            at = [[p for s, n in pieces for p in range(s, s + n)] for pieces in (queries, keys)]
+            scores = q[:, :, at[0]] @ k[:, :, at[1]].transpose(-1, -2) / math.sqrt(self.features)
+            return scores.softmax(-1) @ v[:, :, at[1]]
+
+        out = torch.zeros_like(q)
+        for start, n, label in self.at.labelled:
+            place, here = out[:, :, start : start + n], [(start, n)]
+            z_positive = attended(here, self.at.with_positive)
+            z_negative = attended(here, self.at.with_negative)
+            if label == fused.NEGATIVE:
+                place[self.rows] = z_negative[self.rows]
+                continue
+            place.copy_(z_positive)
+            if label == fused.IMAGE:
+                s = self.settings
+                z = z_positive[self.rows], z_negative[self.rows]
+                place[self.rows] = naive(*z, s.scale, s.tau, s.alpha)
+        return out
+
+    def between(self):
+        """Arguments of `steer` behind cross-attention: no merge."""
+        positive = self.answer(self.at.with_positive)[0]
+        return positive, self.answer(self.at.with_negative, self.rows)[0], self.rows, self.settings
+
+
+SEEDS = [range(at, at + 25) for at in range(0, 200, 25)]
+
+
+@pytest.mark.parametrize("seeds", SEEDS, ids=str)
+def test_the_twin_is_joint_attention_with_two_texts_by_hand(seeds, as_on_a_gpu):
+    for seed in seeds:
+        attended = Attended(seed)
+        out = fused.steer(*attended.arguments())
+        assert out.transpose(1, 2).is_contiguous()  # heads side by side: nothing is copied later
+        assert_close(out.double(), attended.by_hand(), rtol=1e-5, atol=2e-5)
+
+
+def both(arguments, by_triton, monkeypatch) -> list:
+    """What the kernel gives, and what its twin."""
+    found = []
+    for launcher in (by_triton, fused.in_torch):
+        monkeypatch.setitem(fused.launchers, "cpu", launcher)
+        found.append(fused.steer(*arguments))
+    assert all(out.transpose(1, 2).is_contiguous() for out in found)
+    return found
+
+
+@pytest.mark.parametrize("seeds", SEEDS, ids=str)
+def test_the_kernel_is_the_formula(seeds, by_triton, monkeypatch):
+    """Few tokens: interpreted, one takes some milliseconds."""
+    for seed in seeds:
+        attended = Attended(seed, length=2)
+        for arguments in (attended.arguments(), attended.between())[: 1 + (seed % 4 == 0)]:
+            assert_close(*both(arguments, by_triton, monkeypatch), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_in_half_precision_the_kernel_is_the_formula_rounded_once(dtype, by_triton, monkeypatch):
+    for seed in range(30):
+        attended = Attended(seed, dtype, length=2)
+        for arguments in (attended.arguments(), attended.between())[: 1 + (seed % 4 == 0)]:
+            out, expected = both(arguments, by_triton, monkeypatch)
+            assert out.dtype == expected.dtype == dtype
+            rounding = torch.finfo(dtype).eps
+            assert_close(out.float(), expected.float(), rtol=1e-5 + rounding, atol=1e-5)
+
+
+@pytest.mark.parametrize("sizes", [(64, 256), (38, 64), (24, 128), (20, 112), (1, 8)], ids=str)
+def test_the_kernel_takes_all_heads_of_a_token_at_once(sizes, by_triton, monkeypatch):
+    attended = Attended(3, sizes=[(size, size) for size in sizes], length=1)
+    out, expected = both(attended.arguments(), by_triton, monkeypatch)
+    assert_close(out, expected, rtol=1e-5, atol=1e-5)
+    assert torch.equal(out, by_triton(*attended.arguments()))  # the same twice
+
+
+def test_the_kernel_reads_beyond_two_to_the_31(by_triton):
+    """Two rows that lie 8.6 GB apart, in memory that nobody touches between them."""
+    apart = 2**32 + 64
+    try:
+        memory = torch.empty(apart + 64, dtype=torch.float16)
+    except RuntimeError:
+        pytest.skip("this machine does not promise 8.6 GB")
+    z = memory.as_strided((2, 1, 1, 8), (apart, 8, 8, 1)).copy_(torch.randn(2, 1, 1, 8))
+    assert torch.equal(by_triton(z, z, slice(0, 2), NAGSettings()), z)
+
+
+@pytest.mark.parametrize("cfg", [None, "before"])
+@pytest.mark.parametrize("name", CASES)
+def test_a_gpu_gives_what_two_passes_give(name, cfg, as_on_a_gpu):
+    """Its three calls, or one call for both texts, and one kernel; the processor plays the GPU."""
+    with nag.guide(bare(name), NEGATIVE, **STRONG, exact=True):
+        expected = bare(name)(PROMPT, cfg)
+    with nag.guide(bare(name), NEGATIVE, **STRONG):
+        close(bare(name)(PROMPT, cfg), expected)
+
+
+class Launches(TorchDispatchMode):
+    """Counts operations that a GPU would have to launch: all but views and bare memory."""
+
+    BARE = ("aten::empty", "aten::new_empty", "aten::empty_like", "aten::empty_strided")
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        name = function._schema.name
+        if name not in self.BARE and not function.is_view:
+            self.names.append(name.removeprefix("aten::"))
+        return out
+
+
+def guided_layer(kind: str, plus: int, minus: int, image: int, rows=slice(0, 1), total=1):
+    """One layer whose texts stand first, and its inputs."""
+    from test_rivals import layer
+
+    guided = layer(kind, "nag", 5.0, rows, total)
+    guided.family.pieces = lambda kind, texts, count: ([(0, plus)], [(plus, minus)])
+    guided.call.layout.texts = ((plus, minus),)
+    keys = plus + minus + image * (kind == "joint")
+    queries = keys if kind == "joint" else image
+    return guided, [torch.randn(total, 4, n, 8) for n in (queries, keys, keys)]
+
+
+def one_kernel(positive, negative, rows, settings, image=None, labels=None):
+    """In the place of the kernel's twin: one launch."""
+    z = positive if image is None else positive[0]
+    return torch.zeros_like(z)
+
+
+@pytest.mark.parametrize(
+    ("kind", "texts", "rows", "total", "calls"),
+    [
+        ("joint", (5, 3), slice(0, 1), 1, 3),
+        ("joint", (5, 3), slice(1, 2), 2, 3),  # with CFG's unconditional row
+        ("cross", (5, 3), slice(0, 1), 1, 2),
+        ("cross", (4, 4), slice(0, 1), 1, 1),  # two texts of a length are two rows of one call
+        ("cross", (4, 4), slice(1, 2), 2, 2),
+    ],
+)
+def test_a_guided_layer_launches_its_attention_and_one_kernel(
+    kind, texts, rows, total, calls, monkeypatch
+):
+    """On a GPU: what was about forty launches in joint attention, and ten in cross-attention."""
+    from test_rivals import op
+
+    monkeypatch.setitem(fused.launchers, "cpu", one_kernel)
+    guided, inputs = guided_layer(kind, *texts, 12, rows, total)
+    guided.attend(op, *inputs, None, 2, plain=True)  # labels are made once for a layout
+    with Launches() as launched:
+        guided.attend(op, *inputs, None, 2, plain=True)
+    attention = [name for name in launched.names if "attention" in name]
+    assert len(attention) == calls, launched.names
+    assert len(launched.names) == calls + 1, launched.names
+
+
+def test_without_triton_or_with_a_wrong_kernel_there_is_one_line_and_the_way_without(
+    monkeypatch, caplog
+):
+    def broken(*_):
+        raise TypeError("unexpected keyword argument 'num_warps'")
+
+    def wrong(*arguments):
+        return 1.1 * fused.in_torch(*arguments)
+
+    monkeypatch.setattr(fused, "DEVICES", ("cpu",))
+    for module, said in (
+        (None, "ModuleNotFoundError|ImportError"),
+        (SimpleNamespace(steer=broken), "TypeError: unexpected keyword argument"),
+        (SimpleNamespace(steer=wrong), "it is off by"),
+        (SimpleNamespace(steer=fused.in_torch), ""),
+    ):
+        monkeypatch.setattr(fused, "launchers", {})
+        monkeypatch.setitem(sys.modules, "nag.triton_kernel", module)
+        monkeypatch.delattr(nag, "triton_kernel", raising=False)
+        caplog.clear()
+        for _ in range(2):
+            fused.prepare("cpu")
+        assert fused.able(torch.ones(1)) == (not said)
+        assert len(caplog.records) == bool(said)
+        assert not said or any(part in caplog.text for part in said.split("|")), caplog.text
+
+
+def by_hand(kind, texts, q, k, v):
+    """Guided attention whose texts stand first, by functions that autograd knows."""
+    from test_rivals import attention
+
+    plus, minus = texts
+    text, other, image = slice(plus), slice(plus, plus + minus), slice(plus + minus, None)
+
+    def of(queries, *keys):
+        some = [torch.cat([x[:, :, part] for part in keys], 2) for x in (k, v)]
+        return attention(q[:, :, queries], *some)
+
+    if kind == "cross":
+        z = of(slice(None), text), of(slice(None), other)
+        return nag.normalized_attention_guidance(*z, 5.0, 2.5, 0.25, dim=(1, 3))
+    z = of(image, text, image), of(image, other, image)
+    guided = nag.normalized_attention_guidance(*z, 5.0, 2.5, 0.25, dim=(1, 3))
+    return torch.cat([of(text, text, image), of(other, other, image), guided], 2)
+
+
+@pytest.mark.parametrize("exact", [False, True], ids=["as it is", "exact"])
+@pytest.mark.parametrize("kind", ["joint", "cross"])
+def test_gradients_through_a_guided_call_are_right(kind, exact, as_on_a_gpu):
+    """Log-sum-exps and the fused kernel have none: who wants gradients gets two passes."""
+    from test_rivals import op
+
+    guided, inputs = guided_layer(kind, 4, 4, 12)
+    guided.call.exact = exact
+    assert kernels.able(*inputs) and fused.able(inputs[0])
+
+    def gradients(attend):
+        some = [x.detach().requires_grad_() for x in inputs]
+        attend(*some).square().sum().backward()
+        return [x.grad for x in some]
+
+    expected = gradients(functools.partial(by_hand, kind, (4, 4)))
+    found = gradients(lambda *some: guided.attend(op, *some, None, 2, plain=True))
+    assert all(x.abs().max() > 0 for x in expected)
+    assert_close(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "orders"),
+    [
+        ("FluxTransformer2DModel", ["before"]),
+        ("SD3Transformer2DModel", []),
+        ("PixArtTransformer2DModel", ["before", "behind"]),
+    ],
+)
+def test_it_compiles_as_one_graph_for_batches_of_any_size(name, orders, as_on_a_gpu):
+    """With CFG and without: lengths and rows become symbols."""
+    from test_coexistence import counting, fresh, guided
+
+    pipe = fresh(name)
+    calls = {cfg: functools.partial(pipe, cfg=cfg) for cfg in (None, *orders)}
+    expected = {cfg: guided(pipe, call, exact=True) for cfg, call in calls.items()}
+    with counting() as (backend, graphs):
+        pipe.transformer = torch.compile(pipe.transformer, backend=backend, fullgraph=True)
+        for cfg in (None, *orders, None):
+            close(guided(pipe, calls[cfg]), expected[cfg], 1e-4)
+        count = len(graphs)
+        for cfg in calls:
+            guided(pipe, calls[cfg])
+        assert len(graphs) == count
