@@ -14,6 +14,7 @@ try:
     from nag.page.controls import PRESETS
     from nag.page.layout import build
     from nag.page.serve import launch
+    from nag.page.zero_gpu import preload
     from nag.request import DEFAULT
 except NAGError as error:  # a preset file that is none, no folder for temporary files
     sys.exit(str(error))
@@ -49,7 +50,9 @@ def main() -> None:
     asked = options().parse_args()
     if asked.model:
         PRESETS[asked.preset] = PRESETS[asked.preset].with_model(asked.model)
-    launch(build(Engine(), asked.preset), asked.host, asked.port, asked.public, asked.mcp)
+    engine = Engine()
+    preload(engine)
+    launch(build(engine, asked.preset), asked.host, asked.port, asked.public, asked.mcp)
 
 
 if __name__ == "__main__":

@@ -255,7 +255,7 @@ def _check(raw: dict, preset: Preset) -> Request:
             "negative prompt."
         )
     if raw:
-        cost, cap = _cost(request), preset.cap or 4 * _cost(_check({}, preset))
+        cost, cap = work(request), preset.cap or 4 * work(_check({}, preset))
         if cost > cap:
             raise Refused(
                 f"This asks for {cost / cap:.1f} times the most work that {preset.title} allows: lower width x height "
@@ -266,7 +266,7 @@ def _check(raw: dict, preset: Preset) -> Request:
     return request
 
 
-def _cost(request: Request) -> float:
+def work(request: Request) -> float:
     """Pixels to be denoised: size x frames x steps x denoiser calls."""
     calls = sum(1 + METHODS[column].cfg for column in request.guidance)
     return request.width * request.height * request.num_frames * request.num_inference_steps * calls

@@ -1,9 +1,6 @@
 """The page's handlers without a browser and a model: what they answer, keep and give back."""
 
-import contextlib
 import errno
-import multiprocessing
-import pickle
 import time
 from types import SimpleNamespace
 
@@ -367,71 +364,6 @@ def test_an_address_waits_in_few_places_and_never_in_all():
 )
 def test_an_address_is_what_one_client_gets(host, counts_as):
     assert address_of(host) == counts_as
-
-
-# ZeroGPU: the run is in another process, which has copies of everything
-
-
-class Spaces:
-    """`spaces`, as far as it is used here: each call in a forked process, values through a pipe."""
-
-    def __init__(self):
-        self.fork, self.processes = multiprocessing.get_context("fork"), []
-
-    def GPU(self, duration):
-        def decorated(function):
-            def generator(*args):
-                args = pickle.loads(pickle.dumps(args))
-                here, there = self.fork.Pipe()
-                process = self.fork.Process(target=self.child, args=(there, function, args))
-                self.processes.append(process)
-                process.start()
-                there.close()
-                try:
-                    with contextlib.suppress(EOFError):
-                        while True:
-                            yield here.recv()
-                finally:
-                    process.terminate()
-                    process.join()
-
-            return generator
-
-        return decorated
-
-    @staticmethod
-    def child(pipe, function, args):
-        for value in function(*args):
-            pipe.send(value)
-        pipe.close()
-
-
-@pytest.fixture
-def zero_gpu(monkeypatch):
-    made = Spaces()
-    monkeypatch.setattr(handlers, "spaces", made)
-    return made
-
-
-def test_on_zero_gpu_the_run_is_drawn_in_another_process(zero_gpu, folder):
-    page = desk()
-    last = list(page.go(click(page), visitor()))[-1]
-    assert states(last) == ["done"] * 3 and page.engine.steps == 0
-    run, paths = list(page.api(visitor(), {"guidance": ["nag"]}))[-1]
-    assert run["files"] == ["nag"] and files.Path(paths[0]).exists()
-    assert len(zero_gpu.processes) == 2 and folder.path.exists()
-
-
-def test_on_zero_gpu_stop_and_a_closed_tab_end_the_other_process(zero_gpu):
-    page = desk(FakeEngine(lambda step: time.sleep(0.2)))
-    values = page.go(click(page), visitor())
-    next(values)
-    page.halt(visitor())
-    assert states(list(values)[-1]) == ["stopped"] * 3
-    values = page.go(click(page), visitor())
-    next(values)
-    values.close()
-    assert [process.is_alive() for process in zero_gpu.processes] == [False, False]
 
 
 def test_every_setting_of_the_page_is_one_of_the_schema():

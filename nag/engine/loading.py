@@ -9,6 +9,7 @@ from typing import Any
 from .. import private
 from ..errors import Refused
 from ..presets import FOLDER, Preset
+from . import zero_gpu
 from .memory import check_memory, free_memory, place
 from .repairs import repair
 from .reuse import EmbeddingCache
@@ -59,7 +60,7 @@ def load(preset: Preset) -> Loaded:
         log.disable_progress_bar()
     folder = PROJECT / preset.model
     source, local = str(folder) if folder.is_dir() else preset.model, folder.is_dir()
-    device = accelerator()
+    device = zero_gpu.device(preset) or accelerator()
     check_memory(preset, device, local)
     dtype = _dtype(preset.dtype, device)
     try:
@@ -209,7 +210,8 @@ class PipelineCache:
         if preset.name not in self.loaded:
             if not preset.shipped:
                 for name in [n for n, other in self.loaded.items() if not other.preset.shipped]:
-                    del self.loaded[name]
+                    if name not in zero_gpu.chosen():
+                        del self.loaded[name]
                 free_memory()
             self.loaded[preset.name] = self.loader(preset)
         return self.loaded[preset.name]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ..errors import Refused
 from ..presets import Preset, needed
+from .zero_gpu import on_zero_gpu
 
 
 def placement(total_gb: float, largest_gb: float, free_gb: float) -> str:
@@ -18,7 +19,7 @@ def placement(total_gb: float, largest_gb: float, free_gb: float) -> str:
 def place(pipe, device: str) -> str:
     import torch
 
-    if device != "cuda":
+    if device != "cuda" or on_zero_gpu():  # whose GPU cannot be asked before a call begins
         pipe.to(device)
         return ""
     sizes = [

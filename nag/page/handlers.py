@@ -5,7 +5,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import gradio as gr
 
@@ -21,21 +21,11 @@ from .files import FOLDER
 from .gate import Audience
 from .line import address_of
 from .painting import Painting, Shown, stopped
-
-try:  # on a ZeroGPU Space, and before torch touches CUDA
-    import spaces
-except ImportError:
-    spaces = None
+from .zero_gpu import GPUTime
 
 PATIENCE = 60  # seconds that a run goes on while nobody listens
 
 log = logging.getLogger("nag")
-
-
-def on_gpu(function: Callable) -> Callable:
-    """`spaces.GPU` where there is one: a ZeroGPU Space runs the generator in a process that holds
-    a GPU for that long."""
-    return spaces.GPU(duration=120)(function) if spaces else function
 
 
 class PageHandlers:
@@ -44,11 +34,15 @@ class PageHandlers:
 
     engine: needs only `run(preset, request, stop, run_id, image)`, a generator, and `busy`.
     audience: who listens; a run that nobody listens to is ended after `PATIENCE`.
+    gpu: who lends a GPU to a run, on a ZeroGPU Space.
     """
 
-    def __init__(self, engine: Engine, audience: Audience | None = None):
+    def __init__(
+        self, engine: Engine, audience: Audience | None = None, gpu: GPUTime | None = None
+    ):
         self.engine, self.audience, self.clicks = engine, audience or Audience(), Clicks()
-        self.stops, self.draw = {}, on_gpu(self._draw)
+        self.stops, self.gpu = {}, gpu or GPUTime()
+        self.draw = self.gpu.lent(self._draw)
 
     def prepare(self, request: gr.Request, *values):
         """A click: the values of `INPUTS`, whether the seed is locked, and a start picture's path.
@@ -137,9 +131,11 @@ class PageHandlers:
                     log.info("run %s: nobody listens, so it is ended", click.id)
                     return
                 yield shown
-                if spaces and click.stop.is_set():  # which the other process does not see
+                if self.gpu.spaces and click.stop.is_set():  # which the other process does not see
                     yield stopped(shown)
                     return
+        except NAGError as error:  # no GPU was lent
+            yield Painting(click.preset, click.request, click.id).ended(str(error))
         finally:
             values.close()  # on ZeroGPU, too, the end of the generator is the end of the run
             self.stops.pop(click.id, None)
