@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,8 +20,24 @@ from PIL import Image
 from nag import presets
 from nag.__main__ import main
 from nag.errors import Refused
-from nag.evaluate import command, draw, plan, pocket, processes, report, statistics
+from nag.evaluate import (
+    cases,
+    colours,
+    command,
+    compare,
+    draw,
+    plan,
+    pocket,
+    processes,
+    references,
+    report,
+    statistics,
+    table,
+)
 from nag.evaluate.options import plan_of
+from nag.explore.counting import wilson
+from nag.media.meter import Meter
+from nag.pocket.data import ATTRIBUTES
 
 ROOT = Path(__file__).resolve().parent.parent
 PORTRAIT = presets.load_all()["pocket-portrait"]
@@ -152,8 +169,6 @@ def test_what_cannot_work_is_refused_before_a_model_is_loaded(
     monkeypatch.setattr(draw.Painter, "loaded", property(lambda _: pytest.fail("loaded a model")))
     monkeypatch.setattr(draw.loading, "load", lambda _: pytest.fail("loaded a model"))
     assert main(["evaluate", *arguments, "--out", str(tmp_path / "out")]) == 2
-    import re
-
     assert re.search(sentence, capsys.readouterr().err)
 
 
@@ -187,7 +202,7 @@ def test_references_that_cannot_be_rendered_are_refused_but_not_needed_for_rates
 
 
 def test_pictures_are_counted_in_all_and_cases_take_turns():
-    pictures = plan.of_cases(pocket.CASES, ["hat", "mask"], 7)
+    pictures = plan.of_cases(["hat", "mask"], 7)
     assert [p.case for p in pictures] == ["hat", "mask"] * 3 + ["hat"]
     assert [p.prompt for p in pictures[:4]] == [
         "portrait of a cowboy",
@@ -198,8 +213,8 @@ def test_pictures_are_counted_in_all_and_cases_take_turns():
     assert {p.negative for p in pictures} == {"hat", "mask"} and len(
         {p.seed for p in pictures}
     ) == 7
-    tuned = plan.of_cases(pocket.CASES, list(pocket.CASES), 256, tuning=True)
-    reported = plan.of_cases(pocket.CASES, list(pocket.CASES), 256)
+    tuned = plan.of_cases(list(cases.CASES), 256, tuning=True)
+    reported = plan.of_cases(list(cases.CASES), 256)
     assert not {p.prompt for p in tuned} & {p.prompt for p in reported} and not {
         p.seed for p in tuned
     } & {p.seed for p in reported}
@@ -239,10 +254,7 @@ def test_captions_that_cannot_be_read_are_refused(name, text, sentence, tmp_path
         plan.captions_in(tmp_path / name)
 
 
-def test_wilson_and_frechet_agree_with_known_values():
-    low, high = statistics.wilson(8, 10)
-    assert low == pytest.approx(0.4902, abs=1e-3) and high == pytest.approx(0.9433, abs=1e-3)
-    assert statistics.wilson(0, 10)[0] == 0 and statistics.wilson(10, 10)[1] == pytest.approx(1)
+def test_the_frechet_distance_agrees_with_known_values():
     a = torch.randn(4000, 3)
     distance = statistics.Frechet(a)
     assert float(distance(a)) == pytest.approx(0, abs=1e-6)
@@ -288,8 +300,9 @@ def test_cfg_is_read_off_its_curve_at_the_same_rate():
 def small(monkeypatch):
     """Few references: rendering them is what takes long."""
     pytest.importorskip("resvg_py", reason="rendering needs dicebear-core dicebear-styles resvg-py")
-    monkeypatch.setattr(pocket, "REFERENCES", 6)
-    monkeypatch.setattr(pocket, "KNOWN", 40)
+    monkeypatch.setattr(references, "REFERENCES", 6)
+    monkeypatch.setattr(references, "FLOOR", 6)
+    monkeypatch.setattr(references, "KNOWN", 40)
 
 
 def evaluate(out, *arguments) -> dict:
@@ -335,7 +348,7 @@ def test_an_evaluation_is_written_measured_from_its_files_and_never_drawn_twice(
     resumed = evaluate(tmp_path / "a", *ASKED)
     after = files(tmp_path / "a")
     assert (
-        len(after) == 8 * 6 and before.items() <= after.items()
+        len(after) == 8 * 6 + 6 * 4 and before.items() <= after.items()
     )  # also when they were drawn, to the letter
     whole = evaluate(tmp_path / "b", *ASKED)
     for name, content in files(tmp_path / "b").items():
@@ -364,6 +377,10 @@ def test_an_evaluation_is_written_measured_from_its_files_and_never_drawn_twice(
         "count",
         "cases",
     } <= set(nag) and "clip" not in nag
+    assert {"irrelevant", "empty"} == set(nag["controls"]) and "controls" not in none
+    assert nag["paired"]["against"] == "cfg guidance_scale=3 steps=2"
+    assert nag["paired"]["clean"][0] > 0.3 and whole["floor"] > 0
+    assert 0 < whole["chance"]["none steps=2"]["likeness"] < 0.8
     assert (
         none["attribute_rate"] >= 0.75
         and nag["attribute_rate"] <= 0.25
@@ -375,7 +392,7 @@ def test_an_evaluation_is_written_measured_from_its_files_and_never_drawn_twice(
         and list(nag["cases"]) == ["hat", "glasses"]
     )
     assert (
-        set(whole["classifier"]["accuracy"]) == set(pocket.data.ATTRIBUTES)
+        set(whole["classifier"]["accuracy"]) == set(ATTRIBUTES)
         and min(whole["classifier"]["accuracy"].values()) > 0.9
     )
     assert (
@@ -412,76 +429,245 @@ def test_an_evaluation_is_written_measured_from_its_files_and_never_drawn_twice(
 real_init = draw.Painter.__init__
 
 
-def test_shares_are_of_the_named_attribute_and_of_all_others(tmp_path, monkeypatch):
-    yardstick = pocket.Yardstick(
-        draw.Painter(PORTRAIT, tmp_path), tmp_path, ["hat", "mask"], False, 128
-    )
-    values = yardstick.meter.attributes
-    hat, mask, afro = (
-        values["head"].index("hat"),
-        values["mask"].index("mask"),
-        values["head"].index("afro"),
-    )
-    plain = torch.zeros(4, len(values), dtype=torch.long)
-    plain[:, 3] = afro
-    plain[0::2, 3], plain[1::2, 2] = hat, mask  # pictures take turns: hat, mask, hat, mask
-    guided = plain.clone()
-    guided[0, 3] = afro  # the hat gone, all else kept
-    guided[2, 3], guided[2, 0] = afro, 1
-    guided[3, 2] = 0  # the mask gone
-    guided[1, 3] = hat  # a hat nobody spoke of, the mask still there
-    seen = {"none": (plain, torch.zeros(4, 256), 0.1), "nag": (guided, torch.zeros(4, 256), 0.2)}
-    monkeypatch.setattr(pocket, "_files", lambda meter, paths: seen[paths])
-    assert yardstick.names[0] == "eyewear" and yardstick.names[2:4] == ["mask", "head"]
-    pictures = plan.of_cases(pocket.CASES, ["hat", "mask"], 4)
-    found = yardstick.measure(
-        pictures,
-        {"none": "none", "nag": "nag"},
-        {"none": "none", "nag": "none"},
-        ["attribute", "keep", "clipped"],
-    )
-    assert found["none"]["attribute_rate"] == 1 and found["nag"]["attribute_rate"] == 0.25
-    assert (
-        found["nag"]["keep"] == pytest.approx(1 - 2 / 24)
-        and found["none"]["keep"] == 1
-        and found["nag"]["clipped"] == 0.2
-    )
-    assert [found["nag"]["cases"][case]["attribute_rate"] for case in ("hat", "mask")] == [0, 0.5]
-    assert found["nag"]["cases"]["hat"]["keep"] == pytest.approx(1 - 1 / 12)
-    assert found["nag"]["attribute_interval"] == statistics.wilson(1, 4)
-    lonely = yardstick.measure(pictures, {"nag": "nag"}, {}, ["attribute", "keep"])
-    assert "keep" not in lonely["nag"] and "clipped" not in lonely["nag"]
+NAMES = list(ATTRIBUTES)
 
 
-def test_each_case_has_its_own_references(tmp_path):
-    yardstick = pocket.Yardstick(
-        draw.Painter(PORTRAIT, tmp_path), tmp_path, ["hat", "mask"], False, 128
+def worn(**named: str) -> list[int]:
+    """Class indices of somebody who wears nothing but what is named; "_" stands for a space."""
+    plain = {"eyewear": "none", "facial hair": "none", "mask": "none", "head": "afro"}
+    plain |= {name: values[0] for name, values in ATTRIBUTES.items() if name not in plain}
+    plain |= {name.replace("_", " "): value for name, value in named.items()}
+    return [ATTRIBUTES[name].index(plain[name]) for name in NAMES]
+
+
+def seen(*people: list[int], skin: tuple[int, ...] = (), clipped: float = 0.1) -> pocket.Seen:
+    skin = torch.tensor(skin or (0,) * len(people))
+    hair = torch.zeros(len(people), dtype=torch.long)
+    labels, features = torch.tensor(people), torch.zeros(len(people), 256)
+    return pocket.Seen(labels, torch.stack([skin, hair], 1), features, clipped)
+
+
+GLASSES = [plan.Picture("portrait of a professor", "glasses", i, "glasses") for i in range(4)]
+
+
+def outcomes(pictures, after: pocket.Seen, before: pocket.Seen) -> dict:
+    return pocket.Asked(pictures, ATTRIBUTES).outcomes(after, before)
+
+
+def test_removed_is_clean_only_where_nothing_stands_in_its_place():
+    before = seen(*[worn(eyewear="glasses")] * 4)
+    after = seen(*(worn(eyewear=what) for what in ("none", "eyepatch", "sunglasses", "glasses")))
+    found = outcomes(GLASSES, after, before)
+    assert found["shown"].tolist() == [False, False, False, True]
+    assert found["clean"].tolist() == [True, False, False, False]
+    assert found["replaced"].tolist() == [False, True, True, False]
+
+
+def test_a_head_without_its_hat_is_clean_with_any_hair_and_not_with_a_beanie():
+    hats = [plan.Picture("portrait of a cowboy", "hat", i, "hat") for i in range(3)]
+    after = seen(worn(head="bald"), worn(head="long hair"), worn(head="beanie"))
+    found = outcomes(hats, after, seen(*[worn(head="hat")] * 3))
+    assert found["clean"].tolist() == [True, True, False]
+    assert found["replaced"].tolist() == [False, False, True]
+    assert not found["added"].any()  # the slot itself is not elsewhere
+
+
+def test_what_is_worn_now_and_was_not_before_is_an_addition_elsewhere_only():
+    glasses, masked = worn(eyewear="glasses"), worn(eyewear="glasses", mask="mask")
+    before = seen(glasses, glasses, masked, worn(eyewear="glasses", facial_hair="beard"))
+    after = seen(
+        worn(mask="mask"),  # a mask that nobody asked for
+        worn(eyewear="eyepatch"),  # in the slot itself: replaced, not added
+        worn(mask="mask"),  # there before
+        worn(facial_hair="moustache"),  # another of what was there
     )
-    near, far = torch.randn(300, 32), torch.randn(300, 32) + 5
-    yardstick.references = {
-        "mean": torch.zeros(256),
-        "basis": torch.eye(256, 32),
-        "hat": near,
-        "mask": far,
+    assert outcomes(GLASSES, after, before)["added"].tolist() == [True, False, False, False]
+
+
+def test_likeness_counts_skin_and_hair_and_keep_does_not():
+    """Six attributes beside the slot, and two colours; hair that a hat hid is not compared."""
+    before = seen(*[worn(eyewear="glasses")] * 4, skin=(0, 0, 0, 0))
+    after = seen(*[worn()] * 3, worn(expression="sad"), skin=(0, 1, 2, 3))
+    found = outcomes(GLASSES, after, before)
+    assert found["keep"].tolist() == pytest.approx([1, 1, 1, 5 / 6])
+    assert found["likeness"].tolist() == pytest.approx([1, 7 / 8, 7 / 8, 6 / 8])
+    hats = [plan.Picture("portrait of a cowboy", "hat", 0, "hat")]
+    bare, hatted = seen(worn()), seen(worn(head="hat"))
+    bare.colours[0, 1] = 2
+    assert outcomes(hats, bare, hatted)["likeness"].tolist() == [1]
+
+
+def test_the_level_of_chance_is_that_of_other_seeds_of_the_same_words():
+    """Two prompts of two seeds each: only those are paired, and an eighth of each pair differs."""
+    words = ["a spy", "a rock star", "a spy", "a rock star"]
+    pictures = [plan.Picture(w, "sunglasses", i, "sunglasses") for i, w in enumerate(words)]
+    spy, star = worn(eyewear="sunglasses"), worn(eyewear="sunglasses", shirt="white", head="bun")
+    plain = seen(spy, star, spy, star, skin=(0, 1, 2, 3))
+    found = pocket.chance(pocket.Asked(pictures, ATTRIBUTES), plain)
+    assert found == pytest.approx({"keep": 1, "likeness": 7 / 8})
+    alone = pocket.Asked(pictures[:2], ATTRIBUTES)
+    assert pocket.chance(alone, seen(spy, star)) == {}
+
+
+def yardstick_of(pictures, columns: dict[str, pocket.Seen], metrics, found=None):
+    """A yardstick whose columns are read already; `found` are its references."""
+    of_cases = list(dict.fromkeys(picture.case for picture in pictures))
+    reader = argparse.Namespace(attributes=ATTRIBUTES)
+    made = argparse.Namespace(
+        reader=reader, cases=of_cases, found=found, components=lambda features: features[:, :32]
+    )
+    yardstick = pocket.Yardstick(made, pictures, list(metrics))
+    yardstick.seen = columns
+    return yardstick
+
+
+def test_shares_are_of_all_pictures_and_of_each_case(monkeypatch):
+    pictures = plan.of_cases(["hat", "mask"], 4)
+    hat, mask = worn(head="hat"), worn(mask="mask")
+    columns = {
+        "none": seen(hat, mask, hat, mask),
+        # the hat gone; the mask still there, and a hat nobody spoke of; gone with a beard; gone
+        "nag": seen(
+            worn(), worn(mask="mask", head="hat"), worn(facial_hair="beard"), worn(), clipped=0.2
+        ),
     }
-    rows, cases = {"hat": list(range(200)), "mask": list(range(200, 400))}, {"hat": {}, "mask": {}}
+    monkeypatch.setattr(pocket, "see", lambda reader, paths: columns[paths])
+    yardstick = yardstick_of(pictures, {}, ["attribute", "keep", "clipped"])
+    found = yardstick.measure({"none": "none", "nag": "nag"}, {"none": "none", "nag": "none"})
+    none, nag = found["none"], found["nag"]
+    assert none["attribute_rate"] == 1 and nag["attribute_rate"] == 0.25
+    assert none["clean"] == 0 and nag["clean"] == 0.75 and nag["replaced"] == 0
+    assert nag["keep"] == pytest.approx(1 - 2 / 24) and none["keep"] == 1 == none["likeness"]
+    assert nag["added"] == 0.5 and none["added"] == 0 and nag["clipped"] == 0.2
+    assert [nag["cases"][case]["attribute_rate"] for case in ("hat", "mask")] == [0, 0.5]
+    assert nag["cases"]["hat"]["keep"] == pytest.approx(1 - 1 / 12)
+    assert nag["attribute_interval"] == wilson(1, 4)
+    lonely = yardstick_of(pictures, {}, ["attribute", "keep"]).measure({"nag": "nag"}, {})["nag"]
+    assert not {"keep", "likeness", "added", "clipped"} & set(lonely) and lonely["clean"] == 0.75
+
+
+def test_controls_count_only_pictures_in_which_the_negative_has_nothing_to_do(monkeypatch):
+    pictures = plan.controls_of(plan.of_cases(["glasses"], 8))
+    assert [(p.negative, p.control) for p in pictures] == [("hat", "irrelevant")] * 2 + [
+        ("", "empty")
+    ] * 2
+    glasses = worn(eyewear="glasses")
+    files = {
+        "none": glasses,
+        "hatted": worn(eyewear="glasses", head="hat"),
+        "masked": worn(eyewear="glasses", mask="mask"),
+        "bare": worn(),
+    }
+    monkeypatch.setattr(pocket, "see", lambda reader, paths: seen(*(files[p] for p in paths)))
+    plain = ["none", "hatted", "none", "none"]  # the second shows a hat: the word is not idle
+    after = ["none", "bare", "masked", "none"]
+    yardstick = yardstick_of(plan.of_cases(["glasses"], 8), {}, ["keep"])
+    found = yardstick.controls(pictures, {"nag": after}, {"nag": plain})["nag"]
+    assert found["irrelevant"] == {"count": 1, "keep": 1, "likeness": 1, "added": 0}
+    assert found["empty"] == pytest.approx(
+        {"count": 2, "keep": 1 - 1 / 14, "likeness": 1 - 1 / 18, "added": 0.5}
+    )
+
+
+def test_each_case_has_its_own_references_and_true_renders_are_the_floor():
+    near, far = torch.randn(300, 32), torch.randn(300, 32) + 5
+    found = {"hat": near, "mask": far}
+    found |= {"hat floor": torch.randn(400, 32), "mask floor": torch.randn(400, 32) + 5}
+    pictures = plan.of_cases(["hat", "mask"], 400)
     features = torch.randn(400, 256)
-    features[200:, :32] += 5
-    found = yardstick._distances(features, rows, cases)
-    assert (
-        found["frechet"] == pytest.approx((cases["hat"]["frechet"] + cases["mask"]["frechet"]) / 2)
-        and found["frechet"] < 10
+    features[1::2, :32] += 5
+    yardstick = yardstick_of(pictures, {}, ["frechet"], found)
+    of_cases = {"hat": {}, "mask": {}}
+    numbers = yardstick._distances(features, of_cases)
+    mean = (of_cases["hat"]["frechet"] + of_cases["mask"]["frechet"]) / 2
+    assert numbers["frechet"] == pytest.approx(mean) and numbers["frechet"] < 10
+    low, high = numbers["frechet_interval"]
+    assert low < numbers["frechet"] < high
+    assert yardstick.floor() == pytest.approx(numbers["frechet"], rel=0.2)  # as good as true
+    swapped = yardstick._distances(features.roll(1, 0), {"hat": {}, "mask": {}})
+    assert swapped["frechet"] > 700 and swapped["frechet_pooled"] < 30
+    assert swapped["frechet_pooled"] == pytest.approx(numbers["frechet_pooled"])
+    assert yardstick_of(plan.of_cases(["hat"], 500), {}, [], found).floor() is None
+
+
+def test_colours_of_skin_and_hair_are_read_from_renders():
+    pytest.importorskip("resvg_py", reason="rendering needs dicebear-core dicebear-styles resvg-py")
+    import random
+
+    from nag.pocket import data
+
+    rng, seen_hair = random.Random(3), 0
+    for _ in range(40):
+        person = data.sample_person(rng)
+        skin, hair = colours.skin_and_hair([data.render(person)])
+        assert data.SKIN[skin] == person.skin
+        assert hair == 0 or data.HAIR[hair] == person.hair
+        seen_hair += hair > 0
+    assert seen_hair > 2
+
+
+def test_a_paired_interval_is_narrower_than_one_that_forgets_the_pairs():
+    first = torch.randn(300)
+    second = first + 0.2 * torch.randn(300) - 0.1
+    value, low, high = statistics.paired_mean(first, second, ["a", "b", "a"] * 100)
+    assert low < 0.1 < high and low > 0 and value == pytest.approx(float((first - second).mean()))
+    unpaired = statistics.of_mean(first)
+    assert high - low < 0.5 * (unpaired[1] - unpaired[0])
+
+
+def test_paired_resamples_stay_within_their_strata():
+    index = statistics.resamples([3, 5])
+    assert index.shape == (statistics.RESAMPLES, 8)
+    assert index[:, :3].max() == 2 and index[:, 3:].min() == 3 and index[:, 3:].max() == 7
+
+
+def test_a_paired_distance_covers_the_truth_and_sees_what_unpaired_ones_do_not():
+    torch.manual_seed(1)
+    frechet = [statistics.Frechet(torch.randn(2000, 6))]
+    first = torch.randn(200, 6) * 1.2
+    second = first * 1.02  # hardly farther away, and always
+    value, low, high = statistics.paired_frechet(frechet, [first], [second])
+    assert value < 0 and high < 0 and low < value < high
+    alone = [
+        statistics.around(float(frechet[0](x)), frechet[0].resampled(x)) for x in (first, second)
+    ]
+    assert alone[0][1] > alone[1][0]  # their own intervals overlap
+    same = statistics.paired_frechet(frechet, [first], [first])
+    assert same == (0, 0, 0)
+
+
+def test_columns_are_compared_with_cfg_of_as_many_steps_or_with_the_one_that_is_named():
+    columns = plan.columns_of(
+        PORTRAIT, ["none", "cfg", "nag"], [2, 4], {"guidance_scale": [3.0, 7.0]}
     )
-    low, high = found["frechet_interval"]
-    assert low < found["frechet"] < high
-    swapped = yardstick._distances(
-        features, {"hat": rows["mask"], "mask": rows["hat"]}, {"hat": {}, "mask": {}}
-    )
-    assert (
-        swapped["frechet"] > 700
-        and swapped["frechet_pooled"] == pytest.approx(found["frechet_pooled"])
-        and found["frechet_pooled"] < 30
-    )
+    rivals = compare.rivals_of(columns, None)
+    assert rivals["nag steps=2"] == "cfg guidance_scale=3 steps=2"
+    assert rivals["cfg guidance_scale=7 steps=4"] == "cfg guidance_scale=3 steps=4"
+    assert not {"cfg guidance_scale=3 steps=4", "none steps=4"} & set(rivals)
+    assert set(compare.rivals_of(columns, "nag steps=4").values()) == {"nag steps=4"}
+    assert "nag steps=2" not in compare.rivals_of(columns, "nag steps=4")
+    with pytest.raises(
+        Refused, match=r"--against must be one of the columns none steps=2, .*'cfg'"
+    ):
+        compare.rivals_of(columns, "cfg")
+
+
+def test_differences_are_taken_picture_by_picture():
+    pictures = GLASSES * 5
+    plain, bare = worn(eyewear="glasses"), worn()
+    columns = {
+        "none": seen(*[plain] * 20),
+        "cfg": seen(*[plain] * 15, *[bare] * 5),
+        "nag": seen(*[bare] * 12, *[plain] * 3, *[bare] * 5),
+    }
+    yardstick = yardstick_of(pictures, columns, ["attribute", "keep"])
+    against = dict.fromkeys(columns, "none")
+    numbers = {key: {"clean": 0.0, "keep": 1.0, "likeness": 1.0} for key in columns}
+    compare.paired(yardstick, {"nag": "cfg"}, against, numbers)
+    found = numbers["nag"]["paired"]
+    assert found["against"] == "cfg" and found["clean"][0] == pytest.approx(12 / 20)
+    assert found["clean"][1] > 0.3 and found["clean_p"] == pytest.approx(2 / 2**12)
+    assert found["keep"] == (0, 0, 0) and "paired" not in numbers["cfg"]
 
 
 def test_a_picture_is_the_pipelines_own(tmp_path):
@@ -491,7 +677,7 @@ def test_a_picture_is_the_pipelines_own(tmp_path):
 
     loaded = load(PORTRAIT)
     painter = draw.Painter(PORTRAIT, tmp_path, lambda _: loaded)
-    pictures = plan.of_cases(pocket.CASES, ["hat", "glasses"], 2)
+    pictures = plan.of_cases(["hat", "glasses"], 2)
     for column in plan.columns_of(
         PORTRAIT, ["none", "cfg", "nag", "cfg+nag"], [2], {"guidance_scale": [4]}
     ):
@@ -613,9 +799,9 @@ def test_the_frames_of_a_video_are_kept_and_read_together(tmp_path):
     back, made = draw.read(painter.path(column, picture))
     assert np.array_equal(np.stack(back), (frames * 255).round().astype(np.uint8))
     assert made["frames"] == 3 and made["seconds"] == 2 and made["blacked_out"]
-    meter = pocket.meter.Meter.load(ROOT / PORTRAIT.meter)
-    _, features = pocket.look(meter, [back, back[:1]])
-    alone = pocket.look(meter, [[frame] for frame in back])[1]
+    meter = Meter.load(ROOT / PORTRAIT.meter)
+    _, features = references.look(meter, [back, back[:1]])
+    alone = references.look(meter, [[frame] for frame in back])[1]
     torch.testing.assert_close(
         features, torch.stack([alone.mean(0), alone[0]]), rtol=1e-4, atol=1e-4
     )
@@ -759,14 +945,38 @@ def test_the_table_has_what_was_measured_and_nothing_else():
         "seconds": 0.1,
     }
     other = one | {"cfg_at_same_rate": {"lowest_rate": 0.6}}
-    text = report.table({"columns": {"none": one, "nag": other}})
+    text = table.table({"columns": {"none": one, "nag": other}})
     assert text.splitlines()[:3] == [
         "| column | attribute rate (95 %) | s / picture |",
         "|---|---|---|",
         "| none | 0.50 (0.40-0.60) | 0.100 |",
     ]
-    assert (
-        "| attribute rate | hat |" in text
-        and "| nag | 0.25 |" in text
-        and "CFG never got below 0.60" in text
+    assert "| attribute rate | hat |" in text and "| nag | 0.25 |" in text
+    assert "CFG never got below 0.60" in text
+    assert not re.search("seed|renders|paired|negative|Settings", text)
+
+
+def test_the_table_shows_the_levels_the_pairs_the_controls_and_what_was_tried():
+    numbers = {"clean": 0.7, "likeness": 0.8, "frechet": 1200.0, "cases": {}}
+    paired = {"against": "cfg", "clean": [0.4, 0.3, 0.5], "clean_p": 1e-5, "frechet": [-9, -20, 3]}
+    control = {"count": 5, "keep": 0.9, "likeness": 0.85, "added": 0.1}
+    text = table.table(
+        {
+            "columns": {
+                "cfg": numbers,
+                "nag": numbers | {"paired": paired, "controls": {"empty": control}},
+            },
+            "chance": {"none": {"likeness": 0.4}},
+            "floor": 900.0,
+            "settings": {"tried": {"cfg": 1, "nag": 6}},
+        }
     )
+    for line in (
+        "| another seed |  | 0.40 |  |",
+        "| true renders |  |  | 900 |",
+        "| nag less cfg | +0.40 (+0.30 to +0.50), p < .001 | -9 (-20 to +3) |",
+        "| keep, likeness, added | empty negative (5) |",
+        "| nag | 0.90, 0.85, 0.10 |",
+        "Settings of each method in this table: cfg 1, nag 6.",
+    ):
+        assert line in text.splitlines(), text

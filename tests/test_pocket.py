@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image, ImageSequence
 
-from nag.evaluate.pocket import CASES
+from nag.evaluate.cases import CASES
 from nag.pocket import ASSETS, SHIPPED, data, film, loop, reader, text, vae
 from nag.pocket.portrait import Portrait, build_scheduler
 from nag.pocket.train import distill, train_teacher

@@ -5,14 +5,17 @@ and what is measured are the files, so the numbers do not depend on how many pro
 """
 
 import argparse
+from collections import Counter
 from pathlib import Path
 from statistics import median
 
 from nag.engine import loading
 from nag.errors import Refused
 
-from . import captions, draw, pocket, processes, report
+from . import captions, compare, draw, processes, report
 from .options import HUB, POCKET, Plan, add_arguments, plan_of
+from .pocket import Yardstick
+from .references import References
 
 __all__ = ["add_arguments", "run"]
 
@@ -41,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
         process.wait()
         if not process.first:
             return 0
-        paths = _files(painter, plan, options.out)
+        paths = _files(painter, plan.columns, plan.pictures, options.out)
         results = measure(options, painter, plan, paths)
         results["settings"]["processes"] = process.count
         remarks = report.write(options.out, plan.columns, results, paths, plan.pictures)
@@ -59,9 +62,9 @@ def _trained(run: Path, denoiser: str) -> Path:
     return folder
 
 
-def _files(painter: draw.Painter, plan: Plan, out: Path) -> dict[str, list[Path]]:
+def _files(painter: draw.Painter, columns, pictures, out: Path) -> dict[str, list[Path]]:
     """{column: its files, in the order of the pictures}"""
-    paths = {c.key: [painter.path(c, picture) for picture in plan.pictures] for c in plan.columns}
+    paths = {c.key: [painter.path(c, picture) for picture in pictures] for c in columns}
     if absent := sum(not path.exists() for of_column in paths.values() for path in of_column):
         raise Refused(
             f"{absent} pictures that other processes drew are not in {out}: --out must be a folder "
@@ -78,9 +81,10 @@ def draw_missing(painter: draw.Painter, plan: Plan, process) -> None:
     from tqdm import tqdm
 
     units = [
-        (i + start // plan.batch, column, plan.pictures[start : start + plan.batch])
-        for start in range(0, len(plan.pictures), plan.batch)
-        for i, column in enumerate(plan.columns)
+        (i + start // plan.batch, column, pictures[start : start + plan.batch])
+        for columns, pictures in ((plan.columns, plan.pictures), (plan.controlled, plan.controls))
+        for start in range(0, len(pictures), plan.batch)
+        for i, column in enumerate(columns)
     ]
     mine = [unit[1:] for unit in units if unit[0] % process.count == process.index]
     todo = [(column, part) for column, part in mine if painter.missing(column, part)]
@@ -132,17 +136,22 @@ def measure(
 
 
 def _measure_cases(options, painter, plan: Plan, paths, numbers: dict[str, dict]) -> dict:
-    """By the classifier, into `numbers`. Returns what is known of the classifier."""
+    """By the classifier, into `numbers`. Returns what belongs to no column."""
     size = plan.columns[0].request.width
-    yardstick = pocket.Yardstick(painter, options.out, plan.cases, options.tuning, size)
-    plain = {column.steps: column.key for column in plan.columns if column.guidance == "none"}
-    against = {c.key: plain[c.steps] for c in plan.columns if c.steps in plain}
-    for key, measured in yardstick.measure(plan.pictures, paths, against, plan.metrics).items():
-        numbers[key] |= measured
-    report.compare_at_same_rate(plan.columns, numbers)
-    if "frechet" not in plan.metrics:
-        return {}
-    return {"classifier": {"accuracy": yardstick.accuracy, "renders": yardstick.known}}
+    references = References(painter, options.out, plan.cases, options.tuning, size)
+    yardstick = Yardstick(references, plan.pictures, plan.metrics)
+    measured = yardstick.measure(paths, plan.plain)
+    if plan.controls and plan.controlled:
+        files = _files(painter, plan.columns, plan.controls, options.out)
+        columns = {column.key: files[column.key] for column in plan.controlled}
+        plain = {key: files[plan.plain[key]] for key in columns}
+        for key, controls in yardstick.controls(plan.controls, columns, plain).items():
+            measured[key]["controls"] = controls
+    for key, values in measured.items():
+        numbers[key] |= values
+    compare.at_same_strength(plan.columns, numbers)
+    compare.paired(yardstick, plan.rivals, plan.plain, numbers)
+    return yardstick.levels(plan.plain)
 
 
 def _settings(options, painter: draw.Painter, plan: Plan) -> dict:
@@ -158,4 +167,5 @@ def _settings(options, painter: draw.Painter, plan: Plan) -> dict:
         "negative": options.negative,
         "device": painter.identity["device"],
         "columns": {column.key: column.settings for column in plan.columns},
+        "tried": Counter(column.guidance for column in plan.columns),
     }

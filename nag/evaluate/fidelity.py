@@ -112,22 +112,23 @@ def measure(pipe, preset, count: int, steps: list[int]) -> dict[int, dict]:
     import torch
 
     from nag.engine import loading
+    from nag.explore.counting import wilson
     from nag.media import meter
 
-    from . import pocket
-    from .statistics import Frechet, wilson
+    from . import references
+    from .statistics import Frechet
 
     people, captions, stated = asked(count)
     reader, names = meter.Meter.load(loading.PROJECT / preset.meter), list(data.ATTRIBUTES)
     truth = torch.tensor([data.encode_labels(person) for person in people])
-    renders = pocket.renders(pipe.vae, people)
-    features = pocket.look(reader, renders)[1]
+    renders = references.renders(pipe.vae, people)
+    features = references.look(reader, renders)[1]
     renders, middle = [frames[0] for frames in renders], features.mean(0)
-    basis = torch.linalg.svd(features - middle, full_matrices=False).Vh[: pocket.COMPONENTS].mT
+    basis = torch.linalg.svd(features - middle, full_matrices=False).Vh[: references.COMPONENTS].mT
     distance, found = Frechet((features - middle) @ basis), {}
     for number in steps:
         pictures = draw(pipe, preset, captions, number)
-        labels, features = pocket.look(reader, [[picture] for picture in pictures])
+        labels, features = references.look(reader, [[picture] for picture in pictures])
         shown = [
             [bool(labels[i, names.index(name)] == truth[i, names.index(name)]) for name in of_one]
             for i, of_one in enumerate(stated)

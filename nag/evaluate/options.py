@@ -11,13 +11,14 @@ from nag.pocket import DENOISERS
 from nag.presets import Preset
 from nag.request import DEFAULT, check_text
 
-from . import captions, plan, pocket
+from . import captions, compare, plan, pocket, references
+from .cases import CASES
 
 DESCRIPTION = """Draw what is missing, measure the files, write the results; in one process or more.
 
     torchrun --nproc-per-node 2 -m nag evaluate ...           two processes on a processor
     accelerate launch --num_processes 2 -m nag evaluate ...   on two GPUs"""
-POCKET = "attribute", "keep", "frechet", "clipped"
+POCKET = "attribute", "keep", "frechet", "clipped", "control"
 HUB = "clip", "fid", "pfid", "pickscore"
 VIDEO = ("motion",)
 
@@ -27,7 +28,9 @@ class Plan:
     """What is drawn and measured.
 
     batch: pictures drawn together.
-    cases: keys of `pocket.CASES`, none of captions.
+    cases: keys of `cases.CASES`, none of captions.
+    controls: some of the pictures again, under negative prompts that have nothing to do.
+    rivals: {column: the one that it is compared with, picture by picture}
     """
 
     preset: Preset
@@ -36,6 +39,19 @@ class Plan:
     metrics: list[str]
     batch: int
     cases: list[str]
+    controls: list[plan.Picture]
+    rivals: dict[str, str]
+
+    @property
+    def plain(self) -> dict[str, str]:
+        """{column: the un-guided one with as many steps}, where there is one."""
+        none = {column.steps: column.key for column in self.columns if column.guidance == "none"}
+        return {column.key: none[column.steps] for column in self.columns if column.steps in none}
+
+    @property
+    def controlled(self) -> list[plan.Column]:
+        """The columns in which the controls are drawn."""
+        return [c for c in self.columns if c.guidance != "none" and c.key in self.plain]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,7 +86,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="NAG without normalisation, without refinement, and with neither",
     )
     parser.add_argument(
-        "--cases", help=f"of a pocket preset, out of {','.join(pocket.CASES)}; default all"
+        "--against",
+        metavar="COLUMN",
+        help="compare all others with this column, picture by picture; default: CFG's",
+    )
+    parser.add_argument(
+        "--cases", help=f"of a pocket preset, out of {','.join(CASES)}; default all"
     )
     parser.add_argument(
         "--tuning",
@@ -147,8 +168,10 @@ def plan_of(options: argparse.Namespace) -> Plan:
             "how many are drawn together."
         )
     batch = options.batch or preset.batch or (32 if preset.shipped else 4)
+    controls = plan.controls_of(pictures) if "control" in metrics else []
+    rivals = compare.rivals_of(columns, options.against)
     _writable(options.out)
-    return Plan(preset, columns, pictures, metrics, batch, cases)
+    return Plan(preset, columns, pictures, metrics, batch, cases, controls, rivals)
 
 
 def _columns(options, preset: Preset) -> list[plan.Column]:
@@ -180,10 +203,10 @@ def _cases(options) -> tuple[list[str], list[plan.Picture]]:
             "--negative goes with --prompts; without captions, each case has a negative prompt of "
             "its own."
         )
-    cases = list(dict.fromkeys((options.cases or ",".join(pocket.CASES)).split(",")))
-    if unknown := [case for case in cases if case not in pocket.CASES]:
-        raise Refused(f"--cases is out of {', '.join(pocket.CASES)}; got {', '.join(unknown)}.")
-    pictures = plan.of_cases(pocket.CASES, cases, options.count, options.tuning)
+    cases = list(dict.fromkeys((options.cases or ",".join(CASES)).split(",")))
+    if unknown := [case for case in cases if case not in CASES]:
+        raise Refused(f"--cases is out of {', '.join(CASES)}; got {', '.join(unknown)}.")
+    pictures = plan.of_cases(cases, options.count, options.tuning)
     return [case for case in cases if case in {picture.case for picture in pictures}], pictures
 
 
@@ -203,7 +226,7 @@ def _metrics(options, of_cases: bool, of_video: bool) -> list[str]:
             f"{', '.join(wrong)} can be measured on a pocket preset's own cases only, not on "
             "captions."
         )
-    pocket.check("frechet" in metrics)
+    references.check("frechet" in metrics)
     captions.check(metrics, options.reference_images)
     return metrics
 

@@ -7,7 +7,7 @@ import csv
 import io
 import itertools
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nag import presets
@@ -15,6 +15,8 @@ from nag.errors import Refused
 from nag.methods import METHODS, SWITCHES
 from nag.presets import Preset
 from nag.request import Request, check_text
+
+from .cases import CASES, CONTROLS, IRRELEVANT
 
 ABLATIONS = {
     "no normalisation": ("nag_tau",),
@@ -52,12 +54,17 @@ class Column:
 
 @dataclass(frozen=True)
 class Picture:
-    """What is drawn once in every column. `case` is a key of `pocket.CASES`, or ""."""
+    """What is drawn once in every column.
+
+    case: a key of `cases.CASES`, or "". control: one of `cases.CONTROLS` where the negative prompt
+    has nothing to do, else "".
+    """
 
     prompt: str
     negative: str
     seed: int
     case: str = ""
+    control: str = ""
 
 
 def preset_of(name: str, model: str | None, captions: bool) -> Preset:
@@ -225,20 +232,26 @@ def of_captions(captions: list[str], negative: str, count: int) -> list[Picture]
     return [Picture(captions[i % len(captions)], negative, HELD_OUT + i) for i in range(count)]
 
 
-def of_cases(
-    cases: dict[str, tuple], names: list[str], count: int, tuning: bool = False
-) -> list[Picture]:
-    """`count` pictures in all, turn by turn of the cases and of their roles.
-
-    cases: {name: (attribute, value, roles for tuning, roles that are reported)}.
-    """
+def of_cases(names: list[str], count: int, tuning: bool = False) -> list[Picture]:
+    """`count` pictures in all, turn by turn of the cases and of their roles."""
     from nag.pocket.data import with_article
 
     pictures = []
     for i in range(count):
         turn, name = i // len(names), names[i % len(names)]
-        _, value, *roles = cases[name]
+        _, value, *roles = CASES[name]
         role = with_article(roles[not tuning][turn % len(roles[not tuning])])
         prompt = f"a drawing of {role}" if tuning else f"portrait of {role}"
         pictures.append(Picture(prompt, value, (TUNING if tuning else HELD_OUT) + i, name))
     return pictures
+
+
+def controls_of(pictures: list[Picture]) -> list[Picture]:
+    """A quarter of the pictures again, at least one of each case, under negatives that are idle."""
+    count = max(len({picture.case for picture in pictures}), len(pictures) // 4)
+    words = {"irrelevant": lambda case: IRRELEVANT[case], "empty": lambda case: ""}
+    return [
+        replace(picture, negative=words[kind](picture.case), control=kind)
+        for kind in CONTROLS
+        for picture in pictures[:count]
+    ]

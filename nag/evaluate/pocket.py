@@ -2,302 +2,266 @@
 
 attribute_rate   share of pictures that show what the negative prompt names, with its 95 % Wilson
                  interval
+clean            share in which it is gone and nothing stands in its place: bare eyes, a bare chin,
+                 a head without headgear; with its Wilson interval
+replaced         share in which something else stands there: an eyepatch for glasses
+added            share that wears something, elsewhere, that the un-guided picture of the same seed
+                 does not
 keep             share of the other attributes that are as in the un-guided picture of the same seed
+likeness         the same, counting the colours of skin and hair too
 frechet          Frechet distance, in 32 principal components of the classifier's features, to
-                 renders of the same roles *without* the attribute; these went through the VAE, so
-                 that its own loss is not counted as damage. Each case is compared with its own
-                 references, and the mean of the cases is taken, with its 95 % bootstrap interval.
-                 Compare equal counts only
+                 renders of the same roles *without* the attribute. Each case is compared with its
+                 own references, and the mean of the cases is taken, with its 95 % bootstrap
+                 interval. Compare equal counts only: true renders in this number are the floor
 frechet_pooled   the same of all cases together: what a hat on a cowboy costs is hidden there by the
                  hats of the other references
 clipped          share of colour values at 0 or 255: a burnt picture has more than the un-guided one
+control          keep, likeness and added under negative prompts that have nothing to do: a word for
+                 what is not there, and an empty one
 
-Of a video, features and readings are means over its frames, and its references are rendered clips.
+The chance level of keep and likeness is that of two un-guided pictures of the same words and
+different seeds. Of a video, features and readings are means over its frames.
 """
 
-import functools
-import hashlib
-import json
-import random
+from dataclasses import dataclass
 from pathlib import Path
 
-from nag.engine import loading
-from nag.errors import Refused
+import numpy as np
+import torch
+
+from nag.explore.counting import wilson
 from nag.media import meter
-from nag.pocket import clips, data
+from nag.media.outcome import HEADGEAR, PLAIN
 
-from . import draw
-from .statistics import Frechet, around, wilson
+from . import colours, draw
+from .cases import CASES, CONTROLS
+from .plan import Picture
+from .references import References, look
+from .statistics import Frechet, around
 
-COMPONENTS = 32
-# renders for each case, and held-out renders on which the classifier is tried and the components
-# are found; clips take 20 times as long
-REFERENCES, KNOWN = 256, 600
-CLIP_REFERENCES, KNOWN_CLIPS = 64, 160
-# attribute, value, roles to tune on, roles to report on. Reported roles, seeds and wording are
-# never looked at in tuning.
-CASES = {
-    "hat": ("head", "hat", ("detective",), ("cowboy", "explorer")),
-    "glasses": ("eyewear", "glasses", ("scientist", "librarian"), ("AI researcher", "professor")),
-    "sunglasses": ("eyewear", "sunglasses", ("movie star",), ("spy", "rock star")),
-    "mask": ("mask", "mask", ("nurse",), ("surgeon",)),
-    "beard": ("facial hair", "beard", ("viking",), ("lumberjack", "wizard")),
-}
+WORN = "eyewear", "facial hair", "mask", "head"
 
 
-def check(frechet: bool) -> None:
-    """Raises `Refused` where references cannot be rendered."""
-    try:
-        import dicebear  # noqa: F401
-        import dicebear_styles  # noqa: F401
-        import resvg_py  # noqa: F401
-    except ImportError:
-        if frechet:
-            raise Refused(
-                "The Frechet distance needs rendered references: pip install '.[evaluate]' "
-                "(dicebear-core, dicebear-styles, "
-                "resvg-py), or leave it out by --metrics attribute keep."
-            ) from None
+@dataclass
+class Seen:
+    """What is read from the pictures of one column.
+
+    labels: (n, attributes) class indices; colours: (n, 2) of skin and hair; features: (n, 256);
+    clipped: mean share of colour values at either end.
+    """
+
+    labels: torch.Tensor
+    colours: torch.Tensor
+    features: torch.Tensor
+    clipped: float
+
+
+def see(reader: meter.Meter, paths: list[Path]) -> Seen:
+    """Reads files in the order given."""
+    labels, features, found, ends = [], [], [], []
+    for start in range(0, len(paths), 64):
+        pictures = [draw.read(path)[0] for path in paths[start : start + 64]]
+        some, near = look(reader, pictures)
+        labels.append(some)
+        features.append(near)
+        found += [colours.skin_and_hair(frames) for frames in pictures]
+        ends += [
+            np.isin(np.stack([*map(np.asarray, frames)]), (0, 255)).mean() for frames in pictures
+        ]
+    return Seen(torch.cat(labels), torch.tensor(found), torch.cat(features), float(np.mean(ends)))
+
+
+class Asked:
+    """What was asked of each picture, in the classifier's numbers.
+
+    slot: (n,) the attribute that the negative names; value: (n,) which value of it; others:
+    (n, attributes + 2) what may be compared with the un-guided picture, skin and hair last.
+    """
+
+    def __init__(self, pictures: list[Picture], attributes: dict[str, tuple[str, ...]]):
+        names = list(attributes)
+        self.pictures, self.attributes = pictures, attributes
+        self.slot = torch.tensor([names.index(CASES[p.case][0]) for p in pictures])
+        values = [attributes[CASES[p.case][0]].index(CASES[p.case][1]) for p in pictures]
+        self.value = torch.tensor(values)
+        # (attributes, most values): whether a value is nothing worn
+        most = max(map(len, attributes.values()))
+        self.plain = torch.ones(len(names), most, dtype=torch.bool)
+        for row, values in enumerate(attributes.values()):
+            for column, value in enumerate(values):
+                self.plain[row, column] = (
+                    value == PLAIN if PLAIN in values else value not in HEADGEAR
+                )
+        self.worn = torch.tensor([name in WORN for name in names])
+        named = torch.arange(len(names)) == self.slot[:, None]
+        bared = self.slot == names.index("head")  # hair that a hat hid may have any colour
+        skin, hair = torch.ones(len(pictures), dtype=torch.bool), ~bared
+        if pictures and pictures[0].control:
+            named, hair = torch.zeros_like(named), torch.ones_like(bared)
+        self.others = torch.cat([~named, skin[:, None], hair[:, None]], 1)
+
+    def outcomes(self, seen: Seen, plain: Seen | None) -> dict[str, torch.Tensor]:
+        """(n,) each: shown, clean, replaced, and beside the un-guided column added, keep, likeness.
+
+        Yes or no, but for keep and likeness, which are shares.
+        """
+        there = seen.labels.gather(1, self.slot[:, None])[:, 0]  # (n,) what stands in the slot
+        shown, bare = there == self.value, self.plain[self.slot, there]
+        found = {"shown": shown, "clean": bare, "replaced": ~shown & ~bare}
+        if plain is None:
+            return found
+        worn = [self.plain.gather(1, one.labels.T).T.logical_not() for one in (seen, plain)]
+        elsewhere = self.others[:, :-2] & self.worn
+        same = torch.cat([seen.labels == plain.labels, seen.colours == plain.colours], 1)
+        labels = self.others[:, :-2]
+        return found | {
+            "added": (worn[0] & ~worn[1] & elsewhere).any(1),
+            "keep": (same[:, :-2] & labels).sum(1) / labels.sum(1),
+            "likeness": (same & self.others).sum(1) / self.others.sum(1),
+        }
+
+    def idle(self, plain: Seen) -> torch.Tensor:
+        """(n,) of a control: whether its negative names nothing that is there un-guided."""
+        names, idle = list(self.attributes), []
+        for picture, labels in zip(self.pictures, plain.labels.tolist(), strict=True):
+            named = [CASES[case][:2] for case in CASES if CASES[case][1] == picture.negative]
+            there = [self.attributes[a][labels[names.index(a)]] == value for a, value in named]
+            idle.append(not any(there))
+        return torch.tensor(idle)
+
+
+def chance(asked: Asked, plain: Seen) -> dict[str, float]:
+    """keep and likeness between un-guided pictures of the same words and different seeds."""
+    found = {"keep": [], "likeness": []}
+    prompts = [picture.prompt for picture in asked.pictures]
+    for turn in range(1, len(prompts)):
+        rows = [(i - turn) % len(prompts) for i in range(len(prompts))]
+        other = Seen(plain.labels[rows], plain.colours[rows], plain.features, 0.0)
+        here = torch.tensor([prompts[i] == prompts[row] for i, row in enumerate(rows)])
+        measured = asked.outcomes(other, plain)
+        for name, values in found.items():
+            values.append(measured[name][here])
+    means = {name: torch.cat(values) for name, values in found.items() if values}
+    return {name: float(values.mean()) for name, values in means.items() if len(values)}
 
 
 class Yardstick:
-    """The classifier, and what distances are measured to: rendered once and kept in `folder`."""
+    """Measures the columns of one evaluation."""
 
-    def __init__(
-        self, painter: draw.Painter, folder: Path, cases: list[str], tuning: bool, size: int
-    ):
-        self.painter, self.folder, self.cases, self.tuning, self.size = (
-            painter,
-            folder,
-            cases,
-            tuning,
-            size,
-        )
-        self.meter = meter.Meter.load(loading.PROJECT / painter.preset.meter)
-        self.names = list(self.meter.attributes)
-        self.of_video = bool(painter.preset.fps)
-        self.count, self.known = (
-            (CLIP_REFERENCES, KNOWN_CLIPS) if self.of_video else (REFERENCES, KNOWN)
-        )
+    def __init__(self, references: References, pictures: list[Picture], metrics: list[str]):
+        self.references, self.metrics = references, metrics
+        self.reader = references.reader
+        self.pictures = [picture for picture in pictures if not picture.control]
+        self.asked = Asked(self.pictures, self.reader.attributes)
+        self.rows_of = {
+            case: [i for i, picture in enumerate(self.pictures) if picture.case == case]
+            for case in references.cases
+        }
+        self.seen: dict[str, Seen] = {}
 
-    @functools.cached_property
-    def references(self) -> dict:
-        """{"mean" (256,), "basis" (256, 32), "accuracy" (attributes,), case: (references, 32)} as
-        tensors.
-        """
-        import torch
-        from safetensors.torch import load_file, save_file
-
-        drawn = [
-            Path(module.__file__).read_text(encoding="utf-8")
-            for module in ((data, clips) if self.of_video else (data,))
-        ]
-        parts = [
-            draw.contents(loading.PROJECT / self.painter.preset.meter),
-            self.painter.identity["weights"],
-            self.painter.preset.model_name,
-            self.cases,
-            self.tuning,
-            self.size,
-            self.count,
-            self.known,
-            COMPONENTS,
-            CASES,
-            *drawn,
-        ]
-        name = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
-        path = self.folder / f"references-{name}.safetensors"
-        if path.exists():
-            return load_file(path)
-        rng = random.Random(99)
-        sample = clips.sample_clip if self.of_video else data.sample_person
-        known = [sample(rng) for _ in range(self.known)]
-        labels, features = look(self.meter, self._renders(known))
-        truth = torch.tensor(
-            [data.encode_labels(one.person if self.of_video else one) for one in known]
-        )
-        found = {"accuracy": (labels == truth).float().mean(0), "mean": features.mean(0)}
-        found["basis"] = (
-            torch.linalg.svd(features - found["mean"], full_matrices=False)
-            .Vh[:COMPONENTS]
-            .mT.contiguous()
-        )
-        for case in self.cases:
-            attribute, value, *roles = CASES[case]
-            roles = roles[not self.tuning]
-            without = [
-                one
-                for role in roles
-                for one in (clips if self.of_video else data).references(
-                    role, (attribute, value), self.count // len(roles)
-                )
-            ]
-            found[case] = (look(self.meter, self._renders(without))[1] - found["mean"]) @ found[
-                "basis"
-            ]
-        save_file({name: tensor.contiguous() for name, tensor in found.items()}, path)
-        return found
-
-    def _renders(self, drawn):
-        render, together = (clips if self.of_video else data).render, 4 if self.of_video else 32
-        return renders(self.painter.loaded.pipe.vae, drawn, render, self.size, together)
-
-    def measure(
-        self, pictures, columns: dict[str, list[Path]], plain: dict[str, str], metrics
-    ) -> dict[str, dict]:
+    def measure(self, columns: dict[str, list[Path]], plain: dict[str, str]) -> dict[str, dict]:
         """{column: its numbers}.
 
-        `columns` has every column's files, in the order of `pictures`; `plain` the un-guided column
-        of each.
+        columns: every column's files, in the order of the pictures. plain: the un-guided column of
+        each, where there is one.
         """
-        import torch
-
-        rows_of = {
-            case: [i for i, picture in enumerate(pictures) if picture.case == case]
-            for case in self.cases
-        }
-        index = torch.tensor([self.names.index(CASES[picture.case][0]) for picture in pictures])
-        wanted = torch.tensor(
-            [
-                self.meter.attributes[CASES[picture.case][0]].index(CASES[picture.case][1])
-                for picture in pictures
-            ]
-        )
-        others = torch.arange(len(self.names)) != index[:, None]  # (n, attributes)
-        seen = {key: _files(self.meter, paths) for key, paths in columns.items()}
+        self.seen = {key: see(self.reader, paths) for key, paths in columns.items()}
         numbers = {}
-        for key, (labels, features, clipped) in seen.items():
-            shown = labels.gather(1, index[:, None])[:, 0] == wanted
-            kept = labels == seen[plain[key]][0] if key in plain else None
-            numbers[key] = self._shares(range(len(pictures)), shown, kept, others, metrics)
-            cases = {
-                case: self._shares(rows, shown, kept, others, metrics)
-                for case, rows in rows_of.items()
-            }
-            if "frechet" in metrics:
-                numbers[key] |= self._distances(features, rows_of, cases)
-            if "clipped" in metrics:
-                numbers[key]["clipped"] = clipped
+        for key, seen in self.seen.items():
+            found = self.outcomes(key, plain.get(key))
+            numbers[key] = self._shares(found, range(len(self.pictures)))
+            cases = {case: self._shares(found, rows) for case, rows in self.rows_of.items()}
+            if "frechet" in self.metrics:
+                numbers[key] |= self._distances(seen.features, cases)
+            if "clipped" in self.metrics:
+                numbers[key]["clipped"] = seen.clipped
             numbers[key]["cases"] = cases
         return numbers
 
-    def _shares(self, rows, shown, kept, others, metrics) -> dict:
-        rows, found = list(rows), {}
-        if "attribute" in metrics:
-            hits = int(shown[rows].sum())
-            found |= {
-                "attribute_rate": hits / len(rows),
-                "attribute_interval": wilson(hits, len(rows)),
-            }
-        if "keep" in metrics and kept is not None:
-            found["keep"] = float(kept[rows][others[rows]].float().mean())
-        return found | {"count": len(rows)}
+    def outcomes(self, key: str, plain: str | None) -> dict[str, torch.Tensor]:
+        return self.asked.outcomes(self.seen[key], self.seen[plain] if plain else None)
 
-    def _distances(self, features, rows_of: dict[str, list[int]], cases: dict[str, dict]) -> dict:
+    def _shares(self, found: dict[str, torch.Tensor], rows) -> dict:
+        rows, numbers = list(rows), {"count": len(rows)}
+        if "attribute" in self.metrics:
+            for name, of in (("attribute", "shown"), ("clean", "clean")):
+                hits = int(found[of][rows].sum())
+                rate = "attribute_rate" if name == "attribute" else name
+                numbers[rate] = hits / len(rows)
+                numbers[f"{name}_interval"] = wilson(hits, len(rows))
+            numbers["replaced"] = float(found["replaced"][rows].float().mean())
+        if "keep" in self.metrics and "keep" in found:
+            for name in ("added", "keep", "likeness"):
+                numbers[name] = float(found[name][rows].float().mean())
+        return numbers
+
+    def controls(
+        self, pictures: list[Picture], columns: dict[str, list[Path]], plain: dict[str, list[Path]]
+    ) -> dict[str, dict]:
+        """{column: {kind of control: its numbers}} of guided columns' files of `pictures`.
+
+        Pictures that show what the negative names without guidance are left out.
+        """
+        numbers = {key: {} for key in columns}
+        for kind in CONTROLS:
+            rows = [i for i, picture in enumerate(pictures) if picture.control == kind]
+            asked = Asked([pictures[i] for i in rows], self.reader.attributes)
+            for key, paths in columns.items():
+                before = see(self.reader, [plain[key][i] for i in rows])
+                after = see(self.reader, [paths[i] for i in rows])
+                idle = asked.idle(before)
+                if idle.any():
+                    found = asked.outcomes(after, before)
+                    numbers[key][kind] = {"count": int(idle.sum())} | {
+                        name: float(found[name][idle].float().mean())
+                        for name in ("keep", "likeness", "added")
+                    }
+        return numbers
+
+    def _distances(self, features: torch.Tensor, cases: dict[str, dict]) -> dict:
         """Of all pictures; each case's own is put into `cases`."""
-        import torch
-
-        near = (features - self.references["mean"]) @ self.references["basis"]  # (n, 32)
+        near = self.references.components(features)  # (n, 32)
         distances, resampled = [], []
-        for case, rows in rows_of.items():
+        for case, rows in self.rows_of.items():
             if len(rows) > 1:  # one picture has no spread
-                frechet = Frechet(self.references[case])
+                frechet = Frechet(self.references.found[case])
                 distances.append(float(frechet(near[rows])))
                 resampled.append(frechet.resampled(near[rows]))
                 cases[case]["frechet"] = distances[-1]
         if not distances:
             return {}
         mean = sum(distances) / len(distances)
-        pooled = Frechet(torch.cat([self.references[case] for case in rows_of]))
+        pooled = Frechet(torch.cat([self.references.found[case] for case in self.rows_of]))
         return {
             "frechet": mean,
             "frechet_interval": around(mean, torch.stack(resampled).mean(0)),
             "frechet_pooled": float(pooled(near)),
         }
 
-    @property
-    def accuracy(self) -> dict[str, float]:
-        return dict(
-            zip(
-                self.names,
-                (round(share, 4) for share in self.references["accuracy"].tolist()),
-                strict=True,
-            )
-        )
+    def levels(self, plain: dict[str, str]) -> dict:
+        """What belongs to no column: chance of each un-guided one, floor, the classifier."""
+        found = {}
+        if "keep" in self.metrics and plain:
+            found["chance"] = {
+                key: chance(self.asked, self.seen[key]) for key in set(plain.values())
+            }
+        if "frechet" in self.metrics:
+            found["floor"] = self.floor()
+            known = self.references.known
+            found["classifier"] = {"accuracy": self.references.accuracy, "renders": known}
+        return found
 
+    def floor(self) -> float | None:
+        """The distance of as many true renders of each case, mean of the cases.
 
-def renders(vae, drawn, render=data.render, size: int = data.SIZE, together: int = 32):
-    """Renders of people, or of clips, as the VAE gives them back -> a list of frames (PIL images)
-    for each.
-    """
-    import numpy as np
-    import torch
-    from PIL import Image
-
-    one, pictures = next(vae.parameters()), []
-    with torch.inference_mode():
-        for start in range(0, len(drawn), together):
-            exact = np.stack(
-                [np.asarray(render(each, size)) for each in drawn[start : start + together]]
-            )
-            different, places = clips.distinct(
-                exact.reshape(-1, *exact.shape[-3:])
-            )  # in many clips most of the frames are the same
-            pixels = (torch.from_numpy(different).float() / 127.5 - 1).to(one).movedim(-1, -3)
-            decoded = vae.decode(vae.encode(pixels).latents).sample
-            decoded = (
-                ((decoded.float().cpu().clamp(-1, 1) + 1) * 127.5)
-                .round()
-                .byte()
-                .movedim(-3, -1)
-                .numpy()[places]
-            )
-            decoded = decoded.reshape(len(exact), -1, *exact.shape[-3:])
-            pictures += [[Image.fromarray(frame) for frame in frames] for frames in decoded]
-    return pictures
-
-
-def look(reader, pictures):
-    """Lists of frames -> labels (n, attributes), features (n, 256): of a video, the mean over its
-    frames.
-    """
-    import torch
-
-    labels, features = [], []
-    with torch.inference_mode():
-        for start in range(0, len(pictures), 64):
-            part = pictures[start : start + 64]
-            counts = [len(frames) for frames in part]
-            near = reader.model.features(
-                torch.stack([reader._tensor(frame) for frames in part for frame in frames])
-            )
-            chances = [head(near).softmax(-1) for head in reader.model.heads]
-            labels.append(
-                torch.stack(
-                    [
-                        torch.stack([rows.mean(0) for rows in head.split(counts)]).argmax(-1)
-                        for head in chances
-                    ],
-                    1,
-                )
-            )
-            features.append(torch.stack([rows.mean(0) for rows in near.split(counts)]))
-    return torch.cat(labels), torch.cat(features)
-
-
-def _files(reader, paths: list[Path]):
-    """-> labels, features, and the share of colour values at either end."""
-    import numpy as np
-    import torch
-
-    labels, features, ends = [], [], []
-    for start in range(0, len(paths), 64):
-        pictures = [draw.read(path)[0] for path in paths[start : start + 64]]
-        found = look(reader, pictures)
-        labels.append(found[0])
-        features.append(found[1])
-        ends += [
-            float(np.mean([np.isin(np.asarray(frame), (0, 255)).mean() for frame in frames]))
-            for frames in pictures
-        ]
-    return torch.cat(labels), torch.cat(features), float(np.mean(ends))
+        None where fewer were rendered.
+        """
+        found = []
+        for case, rows in self.rows_of.items():
+            others = self.references.found[f"{case} floor"]
+            chunks = [c for c in others.split(max(2, len(rows))) if len(c) == len(rows) > 1]
+            if not chunks:
+                return None
+            frechet = Frechet(self.references.found[case])
+            found.append(sum(float(frechet(chunk)) for chunk in chunks) / len(chunks))
+        return sum(found) / len(found)

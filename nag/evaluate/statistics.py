@@ -1,17 +1,13 @@
-"""Shares with intervals, and the Frechet distance with one. Nothing here knows of pictures."""
+"""Means and the Frechet distance with intervals, alone and paired. Nothing here knows of pictures.
+
+Shares have theirs from `nag.explore.counting`.
+"""
 
 import math
 
 import torch
 
 RESAMPLES = 400
-
-
-def wilson(hits: int, n: int) -> tuple[float, float]:
-    """95 % interval of the share hits / n (Wilson 1927)."""
-    z, p = 1.959964, hits / n
-    middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return max(0.0, (middle - half) / (1 + z * z / n)), min(1.0, (middle + half) / (1 + z * z / n))
 
 
 def of_mean(values) -> tuple[float, float]:
@@ -45,12 +41,52 @@ class Frechet:
             - 2 * cross
         )
 
-    def resampled(self, rows):
-        """Distances of resamples (with replacement) of the rows (n, k) -> (RESAMPLES,)"""
-        index = torch.randint(
-            len(rows), (RESAMPLES, len(rows)), generator=torch.Generator().manual_seed(0)
-        )
+    def resampled(self, rows, index=None):
+        """Distances of resamples (with replacement) of the rows (n, k) -> (RESAMPLES,)
+
+        index: (RESAMPLES, n), which rows; drawn from a fixed seed if not given.
+        """
+        index = resamples([len(rows)]) if index is None else index
         return torch.cat([self(rows[part]) for part in index.split(50)])
+
+
+def resamples(sizes: list[int]) -> torch.Tensor:
+    """(RESAMPLES, n) indices of rows, drawn with replacement within each of the strata that follow
+    one another in these sizes; the same for the same sizes."""
+    generator, parts, start = torch.Generator().manual_seed(0), [], 0
+    for size in sizes:
+        parts.append(start + torch.randint(size, (RESAMPLES, size), generator=generator))
+        start += size
+    return torch.cat(parts, 1)
+
+
+def paired_mean(first, second, strata: list[str]) -> tuple[float, float, float]:
+    """Mean of `first` less that of `second`, (n,) of the same pictures, and its 95 % interval.
+
+    By a bootstrap of the differences, resampled within each of the strata (n,), such as the prompt.
+    """
+    difference = first.double() - second.double()
+    order = sorted(range(len(strata)), key=strata.__getitem__)
+    index = resamples([strata.count(one) for one in sorted(set(strata))])
+    means = difference[order][index].mean(1)
+    return (float(difference.mean()), *_ends(means)[::2])
+
+
+def paired_frechet(
+    distances: list[Frechet], first: list, second: list
+) -> tuple[float, float, float]:
+    """Mean distance of `first` less that of `second`, and its 95 % interval.
+
+    first, second: for each of the distances the rows (n, k) of the same pictures. Both are
+    resampled alike, so what is common to them cancels.
+    """
+    values, spread = [], []
+    for frechet, one, other in zip(distances, first, second, strict=True):
+        index = resamples([len(one)])
+        values.append(float(frechet(one) - frechet(other)))
+        spread.append(frechet.resampled(one, index) - frechet.resampled(other, index))
+    value, (low, middle, high) = sum(values) / len(values), _ends(torch.stack(spread).mean(0))
+    return value, value + low - middle, value + high - middle
 
 
 def around(value: float, resampled) -> tuple[float, float]:
@@ -60,10 +96,14 @@ def around(value: float, resampled) -> tuple[float, float]:
     is laid around the value itself. What it says is how much the distance of as many other pictures
     would differ.
     """
-    low, middle, high = torch.quantile(
-        resampled, torch.tensor([0.025, 0.5, 0.975], dtype=resampled.dtype)
-    ).tolist()
+    low, middle, high = _ends(resampled)
     return max(0.0, value + low - middle), value + high - middle
+
+
+def _ends(resampled: torch.Tensor) -> list[float]:
+    """The 2.5 %, 50 % and 97.5 % quantiles."""
+    wanted = torch.tensor([0.025, 0.5, 0.975], dtype=resampled.dtype)
+    return torch.quantile(resampled, wanted).tolist()
 
 
 def _moments(rows):

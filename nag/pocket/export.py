@@ -148,5 +148,5 @@ def results(preset: str = "pocket-portrait") -> None:
     for name in (*cells.about(run.preset), "run", "link", "device"):
         shown.pop(name)  # what the page knows of a preset, or of a run
     text = json.dumps(shown, indent=1, ensure_ascii=False) + "\n"
-    (folder / "bench.json").write_text(text, "utf-8")
+    (folder / "bench.json").write_text(text, encoding="utf-8")
     print(shown["hint"])

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import nag
-from nag.evaluate.pocket import CASES
+from nag.evaluate.cases import CASES
 from nag.evaluate.statistics import wilson
 from nag.media.meter import Meter
 from nag.pocket.data import with_article
