@@ -23,8 +23,9 @@ STEPS = 3
 class FakeEngine:
     """Draws grey squares. `goes(step)`: called after each step, may wait or raise."""
 
-    def __init__(self, goes=lambda step: None):
-        self.goes, self.steps, self.ended, self.images, self.busy = goes, 0, 0, [], False
+    def __init__(self, goes=lambda step: None, total=STEPS):
+        self.goes, self.total, self.busy = goes, total, False
+        self.steps, self.ended, self.images = 0, 0, []
         self.drawn_by = None  # the run that drew the columns, where they are shown again
 
     def run(self, preset, request, stop=None, run_id="run", image=None):
@@ -32,7 +33,7 @@ class FakeEngine:
         run = Run(run_id, preset, request, [Column(key, STEPS) for key in request.guidance])
         try:
             for column in run.columns:
-                for column.step in range(1, STEPS + 1):
+                for column.step in range(1, self.total + 1):
                     column.state, self.steps = "step", self.steps + 1
                     yield run, column, Image.new("RGB", (8, 8))
                     self.goes(self.steps)
@@ -210,17 +211,26 @@ def test_pictures_that_are_shown_again_are_no_new_files(folder):
 
 
 def test_who_does_not_listen_is_not_drawn_for(monkeypatch):
-    monkeypatch.setattr(handlers, "PATIENCE", 0.05)
     audience = Audience()
     page = desk(FakeEngine(lambda step: time.sleep(0.03)), audience=audience)
     assert len(list(page.api(visitor("away"), {}))) > 3 * STEPS  # nobody watches the doors
     audience.watched = True
-    steps, page.engine.steps = page.engine.steps, 0
-    assert 1 <= len(list(page.api(visitor("away"), {}))) < steps and page.engine.steps <= 4
+    monkeypatch.setattr(handlers, "PATIENCE", 0.05)
     page.engine.steps = 0
+    with pytest.raises(NAGRuntimeError, match="nobody listened"):
+        list(page.api(visitor("away"), {}))
+    assert 2 <= page.engine.steps <= 4
+    monkeypatch.setattr(handlers, "PATIENCE", 60)
+    page.engine.steps = 0
+    values = page.api(visitor("here"), {})
+    with audience.listening("here"):
+        next(values)
+    with pytest.raises(NAGRuntimeError, match="nobody listened"):
+        list(values)  # it was here, and left
+    assert page.engine.steps <= 2
     with audience.listening("here"):
         assert list(page.api(visitor("here"), {}))[-1][0]["files"] == ["none", "cfg", "nag"]
-    assert audience.away("here")
+    assert audience.away("here") and not page.stops
 
 
 def test_clicks_end(monkeypatch):

@@ -23,7 +23,7 @@ from .line import address_of
 from .painting import Painting, Shown, stopped
 from .zero_gpu import GPUTime
 
-PATIENCE = 60  # seconds that a run goes on while nobody listens
+PATIENCE = 60  # seconds within which somebody must begin to listen to a run
 
 log = logging.getLogger("nag")
 
@@ -33,7 +33,7 @@ class PageHandlers:
     runs apart.
 
     engine: needs only `run(preset, request, stop, run_id, image)`, a generator, and `busy`.
-    audience: who listens; a run that nobody listens to is ended after `PATIENCE`.
+    audience: who listens; a run is ended when its listener has left.
     gpu: who lends a GPU to a run, on a ZeroGPU Space.
     """
 
@@ -119,22 +119,22 @@ class PageHandlers:
                 yield shown.run, shown.files
 
     def _watched(self, click: Click, listener: str | None) -> Iterator[Shown]:
-        """The run, until it is over or was stopped, or nobody listens any more."""
+        """The run, until it is over or was stopped, or its listener has left, or never came."""
         self.stops[click.id] = click.stop
         values = self.draw(click.preset, click.request, click.id, click.picture)
-        heard = time.monotonic()
+        begun, heard = time.monotonic(), False
         try:
             for shown in values:
-                if not self.audience.away(listener):
-                    heard = time.monotonic()
-                if time.monotonic() - heard > PATIENCE:
+                away = self.audience.away(listener)
+                if away and (heard or time.monotonic() - begun > PATIENCE):
                     log.info("run %s: nobody listens, so it is ended", click.id)
-                    return
+                    raise NAGRuntimeError("This run was ended: nobody listened to it any more.")
+                heard = heard or not away
                 yield shown
                 if self.gpu.spaces and click.stop.is_set():  # which the other process does not see
                     yield stopped(shown)
                     return
-        except NAGError as error:  # no GPU was lent
+        except NAGError as error:  # nobody listens, or no GPU was lent
             yield Painting(click.preset, click.request, click.id).ended(str(error))
         finally:
             values.close()  # on ZeroGPU, too, the end of the generator is the end of the run

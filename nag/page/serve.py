@@ -2,12 +2,13 @@
 
 import importlib.util
 import os
+import re
 import signal
 
 from starlette.middleware import Middleware
 
 from ..engine.loading import import_libraries
-from ..errors import NAGRuntimeError
+from ..errors import NAGRuntimeError, Refused
 from .blocks import Page
 from .files import FOLDER
 from .gate import Gate
@@ -25,7 +26,8 @@ def launch(
 
     public: the address that people type, such as https://example.org/nag, where a reverse proxy
     stands before the page. mcp: whether the API is a server of the Model Context Protocol too, at
-    /gradio_api/mcp/. Raises `NAGRuntimeError` where the port is taken, or a package is missing.
+    /gradio_api/mcp/. Raises `Refused` where `public` is no address, `NAGRuntimeError` where the
+    port is taken, or a package is missing.
     """
     if mcp and importlib.util.find_spec("mcp") is None:
         raise NAGRuntimeError("--mcp needs one more package: pip install 'mcp>=1.21,<2'.")
@@ -66,6 +68,8 @@ def launch(
 
 def gate(demo: Page, host: str, public: str = "", mcp: bool = False) -> Middleware:
     """The gate for a page that listens on `host`. On a Space its public address is known."""
+    if public and not re.match(r"https?://[\w.:\[\]-]+(/|$)|/", public):
+        raise Refused(f"--public is an address like https://example.org/nag, got {public!r}.")
     space = os.environ.get("SPACE_HOST")
     if space:
         # of its own proxies, X-Forwarded-For is believed: it says who asks
