@@ -1,4 +1,4 @@
-"""`python -m nag models`: the presets, their size and licence, and what this machine can run."""
+"""`python -m nag models`: the presets, what is fetched, licence, and what this machine can run."""
 
 import argparse
 
@@ -19,7 +19,7 @@ def run(options: argparse.Namespace) -> int:
 def _line(preset: Preset) -> str:
     from ..engine.memory import runs_here
 
-    size = f"{preset.size_gb:5.1f} GB" if preset.size_gb else "ships   "
+    size = f"{preset.fetched_gb:5.1f} GB" if preset.size_gb else "ships   "
     what = "video" if preset.fps else "edit" if preset.image else "image"
     gated = "gated" if preset.gated else "     "
     return f"{what:6} {size}  {gated}  {runs_here(preset):34} {preset.licence}"
