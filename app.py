@@ -6,6 +6,7 @@
 import argparse
 import os
 import sys
+from pathlib import Path
 
 from nag.errors import NAGError
 
@@ -43,6 +44,12 @@ def options() -> argparse.ArgumentParser:
         action="store_true",
         help="offer the API to programs that speak the Model Context Protocol, at /gradio_api/mcp/",
     )
+    parser.add_argument(
+        "--votes",
+        type=Path,
+        metavar="FILE",
+        help="a SQLite file to keep visitors' votes in; without it they end with the visit",
+    )
     return parser
 
 
@@ -52,7 +59,8 @@ def main() -> None:
         PRESETS[asked.preset] = PRESETS[asked.preset].with_model(asked.model)
     engine = Engine()
     preload(engine)
-    launch(build(engine, asked.preset), asked.host, asked.port, asked.public, asked.mcp)
+    page = build(engine, asked.preset, asked.votes)
+    launch(page, asked.host, asked.port, asked.public, asked.mcp)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ LIMIT = 60_000.0  # what half precision holds
 
 @dataclass
 class XRay:
-    """A recording of one guided picture. scales: where R is kept, 1 and up, at least two.
+    """A recording of the last guided picture. scales: where R is kept, 1 and up, at least two.
 
     It holds 2 (S + 2) bytes a token, layer and step: 5 kB a step of pocket-portrait, 5 MB of
     FLUX.1 at 1024 px. Recording takes several passes over every guided attention's output.
@@ -62,6 +62,11 @@ class XRay:
             self._open = place
         with torch.no_grad():
             self._parts.append(measured(z_positive, z_negative, dim, self.scales).cpu())
+
+    def clear(self) -> None:
+        """Forgets what was recorded."""
+        self.layers, self.cells, self.steps = [], {}, 0
+        self._parts, self._open = [], None
 
     def _close(self) -> None:
         """Puts the parts of one layer's call together."""
@@ -125,7 +130,8 @@ class XRay:
 
         tau: the smallest that leaves nine image tokens in ten as they are, over all layers and
         steps, rounded up to .1. alpha: the largest, in steps of .05, at which nine in ten change by
-        at most half of their size. Both are starting points and say nothing of pictures.
+        at most their own size; the published tau 2.5 and alpha .25 bound that by .875. Both are
+        starting points and say nothing of pictures.
         """
         if not self.steps and not self._parts:
             raise NAGValueError("Nothing was recorded: draw a guided picture with record= first.")
@@ -134,7 +140,23 @@ class XRay:
         tau = max(1.0, math.ceil(10 * float(torch.quantile(thinned(ratios), 0.9)) - 1e-4) / 10)
         whole = torch.cat([self.change(*place, scale, tau, 1.0) for place in self.cells])
         strongest = max(float(torch.quantile(thinned(whole), 0.9)), EPS)
-        return tau, min(1.0, math.floor(20 * 0.5 / strongest + 1e-4) / 20)
+        return tau, min(1.0, math.floor(20 / strongest + 1e-4) / 20)
+
+
+class Recorder:
+    """Tells an `XRay` what attention sees, with the step of the running picture."""
+
+    def __init__(self, xray: XRay, progress):
+        self.xray, self.progress = xray, progress
+
+    def begin(self) -> None:
+        """Another picture begins: the one before is forgotten."""
+        self.xray.clear()
+
+    @torch.compiler.disable
+    def __call__(self, layer: str, z_positive: torch.Tensor, z_negative: torch.Tensor) -> None:
+        """Both (B, H, I, D), of conditional rows and image tokens."""
+        self.xray.add(layer, self.progress.step, z_positive, z_negative, (-3, -1))
 
 
 def measured(z_positive, z_negative, dim: tuple[int, int], scales) -> torch.Tensor:

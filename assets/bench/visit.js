@@ -60,6 +60,8 @@ function pin(cell, label) {
   tell(cell.name + ' is pinned as a column.');
 }
 
+addEventListener('nag-pin', event => { if (element.isConnected) pin(event.detail.cell, event.detail.label); });
+
 function unpin(key) {
   pins.splice(pins.findIndex(cell => cell.key === key), 1);
   redraw();

@@ -84,7 +84,9 @@ def call_pipeline(loaded: Loaded, run: Run, keys: tuple[str, ...], on_step):
             )
         guidance = None
         if settings is not None:
-            guidance = stack.enter_context(guide(pipe, negative, **asdict(settings)))
+            guidance = stack.enter_context(
+                guide(pipe, negative, **asdict(settings), record=run.record)
+            )
         stack.enter_context(
             set_attribute(pipe.scheduler, "step", Wrapped(pipe.scheduler.step, watch.stepped))
         )

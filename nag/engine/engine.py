@@ -86,6 +86,7 @@ class Engine:
         stop: threading.Event | None = None,
         run_id: str = "run",
         image=None,
+        record=None,
     ):
         """Yields `(run, column or None, preview or None)` whenever something changed; the last one has `run.over`.
 
@@ -101,6 +102,7 @@ class Engine:
             request,
             [Column(key, request.num_inference_steps) for key in request.guidance],
             start=fitted(image, request.width, request.height) if preset.image else None,
+            record=record,
         )
 
         def work():

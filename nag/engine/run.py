@@ -62,6 +62,7 @@ class Run:
     verdict: dict | None = None  # the same with its next moves, see `engine.verdict.judge`
     over: bool = False
     start: Any = None  # PIL image that the model begins with
+    record: Any = None  # nag.XRay that the column with NAG is recorded in
 
     def relative(self, column: Column) -> float | None:
         """Time against the un-guided column, by the medians of their steps; see `across` on when these were measured."""

@@ -2,7 +2,7 @@
 
 import functools
 
-from ..engine.loading import PROJECT
+from ..engine.loading import PROJECT, import_libraries
 from ..media.outcome import Outcome, outcome
 from ..presets import Preset
 from .counting import mcnemar, paired_difference, wilson
@@ -45,6 +45,7 @@ class Readings:
 
 @functools.cache
 def _meter(folder: str):
+    import_libraries()  # first of all threads, or not beside another
     from ..media.meter import Meter
 
     return Meter.load(PROJECT / folder)

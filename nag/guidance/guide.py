@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -13,7 +13,7 @@ from ..families import Adapted, Family
 from ..patch import set_attribute, wrap_call, wrap_method
 from ..settings import NAGSettings
 from ..twins import install
-from ..xray import XRay
+from ..xray import Recorder, XRay
 from .call import GuidedDenoiser, forget_caches
 from .checks import (
     check_negative,
@@ -97,7 +97,7 @@ def guide(
     cut = functools.partial(without_padding, pipe, family) if trim else None
     state, steps = CallState(exact=bool(exact)), StepCounter(progress)
     if record is not None:
-        state.record = recording(record, progress)
+        state.record = Recorder(record, progress)
     with contextlib.ExitStack() as stack:
         one_call = functools.partial(one_pipeline_call, pipe, pipe.scheduler, state, steps)
         stack.enter_context(wrap_call(pipe, one_call))
@@ -113,16 +113,6 @@ def guide(
         yield progress
         if steps.stepped and not progress.guided_calls:
             raise nothing_guided(pipe, state)
-
-
-def recording(record: XRay, progress: Progress) -> Callable:
-    """What attention calls with a guided output: (layer, Z+, Z-), both (B, H, I, D)."""
-
-    @torch.compiler.disable
-    def add(layer: str, z_positive: torch.Tensor, z_negative: torch.Tensor) -> None:
-        record.add(layer, progress.step, z_positive, z_negative, (-3, -1))
-
-    return add
 
 
 def count_steps(scheduler, steps: StepCounter, stack: contextlib.ExitStack) -> None:
@@ -180,6 +170,8 @@ def one_pipeline_call(
     state.texts, before = None, steps.progress.guided_calls
     steps.restart()
     steps.stepped = False
+    if state.record:
+        state.record.begin()
     result = call(*args, **kwargs)
     if steps.stepped and steps.progress.guided_calls == before:
         raise nothing_guided(pipe, state)

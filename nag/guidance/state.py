@@ -1,12 +1,12 @@
 """What `guide` knows while it runs: `Progress` for its users, `CallState` for this package."""
 
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ..errors import NAGRuntimeError
 from ..segments import Layout
 from ..settings import NAGSettings
+from ..xray import Recorder
 
 
 @dataclass
@@ -55,7 +55,7 @@ class CallState:
     plans: {ids of a text's tensors: (the tensors, what `plan_call` made of them)}. Comparing
         values is a wait for the GPU: it happens once for each tensor, and not in each step.
     thread: the one that entered `guide`.
-    record: (layer, Z+, Z-) is told of every guided output, image tokens in (B, H, I, D); or None.
+    record: is told of every guided output; None where nobody wants to know.
     """
 
     exact: bool = False
@@ -64,7 +64,7 @@ class CallState:
     texts: Texts | None = None
     plans: dict = field(default_factory=dict)
     thread: threading.Thread = field(default_factory=threading.current_thread)
-    record: Callable | None = None
+    record: Recorder | None = None
 
     def check_thread(self) -> None:
         """Raises NAGRuntimeError in any thread but the one that entered `guide`."""

@@ -1,5 +1,7 @@
 """The page: what stands where."""
 
+from pathlib import Path
+
 import gradio as gr
 
 from ..engine.engine import Engine
@@ -11,6 +13,8 @@ from .blocks import Page, StartPicture
 from .controls import DOCK, MORE, PRESETS, columns_of, listed, marks, slider
 from .files import KEEP
 from .handlers import PageHandlers
+from .rooms import build as rooms
+from .rooms import sheets
 
 THEME = gr.themes.Base()  # nothing to fetch; colours and type stand in assets/page/tokens.css
 HELP = (cells.ASSETS / "bench" / "help.md").read_text("utf-8")
@@ -21,12 +25,13 @@ RIVALS = ("nasa_scale", "vsf_scale")
 def head() -> str:
     """The page's style sheets. Gradio's own rules come later and weigh as much, hence the nesting;
     `launch(css=...)` would rewrite selectors."""
-    sheets = cells.ASSETS / "page"
-    page, _, nested = (sheets / "page.css").read_text("utf-8").partition("/* @nest */")
-    bench = (cells.ASSETS / "bench" / "bench.css").read_text("utf-8")
+    folder = cells.ASSETS / "page"
+    page, _, nested = (folder / "page.css").read_text("utf-8").partition("/* @nest */")
+    inner = [nested, (cells.ASSETS / "bench" / "bench.css").read_text("utf-8")]
+    inner += [sheet.read_text("utf-8") for sheet in sheets()]
     three = ".gradio-container.gradio-container.gradio-container"
-    tokens = (sheets / "tokens.css").read_text("utf-8")
-    return f"<style>{tokens}{page}{three} {{ {nested} {bench} }}</style>"
+    tokens = (folder / "tokens.css").read_text("utf-8")
+    return f"<style>{tokens}{page}{three} {{ {' '.join(inner)} }}</style>"
 
 
 def bench_of(value: dict) -> gr.HTML:
@@ -170,18 +175,21 @@ def more(preset: Preset) -> dict:
     return made
 
 
-def build(engine: Engine, first: str = DEFAULT) -> Page:
-    """The page, with its buttons answered by `PageHandlers`."""
+def build(engine: Engine, first: str = DEFAULT, votes: Path | None = None) -> Page:
+    """The page, with its buttons answered by `PageHandlers`. votes: a file to keep votes in."""
     preset = PRESETS[first]
     with Page(
         title="NAG side by side", analytics_enabled=False, delete_cache=(600, KEEP), fill_width=True
     ) as demo:
         parts = bar(preset) | words(preset)
-        with gr.Tabs(elem_id="rooms"), gr.Tab("Compare", id="compare"):
-            parts["bench"] = bench_of(cells.shipped(first))
+        with gr.Tabs(elem_id="rooms"):
+            with gr.Tab("Compare", id="compare"):
+                parts["bench"] = bench_of(cells.shipped(first))
+            others = rooms.tabs(preset)
         parts |= dock(preset) | more(preset)
         gr.Markdown(HELP, elem_id="about")
         desk = PageHandlers(engine, demo.audience)
         events.connect(demo, desk, parts)
+        rooms.connect(demo, desk, parts, others, votes)
         events.public(desk)
     return demo

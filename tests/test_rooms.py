@@ -1,0 +1,299 @@
+"""Sweep, Seeds, X-ray and Vote as people use them, and their handlers without a browser."""
+
+import json
+import random
+import re
+import threading
+import zipfile
+from types import SimpleNamespace
+
+import pytest
+from PIL import Image
+from test_page import browser, opened_page, serving  # noqa: F401
+
+from nag.engine.run import Column, Run
+from nag.errors import Refused
+from nag.explore.votes import VoteFile
+from nag.page.controls import INPUTS, PRESETS
+from nag.page.rooms.grids import GridRoom, fields_of
+from nag.page.rooms.voting import VoteRoom
+from nag.page.rooms.xrays import XRayRoom, short_names
+from nag.presets import resolve
+
+SOMEBODY = SimpleNamespace(session_hash="somebody")
+
+
+class Fake:
+    """An engine that paints a colour of its own for each column and seed."""
+
+    def __init__(self):
+        self.drawn = []
+
+    def run(self, preset, request, stop, run_id, image=None, record=None):
+        columns = []
+        for key in request.guidance:
+            self.drawn.append((key, request.seed, request.nag_scale, request.nag_alpha))
+            column = Column(key, request.num_inference_steps, "done", seconds=0.1)
+            shade = (hash(self.drawn[-1]) % 200, 90, 90)
+            column.image = Image.new("RGB", (128, 128), shade)
+            columns.append(column)
+        run = Run(run_id, preset, request, columns)
+        yield run, columns[0], None
+        run.over = True
+        yield run, None, None
+
+
+def values(**more):
+    """The page's fields."""
+    _, request = resolve({"preset": "pocket-portrait"}, PRESETS)
+    fields = request.model_dump() | {"preset": "pocket-portrait"} | more
+    return [list(fields[n]) if n == "guidance" else fields[n] for n in INPUTS]
+
+
+def said(**data):
+    return SimpleNamespace(_data=data)
+
+
+AXES = {
+    "across": "nag_alpha",
+    "across_values": "0 .. 1",
+    "down": "nag_scale",
+    "down_values": "5, 10",
+}
+
+
+def test_a_sweep_fills_its_grid_and_is_drawn_once():
+    engine = Fake()
+    room = GridRoom(engine, "sweep")
+    shown = list(room.draw(said(**AXES), SOMEBODY, *values()))
+    assert [one["state"] for one in shown[:-1]] == ["running"] * (len(shown) - 1)
+    last = shown[-1]
+    assert (
+        last["state"] == "done" and last["missing"] == 0 and last["corner"] == "NAG scale ↓ Alpha →"
+    )
+    assert last["across"] == ["0", "0.25", "0.5", "0.75", "1"] and last["down"] == ["5", "10"]
+    assert last["cells"][0][0]["picture"] == last["cells"][1][0]["picture"], (
+        "alpha 0 is one picture"
+    )
+    assert last["cells"][1][2]["set"] == {"nag_scale": 10.0, "nag_alpha": 0.5}
+    json.dumps(shown)
+    before = len(engine.drawn)
+    list(room.draw(said(**AXES), SOMEBODY, *values()))
+    wider = AXES | {"down_values": "5, 10, 20"}
+    list(room.draw(said(**wider), SOMEBODY, *values()))
+    assert len(engine.drawn) == before + 4, "equal cells of an earlier grid are not drawn again"
+
+
+def test_a_sweep_that_was_stopped_goes_on():
+    engine, room = Fake(), None
+    room = GridRoom(engine, "sweep")
+    drawing = room.draw(said(**AXES), SOMEBODY, *values())
+    next(drawing), next(drawing), next(drawing)
+    room.halt(SOMEBODY)
+    stopped = list(drawing)[-1]
+    assert stopped["state"] == "waiting" and 0 < stopped["missing"] < 9
+    last = list(room.draw(said(**AXES), SOMEBODY, *values()))[-1]
+    assert last["missing"] == 0 and len(engine.drawn) == 9
+    room.halt(SimpleNamespace(session_hash="nobody"))
+
+
+def test_a_plan_and_a_click_at_once_find_one_grid():
+    room, found = GridRoom(Fake(), "sweep"), []
+    threads = [
+        threading.Thread(
+            target=lambda: found.append(room._visit("somebody", AXES, tuple(values())))
+        )
+        for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({id(visit) for visit in found}) == 1
+
+
+def test_a_plan_says_how_many_and_draws_nothing():
+    engine = Fake()
+    plan = GridRoom(engine, "sweep").plan(said(**AXES), SOMEBODY, *values())
+    assert plan["count"] == 9 and plan["missing"] == 9 and plan["seconds"] is None
+    assert not engine.drawn
+
+
+@pytest.mark.parametrize(
+    "data, sentence",
+    [
+        ({"across_values": "x"}, "'x' is not a number"),
+        ({"across_values": "2"}, "nag_alpha must be between 0 and 1"),
+        ({"down": "nag_alpha", "down_values": "1"}, "choose two settings"),
+        ({"across": "width"}, "can go over"),
+        ({"across_values": 3}, "must be text"),
+        ({"across_values": "1," * 2000}, "at most 2000 characters"),
+    ],
+)
+def test_fields_that_cannot_be_swept_are_refused(data, sentence):
+    with pytest.raises(Refused, match=sentence):
+        GridRoom(Fake(), "sweep").plan(said(**AXES | data), SOMEBODY, *values())
+
+
+def test_seeds_draw_every_column_on_every_seed_and_count():
+    engine = Fake()
+    room = GridRoom(engine, "seeds")
+    last = list(room.draw(said(seeds="1 .. 3"), SOMEBODY, *values()))[-1]
+    assert last["down"] == ["No guidance", "CFG", "NAG"] and last["across"] == ["1", "2", "3"]
+    assert {(key, seed) for key, seed, *_ in engine.drawn} == {
+        (key, seed) for key in ("none", "cfg", "nag") for seed in (1, 2, 3)
+    }
+    assert last["counted"][0] is None and set(last["counted"][2]) >= {"of", "gone", "interval"}
+
+
+def test_a_grid_is_saved_as_a_picture_and_as_a_zip():
+    room = GridRoom(Fake(), "sweep")
+    with pytest.raises(Refused, match="nothing to save yet"):
+        room.export(said(export="zip"), SOMEBODY, *values())
+    list(room.draw(said(**AXES), SOMEBODY, *values()))
+    picture = room.export(said(export="picture"), SOMEBODY, *values())["file"]
+    assert (
+        Image.open(picture["path"]).width > 900 and "portrait-of-a-cowboy" in picture["orig_name"]
+    )
+    with zipfile.ZipFile(room.export(said(export="zip"), SOMEBODY, *values())["file"]["path"]) as z:
+        about = json.loads(z.read("grid.json"))
+        assert len(about["cells"]) == 10 and {"grid.png", "01-01.png", "02-05.png"} <= set(
+            z.namelist()
+        )
+        assert about["cells"][-1]["nag_alpha"] == 1 and about["cells"][-1]["guidance"] == "nag"
+
+
+def test_the_fields_begin_around_the_presets_own_settings():
+    fields = fields_of(PRESETS["pocket-portrait"])
+    assert fields["down_values"] == "2.5, 5, 10, 20" and fields["seeds"] == "17 .. 24"
+
+
+def test_votes_hide_the_names_until_both_questions_are_answered(tmp_path):
+    room = VoteRoom(Fake(), tmp_path / "votes.db")
+    room.random = random.Random(1)
+    *_, asked = room.draw(said(), SOMEBODY, *values())
+    assert asked["state"] == "asking" and asked["pair"]["asked"] == "words"
+    assert not {"left", "right", "names"} & (set(asked) | set(asked["pair"]))
+    again = room.answer(said(choice="left"), SOMEBODY)
+    assert again["pair"]["asked"] == "looks" and again["count"] == 0
+    over = room.answer(said(choice="tie"), SOMEBODY)
+    assert (
+        over["state"] == "waiting"
+        and sorted(over["names"]) == ["CFG", "NAG"]
+        and over["count"] == 1
+    )
+    words, looks = over["tallies"]
+    assert words["wins"] + words["losses"] == 1 and looks["draws"] == 1 and looks["score"] == 0
+    assert len(VoteFile(tmp_path / "votes.db").read()) == 2
+    with pytest.raises(Refused, match="answered already"):
+        room.answer(said(choice="left"), SOMEBODY)
+    text = room.export(SOMEBODY)["file"]
+    assert text["mime_type"] == "text/csv"
+
+
+def test_a_vote_needs_two_columns_and_a_known_answer():
+    room = VoteRoom(Fake())
+    with pytest.raises(Refused, match="compares two columns"):
+        list(room.draw(said(), SOMEBODY, *values(guidance=["nag"])))
+    list(room.draw(said(), SOMEBODY, *values()))
+    with pytest.raises(Refused, match="one of left, right, tie, neither"):
+        room.answer(said(choice="both"), SOMEBODY)
+    with pytest.raises(Refused, match="no votes yet"):
+        room.export(SimpleNamespace(session_hash="another"))
+
+
+def test_an_x_ray_needs_nag():
+    for off in ({"nag_scale": 1}, {"nag_alpha": 0}, {"nag_end": 0}):
+        with pytest.raises(Refused, match="there is nothing to record"):
+            list(XRayRoom(Fake()).draw(SOMEBODY, *values(**off)))
+
+
+def test_layers_have_short_names():
+    names = [
+        "down_blocks.1.attentions.0.transformer_blocks.0.attn2",
+        "mid_block.attentions.0.transformer_blocks.0.attn2",
+        "up_blocks.0.attentions.1.transformer_blocks.0.attn2",
+    ]
+    assert short_names(names) == ["down 1.0", "middle 0", "up 0.1"]
+    assert short_names(["transformer_blocks.0.attn", "single_transformer_blocks.7.attn"]) == [
+        "block 0",
+        "single 7",
+    ]
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory, browser):  # noqa: F811
+    with (
+        serving(tmp_path_factory, "app.py", "--port") as url,
+        opened_page(url, browser) as opened,
+    ):
+        opened.set_default_timeout(90_000)
+        yield opened
+
+
+def room(page, name):
+    page.get_by_role("tab", name=name, exact=True).click()
+    page.wait_for_selector(f"#room-{name.lower().replace('-', '')} .go")
+
+
+@pytest.mark.browser
+def test_a_sweep_on_the_page(page):
+    room(page, "Sweep")
+    page.fill("#room-sweep .across-values", "0.25, 0.85")
+    page.fill("#room-sweep .down-values", "2, 10")
+    page.click("#room-sweep .go")
+    page.wait_for_function("document.querySelectorAll('#room-sweep .mini.done').length == 4")
+    page.wait_for_selector("#room-sweep .verdict:not([hidden])")
+    assert "No hat in 1 of 4" in page.inner_text("#room-sweep .verdict")
+    assert page.locator("#room-sweep .mini.set").count() == 1, "the page's own setting is outlined"
+    page.click("#room-sweep .mini[aria-label^='NAG scale 2, Alpha 0.25']")
+    assert "What the meter says" in page.inner_text("#room-sweep .inspect")
+    page.click("#room-sweep .inspect .button >> text=Use these settings")
+    page.wait_for_function("Math.abs(window.nagSettings[6] - 0.25) < 1e-6")
+    with page.expect_download() as saved:
+        page.click("#room-sweep .picture")
+    assert saved.value.suggested_filename.endswith(".png")
+    page.click("#room-sweep .inspect .button >> text=Add as a column")
+    page.wait_for_function("document.querySelectorAll('#bench .cell').length == 4")
+
+
+@pytest.mark.browser
+def test_seeds_on_the_page(page):
+    room(page, "Seeds")
+    page.fill("#room-seeds .seeds-values", "17 .. 18")
+    page.click("#room-seeds .go")
+    page.wait_for_function("document.querySelectorAll('#room-seeds .mini.done').length == 6")
+    page.wait_for_function("/of 2/.test(document.querySelector('#room-seeds table').innerText)")
+    text = page.inner_text("#room-seeds table")
+    assert re.search(r"\d of 2 hat gone", text) and "95 %" in text and "against CFG" in text
+
+
+@pytest.mark.browser
+def test_an_x_ray_on_the_page_follows_the_knob_without_a_run(page):
+    room(page, "X-ray")
+    page.click("#room-xray .go")
+    page.wait_for_selector("#room-xray .heat .c")  # at tau 2 nothing, at tau 1 all is cut
+    before = page.inner_text("#room-xray .heat")
+    cut = page.inner_text("#room-xray .verdict")
+    assert re.search(r"Tau \S+ cuts \d+ % of the patches here", cut)
+    page.evaluate("window.nagSettings[5] = 1; dispatchEvent(new Event('nag-settings'))")
+    page.wait_for_function(
+        "/Tau 1 cuts/.test(document.querySelector('#room-xray .verdict').innerText)"
+    )
+    assert page.inner_text("#room-xray .heat") != before
+    assert "estimate after it" in page.inner_text("#room-xray .what")
+
+
+@pytest.mark.browser
+def test_a_vote_by_keys(page):
+    room(page, "Vote")
+    page.click("#room-vote .go")
+    page.wait_for_selector("#room-vote .answers:not([hidden])")
+    assert "NAG" not in page.inner_text("#room-vote .vote")
+    page.keyboard.press("1")
+    page.wait_for_function(
+        "/looks better/.test(document.querySelector('#room-vote .ask').innerText)"
+    )
+    page.keyboard.press("0")
+    page.wait_for_function("/Left was/.test(document.querySelector('#room-vote .ask').innerText)")
+    assert "score" in page.inner_text("#room-vote .tally")
