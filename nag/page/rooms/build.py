@@ -37,9 +37,9 @@ def connect(
     vote = VoteRoom(desk.engine, votes)
     answers = grids | {"xray": XRayRoom(desk.engine), "vote": vote}
     for name, one in rooms.items():
-        one.submit(answers[name].draw, inputs, one, **TURN, **QUIET)
-        one.stop(answers[name].halt, None, None, **SOON)
-        one.apply(restore.apply(desk), inputs, fields, **SOON)
+        one.submit(answers[name].draw, inputs, one, api_name=f"{name}_draw", **TURN, **QUIET)
+        one.stop(answers[name].halt, None, None, api_name=f"{name}_halt", **SOON)
+        one.apply(restore.apply(desk), inputs, fields, api_name=f"{name}_apply", **SOON)
         demo.unload(answers[name].halt)
     for name, grid in grids.items():
         rooms[name].input(grid.plan, inputs, rooms[name], **SOON)
