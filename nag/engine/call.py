@@ -7,6 +7,7 @@ from dataclasses import asdict
 from ..errors import Refused
 from ..media import video
 from ..methods import METHODS
+from . import noise
 from .clock import StepClock
 from .loading import Loaded
 from .run import Run
@@ -72,6 +73,7 @@ def call_pipeline(loaded: Loaded, run: Run, keys: tuple[str, ...], on_step):
     watch = StepClock(pipe, loaded.device, on_step, len(keys))
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.inference_mode())
+        stack.enter_context(noise.in_float32())
         texts = [request.prompt, request.negative_prompt]
         stack.enter_context(loaded.cut.listening(pipe, texts))
         if hasattr(

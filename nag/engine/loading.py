@@ -62,7 +62,7 @@ def load(preset: Preset) -> Loaded:
     source, local = str(folder) if folder.is_dir() else preset.model, folder.is_dir()
     device = zero_gpu.device(preset) or accelerator()
     check_memory(preset, device, local)
-    dtype = _dtype(preset.dtype, device)
+    dtype = _dtype(preset, device)
     try:
         pipe = _from_pretrained(preset, source, preset.revision, getattr(torch, dtype), local)
         _prepare(preset, pipe)
@@ -136,12 +136,15 @@ def _prepare(preset: Preset, pipe) -> None:
     repair(pipe, video=bool(preset.fps))
 
 
-def _dtype(wanted: str, device: str) -> str:
-    """`auto` is what is fastest and the same on every start: bf16 where the processor has matrix units for it, else fp32."""
-
+def _dtype(preset: Preset, device: str) -> str:
+    """What is computed in; the same on every start. A processor takes what is fastest: bfloat16
+    where it has matrix units for it, else float32. Models that ship are small: a GPU draws them in
+    float32, and so draws a processor's picture."""
     if device == "cpu":
         return "bfloat16" if private.has_matrix_units() else "float32"
-    return "bfloat16" if wanted == "auto" else wanted
+    if preset.shipped:
+        return "float32"
+    return "bfloat16" if preset.dtype == "auto" else preset.dtype
 
 
 def explain(error: Exception, preset: Preset) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import nag
 from nag import families
-from nag.engine import loading
+from nag.engine import loading, noise
 from nag.engine.call import call_arguments
 from nag.engine.run import Run
 from nag.engine.verdict import mean_difference
@@ -139,6 +139,7 @@ class Painter:
 
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.inference_mode())
+            stack.enter_context(noise.in_float32())
             for denoiser in families.denoisers_of(pipe):
                 stack.callback(families.unwrapped(denoiser).register_forward_pre_hook(begin).remove)
             settings = request.attention(column.guidance)

@@ -1,0 +1,30 @@
+"""One seed, one noise, whatever the dtype."""
+
+import contextlib
+import types
+
+
+@contextlib.contextmanager
+def in_float32():
+    """Within this context diffusers draws in float32 what it is asked for in half precision, and
+    rounds it. Left alone it draws other numbers: seed 17 in bfloat16, which a GPU takes by itself,
+    would be another picture than seed 17 on a processor.
+
+    The generators are the processor's, so the device makes no difference. All noise of pipelines,
+    schedulers and decoders comes out of one function of diffusers, which looks for `torch.randn` in
+    its own module: there another one is put for a while, and only there.
+    """
+    import torch
+    from diffusers.utils import torch_utils
+
+    from ..patch import set_attribute
+
+    def randn(*size, dtype: torch.dtype | None = None, **options) -> torch.Tensor:
+        half = dtype in (torch.float16, torch.bfloat16)
+        noise = torch.randn(*size, dtype=torch.float32 if half else dtype, **options)
+        return noise.to(dtype) if half else noise
+
+    drawing = types.ModuleType("torch")
+    vars(drawing).update(vars(torch) | {"randn": randn})
+    with set_attribute(torch_utils, "torch", drawing):
+        yield

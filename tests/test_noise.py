@@ -1,0 +1,94 @@
+"""Seed 17 is seed 17: the same noise on every machine, whatever a model computes in."""
+
+import contextlib
+import copy
+
+import pytest
+import torch
+from diffusers.utils.torch_utils import randn_tensor
+from test_compare import ask, preset
+from tiny import PIPELINES, draw, pipeline
+
+from nag import presets
+from nag.engine import loading, noise
+from nag.engine.engine import Engine
+from nag.engine.loading import Loaded, PipelineCache
+
+HALF = torch.bfloat16, torch.float16
+
+
+class Enough(Exception):
+    """The denoiser was called: all noise that a picture starts from is drawn."""
+
+
+@contextlib.contextmanager
+def drawn(into: list):
+    """Everything that is drawn, before it is cast."""
+    real = torch.randn
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "randn", lambda *a, **k: into.append(real(*a, **k)) or into[-1])
+        yield
+
+
+def start(name: str, dtype: torch.dtype) -> list[torch.Tensor]:
+    """What a tiny pipeline draws before its first step."""
+    pipe, found = copy.deepcopy(pipeline(name)), []
+    pipe.to(dtype)
+
+    def stop(*_):
+        raise Enough
+
+    denoiser = getattr(pipe, "unet", None) or pipe.transformer
+    denoiser.register_forward_pre_hook(stop)
+    with noise.in_float32(), drawn(found), pytest.raises(Enough):
+        draw(name, pipe=pipe, seed=17)
+    return found
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_seed_17_is_seed_17(name):
+    expected = start(name, torch.float32)
+    assert expected and all(x.dtype == torch.float32 for x in expected)
+    for dtype in HALF:
+        found = start(name, dtype)
+        assert len(found) == len(expected) and all(map(torch.equal, found, expected))
+
+
+@pytest.mark.parametrize("dtype", HALF, ids=str)
+def test_half_precision_is_float32_rounded(dtype):
+    """For one generator and for one a picture, and as before once the context is left."""
+
+    def both(of):
+        seeds = [torch.Generator().manual_seed(17) for _ in range(2)]
+        one = randn_tensor((2, 3, 4), torch.Generator().manual_seed(17), "cpu", of)
+        return one, randn_tensor((2, 3, 4), seeds, "cpu", of)
+
+    before, expected = both(dtype), both(torch.float32)
+    with noise.in_float32():
+        assert all(map(torch.equal, both(dtype), [x.to(dtype) for x in expected]))
+        assert all(map(torch.equal, both(torch.float32), expected))
+    assert all(map(torch.equal, both(dtype), before))
+    assert not torch.equal(before[0], expected[0].to(dtype))  # left alone it is another noise
+
+
+@pytest.mark.parametrize("name", ["sd", "flux"])
+def test_a_picture_of_the_engine_starts_from_it(name):
+    noises = []
+    for dtype in ("float32", "bfloat16"):
+        pipe = copy.deepcopy(pipeline(name)).to(getattr(torch, dtype))
+        loaded = Loaded(preset(name), pipe, "cpu", dtype, getattr(torch, dtype))
+        bench = Engine(PipelineCache(loader=lambda _, loaded=loaded: loaded), previews=False)
+        found = []
+        with drawn(found):
+            *_, (run, _, _) = bench.run(*ask(name, guidance=["none"]))
+        assert run.columns[0].state == "done", run.columns[0].reason
+        noises.append(found)
+    assert len(noises[0]) == len(noises[1]) > 0 and all(map(torch.equal, *noises))
+
+
+def test_models_that_ship_are_drawn_in_float32_on_a_gpu():
+    known = presets.load_all()
+    shipped = [one for one in known.values() if one.shipped]
+    assert shipped and {loading._dtype(one, "cuda") for one in shipped} == {"float32"}
+    others = [one for one in known.values() if not one.shipped and one.dtype == "auto"]
+    assert {loading._dtype(one, "cuda") for one in others} <= {"bfloat16"}
