@@ -41,6 +41,7 @@ class GuidedDenoiser:
     def __call__(self, forward, /, *args, **kwargs):
         """`forward(*args, **kwargs)`, with guided rows where its text is the prompt's."""
         self.state.check_thread()
+        self.state.hear_embeddings()
         if self.adapted.around:
             forward = functools.partial(self.adapted.around, forward)
         given = {**dict(zip(self.names, args, strict=False)), **kwargs}

@@ -4,7 +4,7 @@ import torch
 
 from .. import families
 from ..errors import NAGRuntimeError, NAGValueError
-from ..families import Family
+from ..families import Family, Packed
 from .state import CallState
 
 
@@ -67,7 +67,8 @@ def check_trim(pipe, family: Family, words) -> None:
 
 
 def embeds_by_argument(family: Family, embeds, mask) -> dict | None:
-    """Embeddings given by hand, by the denoiser's arguments."""
+    """Embeddings given by hand, by the denoiser's arguments. Raises NAGValueError for another form
+    than the pipeline's own."""
     if embeds is None:
         return None
     needed = [p.argument for p in family.inputs if p.kind in ("text", "layers")]
@@ -78,12 +79,53 @@ def embeds_by_argument(family: Family, embeds, mask) -> dict | None:
             f"This model has {len(needed)} texts: give negative_prompt_embeds as a dictionary of "
             f"{', '.join(needed)}."
         )
-    if mask is None:
-        return embeds
+    known = {p.argument: p for p in family.inputs}
+    if unknown := set(embeds) - set(known):
+        raise NAGValueError(
+            f"negative_prompt_embeds has {', '.join(map(repr, unknown))}, which no argument of "
+            f"this model is called; it takes {', '.join(known)}."
+        )
+    for name, value in embeds.items():
+        check_embeds(known[name], value)
+    return embeds if mask is None else {**embeds, **mask_by_argument(family, embeds, mask)}
+
+
+def check_embeds(p: Packed, value) -> None:
+    """Raises NAGValueError unless the pipeline's `encode_prompt` could have returned this."""
+    if p.kind not in ("text", "layers") or value is None:
+        return
+    what = f"The negative's {p.argument}"
+    tensors = value if isinstance(value, list) else [value]
+    if not tensors or not all(isinstance(one, torch.Tensor) for one in tensors):
+        found = type(value).__name__
+        if isinstance(value, list):
+            found += f" of {type(value[0]).__name__}" if value else " of nothing"
+        raise NAGValueError(
+            f"{what} must be a tensor, or a list of tensors where the pipeline's encode_prompt "
+            f"returns one; got: {found}. Of a tuple take the part that is the text; numpy arrays "
+            "become tensors by torch.from_numpy."
+        )
+    for one in tensors:
+        least = 2 if isinstance(value, list) else 3
+        if one.ndim < least or not one.is_floating_point() or not one.numel():
+            raise NAGValueError(
+                f"{what} is {one.dtype} {tuple(one.shape)}, and must be floating-point numbers in "
+                f"at least {least} dimensions, of which the last are tokens and their features, "
+                "none of them empty."
+            )
+
+
+def mask_by_argument(family: Family, embeds: dict, mask) -> dict:
+    """The mask of embeddings given by hand, by the denoiser's argument."""
     if family.companion("mask") is None:
         raise NAGValueError(
             "This model has no attention mask for its text, but a negative_prompt_attention_mask "
             "was given."
+        )
+    if not isinstance(mask, torch.Tensor):
+        raise NAGValueError(
+            f"negative_prompt_attention_mask must be a tensor (rows, tokens), got a "
+            f"{type(mask).__name__}."
         )
     text, dim = embeds.get(family.inputs[0].argument), family.inputs[0].dim
     if isinstance(text, torch.Tensor):
@@ -93,7 +135,7 @@ def embeds_by_argument(family: Family, embeds, mask) -> dict | None:
                 f"negative_prompt_attention_mask is {tuple(mask.shape)}, and does not fit "
                 f"embeddings of {tuple(text.shape)}."
             )
-    return {**embeds, family.companion("mask").argument: mask}
+    return {family.companion("mask").argument: mask}
 
 
 def nothing_guided(pipe, state: CallState) -> NAGRuntimeError:

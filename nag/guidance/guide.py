@@ -22,6 +22,7 @@ from .checks import (
     guidable_family,
     nothing_guided,
 )
+from .encoders import Encoders
 from .state import CallState, Progress
 from .steps import CountingMethod, StepCounter
 from .words import Negative, encode_both_prompts, rewritten_texts, without_padding
@@ -99,11 +100,11 @@ def guide(
     if record is not None:
         state.record = Recorder(record, progress)
     with contextlib.ExitStack() as stack:
-        one_call = functools.partial(one_pipeline_call, pipe, pipe.scheduler, state, steps)
+        negative = Negative(negative_prompt, embeds, cut)
+        encode = functools.partial(encode_both_prompts, state, steps, family, negative)
+        encode = Encoders(pipe, family, state, encode, negative_prompt is not None)
+        one_call = functools.partial(one_pipeline_call, pipe, pipe.scheduler, state, steps, encode)
         stack.enter_context(wrap_call(pipe, one_call))
-        encode = functools.partial(
-            encode_both_prompts, state, steps, family, Negative(negative_prompt, embeds, cut)
-        )
         for name in families.encoders_of(pipe):
             stack.enter_context(wrap_method(pipe, name, encode))
         count_steps(pipe.scheduler, steps, stack)
@@ -158,7 +159,15 @@ def guide_denoiser(
 
 
 def one_pipeline_call(
-    pipe, scheduler, state: CallState, steps: StepCounter, call, /, *args, **kwargs
+    pipe,
+    scheduler,
+    state: CallState,
+    steps: StepCounter,
+    encoders: Encoders,
+    call,
+    /,
+    *args,
+    **kwargs,
 ):
     """One call of the pipeline. Whatever the call before left behind (it may have been stopped
     before its first step) is forgotten."""
@@ -168,6 +177,7 @@ def one_pipeline_call(
             "The scheduler was replaced inside nag.guide: choose it before you enter it."
         )
     state.texts, before = None, steps.progress.guided_calls
+    state.unencoded = encoders.embeddings(call, args, kwargs)
     steps.restart()
     steps.stepped = False
     if state.record:

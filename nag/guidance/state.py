@@ -1,6 +1,7 @@
 """What `guide` knows while it runs: `Progress` for its users, `CallState` for this package."""
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ..errors import NAGRuntimeError
@@ -52,6 +53,8 @@ class CallState:
     backend: diffusers' attention for layers that name none.
     layout: of the running denoiser call; None while none is guided.
     texts: of the running pipeline call; None until its prompt is encoded.
+    unencoded: leads embeddings that the running pipeline call was given through `encode_prompt`,
+        for pipelines that do not; None where it has words, or where that was done.
     plans: {ids of a text's tensors: (the tensors, what `plan_call` made of them)}. Comparing
         values is a wait for the GPU: it happens once for each tensor, and not in each step.
     thread: the one that entered `guide`.
@@ -62,9 +65,16 @@ class CallState:
     backend: str = "native"
     layout: Layout | None = None
     texts: Texts | None = None
+    unencoded: Callable | None = None
     plans: dict = field(default_factory=dict)
     thread: threading.Thread = field(default_factory=threading.current_thread)
     record: Recorder | None = None
+
+    def hear_embeddings(self) -> None:
+        """Makes `texts` of embeddings that did not come through `encode_prompt`, if there are."""
+        lead, self.unencoded = self.unencoded, None
+        if lead is not None and self.texts is None:
+            lead()
 
     def check_thread(self) -> None:
         """Raises NAGRuntimeError in any thread but the one that entered `guide`."""

@@ -126,6 +126,7 @@ def encode_both_prompts(
 
 def rewritten_texts(state: CallState, function: Callable, original: Callable, /, *args, **kwargs):
     """Runs `original`, after which the texts are what `function` makes of them: see `Adapted`."""
+    state.hear_embeddings()
     result = original(*args, **kwargs)
     if state.texts is not None:
         state.texts = function(state.texts, result, original, *args, **kwargs)

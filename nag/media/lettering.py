@@ -5,8 +5,7 @@ import functools
 from PIL import Image, ImageDraw, ImageFont
 
 INK, PALE, PAPER = "#1c1d1f", "#5b5e64", "#ffffff"
-# signs that the font lacks
-LACKING = str.maketrans({"×": "x", "→": "->", "↓": "(down),", "−": "-", "φ": "phi"})
+LACKING = str.maketrans({"×": "x", "→": "->", "↓": "(down),", "−": "-", "φ": "phi"})  # signs that the font lacks
 
 
 @functools.cache
