@@ -1,20 +1,28 @@
-"""What guidance costs: denoisers shaped like the real ones, random weights, time and peak memory of one step.
+"""What guidance costs: denoisers shaped like the real ones, random weights, one step at a time.
 
-    python tests/benchmarks/cost.py [--shapes flux wan ...] [--dtype float32 bfloat16] [--rounds 5] [--compiled]
-    python tests/benchmarks/cost.py --full [--shapes flux ...]           on a GPU: the models' own size, bfloat16
-    python tests/benchmarks/cost.py --full --dry                         the same models on tensors without numbers: operations and memory, counted
+    python tests/benchmarks/cost.py [--shapes flux wan ...] [--dtype float32 bfloat16] [--rounds 5]
+    python tests/benchmarks/cost.py --full            on a GPU: the models' own size, bfloat16
+    python tests/benchmarks/cost.py --full --dry      the same on tensors without numbers, counted
 
-Without --full: as many image and text tokens as the model has, less width and depth, on the processor, one thread. `wan` has fewer tokens than
-Wan; `wan-81`, which takes minutes a round and is measured when asked for, has as many.
-The ways of a step are run in turn (CFG, NAG with the batch doubled, NAG packed in two passes, NAG as it is), each right after a step
-without guidance, by which it is divided: a machine's speed changes within a round. Medians of ratios, with their range. Prints a Markdown
-table. Peak memory is given for a step without guidance on a text twice as long, too: what the second text's tokens take in the model
-itself. "Counted" is what NAG would cost if only the arithmetic of matrix products, convolutions and attention took time. --compiled adds
-NAG with its formula under torch.compile and the model as it is; --ways leaves some out, for more rounds in the same time.
+`--full` needs a GPU of about 40 GB, and of packages torch, diffusers and transformers; all its
+shapes take under five minutes together. For each it first holds NAG against its two passes.
+
+Without it: reduced models (`shapes.py`) on one thread of the processor. `wan` has fewer tokens than
+Wan; `wan-81` has as many, and takes minutes. `hunyuan` takes minutes with `--full`. Both are
+measured when they are asked for.
+
+Words are encoded before, and the first step, which looks for the conditional rows and chooses
+kernels, is not timed. Every way of a step is timed right behind a step without guidance, by which
+it is divided: a machine's speed changes within a round. Medians of ratios, with their range. On a
+GPU by CUDA events; "GPU" is the sum of its kernels' times, without the gaps between them, which
+Python leaves where a model is small. "Counted" is what NAG would cost if only the arithmetic of
+matrix products, convolutions and attention took time. Peak memory counts weights too; "text twice
+as long" is a step without guidance: what the second text's tokens take in the model itself.
 """
 
 import argparse
 import contextlib
+import functools
 import gc
 import math
 import statistics
@@ -28,6 +36,7 @@ from unittest import mock
 import torch
 import torch.nn.functional as F
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.autograd import DeviceType
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
@@ -35,323 +44,34 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from denoisers import Bare, Case, embeds, loud, noise, ramp, steps_of
+from denoisers import Bare, loud
+from shapes import SHAPES
 
 import nag
-from nag import attention_processor, segments
+from nag import fused, kernels, segments
 
 PROMPT, NEGATIVE = "a portrait of a pirate", "big glasses"
 SETTINGS = nag.NAGSettings()
-
-
-def flux(full: bool):
-    """4096 image tokens (1024 px), 512 text tokens; full: Flux.1-dev, 12 billion."""
-    from diffusers import FluxTransformer2DModel
-
-    config = (
-        {
-            "num_layers": 19,
-            "num_single_layers": 38,
-            "num_attention_heads": 24,
-            "joint_attention_dim": 4096,
-            "pooled_projection_dim": 768,
-            "axes_dims_rope": (16, 56, 56),
-            "attention_head_dim": 128,
-            "guidance_embeds": True,
-        }
-        if full
-        else {
-            "num_layers": 1,
-            "num_single_layers": 2,
-            "num_attention_heads": 8,
-            "joint_attention_dim": 128,
-            "pooled_projection_dim": 64,
-            "axes_dims_rope": (8, 28, 28),
-            "attention_head_dim": 64,
-            "guidance_embeds": True,
-        }
-    )
-    return Case(
-        lambda: FluxTransformer2DModel(patch_size=1, in_channels=64, **config),
-        (4096, 64),
-        lambda x, t: {
-            "hidden_states": x,
-            "timestep": steps_of(x, t) / 1000,
-            "return_dict": False,
-            "img_ids": ramp(1, 64, 64),
-            "guidance": torch.full((len(x),), 3.5),
-            "pooled_projections": noise("pooled", 1, config["pooled_projection_dim"]).repeat(
-                len(x), 1
-            ),
-        },
-        lambda words, n: {
-            "encoder_hidden_states": embeds(words, 512, config["joint_attention_dim"]),
-            "txt_ids": torch.zeros(512, 3),
-        },
-    )
-
-
-def sd35(full: bool):
-    """4096 image tokens, 333 text tokens; full: SD3.5-Large."""
-    from diffusers import SD3Transformer2DModel
-
-    layers, heads, text, pooled = (38, 38, 4096, 2048) if full else (2, 8, 128, 64)
-    return Case(
-        lambda: SD3Transformer2DModel(
-            sample_size=128,
-            patch_size=2,
-            in_channels=16,
-            num_layers=layers,
-            attention_head_dim=64,
-            num_attention_heads=heads,
-            joint_attention_dim=text,
-            caption_projection_dim=64 * heads,
-            pooled_projection_dim=pooled,
-            out_channels=16,
-            pos_embed_max_size=192,
-            qk_norm="rms_norm",
-        ),
-        (16, 128, 128),
-        lambda x, t: {
-            "hidden_states": x,
-            "timestep": steps_of(x, t),
-            "return_dict": False,
-            "pooled_projections": noise("pooled", 1, pooled).repeat(len(x), 1),
-        },
-        lambda words, n: {"encoder_hidden_states": embeds(words, 333, text)},
-    )
-
-
-def sdxl(full: bool):
-    """128 x 128 latents, 77 text tokens, transformers at half and a quarter of the side; full: SDXL."""
-    from diffusers import UNet2DConditionModel
-
-    config = (
-        {
-            "block_out_channels": (320, 640, 1280),
-            "cross_attention_dim": 2048,
-            "attention_head_dim": (5, 10, 20),
-            "transformer_layers_per_block": (1, 2, 10),
-            "use_linear_projection": True,
-            "addition_embed_type": "text_time",
-            "addition_time_embed_dim": 256,
-            "projection_class_embeddings_input_dim": 2816,
-        }
-        if full
-        else {
-            "block_out_channels": (64, 128, 256),
-            "cross_attention_dim": 256,
-            "attention_head_dim": (1, 2, 4),
-            "transformer_layers_per_block": (1, 1, 4),
-        }
-    )
-    added = {"text_embeds": noise("pooled", 1, 1280), "time_ids": torch.full((1, 6), 1024.0)}
-    return Case(
-        lambda: UNet2DConditionModel(
-            sample_size=128,
-            layers_per_block=2,
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-            **config,
-        ),
-        (4, 128, 128),
-        lambda x, t: {
-            "sample": x,
-            "timestep": t,
-            "return_dict": False,
-            **(
-                {
-                    "added_cond_kwargs": {
-                        name: value.repeat(len(x), 1) for name, value in added.items()
-                    }
-                }
-                if full
-                else {}
-            ),
-        },
-        lambda words, n: {
-            "encoder_hidden_states": embeds(words, 77, config["cross_attention_dim"])
-        },
-    )
-
-
-def sana(full: bool):
-    """32 x 32 latents (1024 px), 300 text tokens; full: Sana 1.6B."""
-    from diffusers import SanaTransformer2DModel
-
-    config = (
-        {
-            "num_attention_heads": 70,
-            "num_layers": 20,
-            "num_cross_attention_heads": 20,
-            "cross_attention_head_dim": 112,
-            "cross_attention_dim": 2240,
-            "caption_channels": 2304,
-        }
-        if full
-        else {
-            "num_attention_heads": 16,
-            "num_layers": 2,
-            "num_cross_attention_heads": 8,
-            "cross_attention_head_dim": 64,
-            "cross_attention_dim": 512,
-            "caption_channels": 128,
-        }
-    )
-    return Case(
-        lambda: SanaTransformer2DModel(
-            in_channels=32,
-            out_channels=32,
-            attention_head_dim=32,
-            sample_size=32,
-            patch_size=1,
-            **config,
-        ),
-        (32, 32, 32),
-        lambda x, t: {"hidden_states": x, "timestep": steps_of(x, t), "return_dict": False},
-        lambda words, n: {
-            "encoder_hidden_states": embeds(words, 300, config["caption_channels"]),
-            "encoder_attention_mask": torch.ones(len(words), 300),
-        },
-    )
-
-
-def wan(full: bool, frames: int = 5, heads: int = 8, layers: int = 1):
-    """5 latent frames of 60 x 104 (7,800 tokens), 512 text tokens; full: Wan2.1 1.3B, 21 latent frames (480p, 81 frames)."""
-    from diffusers import WanTransformer3DModel
-
-    config = (
-        {
-            "num_attention_heads": 12,
-            "attention_head_dim": 128,
-            "text_dim": 4096,
-            "freq_dim": 256,
-            "ffn_dim": 8960,
-            "num_layers": 30,
-        }
-        if full
-        else {
-            "num_attention_heads": heads,
-            "attention_head_dim": 64,
-            "text_dim": 128,
-            "freq_dim": 64,
-            "ffn_dim": 256 * heads,
-            "num_layers": layers,
-        }
-    )
-    return Case(
-        lambda: WanTransformer3DModel(
-            patch_size=(1, 2, 2), in_channels=16, out_channels=16, rope_max_seq_len=1024, **config
-        ),
-        (16, 21 if full else frames, 60, 104),
-        lambda x, t: {"hidden_states": x, "timestep": steps_of(x, t), "return_dict": False},
-        lambda words, n: {"encoder_hidden_states": embeds(words, 512, config["text_dim"])},
-    )
-
-
-def wan_81(full: bool):
-    """As many tokens as the model has of 81 frames (32,760), at a sixth of its width, in one block."""
-    return wan(full, 21, 4)
-
-
-def ltx(full: bool):
-    """13 latent frames of 16 x 22 (704 x 512, 97 frames), 128 text tokens; full: LTX-Video 2B."""
-    from diffusers import LTXVideoTransformer3DModel
-
-    heads, layers, text = (32, 28, 4096) if full else (8, 1, 128)
-    return Case(
-        lambda: LTXVideoTransformer3DModel(
-            in_channels=128,
-            out_channels=128,
-            num_attention_heads=heads,
-            attention_head_dim=64,
-            cross_attention_dim=64 * heads,
-            num_layers=layers,
-            caption_channels=text,
-        ),
-        (13 * 16 * 22, 128),
-        lambda x, t: {
-            "hidden_states": x,
-            "timestep": steps_of(x, t),
-            "return_dict": False,
-            "num_frames": 13,
-            "height": 16,
-            "width": 22,
-        },
-        lambda words, n: {
-            "encoder_hidden_states": embeds(words, 128, text),
-            "encoder_attention_mask": torch.ones(len(words), 128),
-        },
-    )
-
-
-def hunyuan(full: bool):
-    """9 latent frames of 32 x 56 (4,032 tokens), 256 text tokens; full: HunyuanVideo, 13 billion, 13 latent frames of 90 x 160 (720p, 49 frames)."""
-    from diffusers import HunyuanVideoTransformer3DModel
-
-    config = (
-        {
-            "num_attention_heads": 24,
-            "attention_head_dim": 128,
-            "num_layers": 20,
-            "num_single_layers": 40,
-            "text_embed_dim": 4096,
-            "pooled_projection_dim": 768,
-            "rope_axes_dim": (16, 56, 56),
-        }
-        if full
-        else {
-            "num_attention_heads": 8,
-            "attention_head_dim": 64,
-            "num_layers": 1,
-            "num_single_layers": 2,
-            "text_embed_dim": 128,
-            "pooled_projection_dim": 64,
-            "rope_axes_dim": (8, 28, 28),
-        }
-    )
-    return Case(
-        lambda: HunyuanVideoTransformer3DModel(
-            in_channels=16,
-            out_channels=16,
-            patch_size=2,
-            patch_size_t=1,
-            guidance_embeds=True,
-            num_refiner_layers=2,
-            **config,
-        ),
-        (16, 13, 90, 160) if full else (16, 9, 32, 56),
-        lambda x, t: {
-            "hidden_states": x,
-            "timestep": steps_of(x, t),
-            "return_dict": False,
-            "guidance": torch.full((len(x),), 6000.0),
-            "pooled_projections": noise("pooled", 1, config["pooled_projection_dim"]).repeat(
-                len(x), 1
-            ),
-        },
-        lambda words, n: {
-            "encoder_hidden_states": embeds(words, 256, config["text_embed_dim"]),
-            "encoder_attention_mask": (torch.arange(256) < 40).long().repeat(len(words), 1),
-        },
-    )
-
-
-SHAPES = {
-    "flux": flux,
-    "sd35": sd35,
-    "hunyuan": hunyuan,
-    "sdxl": sdxl,
-    "sana": sana,
-    "wan": wan,
-    "wan-81": wan_81,
-    "ltx": ltx,
-}
-# where the image stands in joint attention, for the doubled batch; the others have cross-attention with so many keys
+# where the image stands in joint attention, for the doubled batch; the others have cross-attention
+# with so many keys
 IMAGE = {"flux": slice(512, None), "sd35": slice(0, 4096), "hunyuan": slice(0, -256)}
 TEXT = {"sdxl": 77, "sana": 300, "wan": 512, "wan-81": 512, "ltx": 128}
-WAYS = ["none", "CFG", "NAG, batch doubled", "NAG, two passes", "NAG"]
-COMPILED, LONGER = "NAG, formula compiled", "text twice as long"
+NONE, CFG, DOUBLED, TWICE, NAG = "none", "CFG", "NAG, batch doubled", "NAG, two passes", "NAG"
+LONGER = "text twice as long"
+WAYS = [CFG, DOUBLED, TWICE, NAG]
+COMPILED = "flux-compiled"  # with compile_repeated_blocks(fullgraph=True)
+GOALS = {
+    "flux": "1.16",
+    "sd35": "1.08",
+    "sdxl": "1.12, GPU 1.04",
+    "sana": "1.12, GPU 1.07",
+    "wan": "1.02",
+    "ltx": "1.03",
+    COMPILED: "1.17",
+}
+# of the kernels of attention, PyTorch's counter does not know that of a processor
+PROCESSORS = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+KNOWN = {PROCESSORS: lambda query, key, value, *_, **__: sdpa_flop_count(query, key, value)}
 
 
 @contextlib.contextmanager
@@ -366,49 +86,25 @@ def doubled(shape: str):
         if shape in IMAGE and query.shape[2] <= 512:  # the text by itself, before it is joined
             return out
         part = out[:, :, IMAGE.get(shape, slice(None))]
+        scale, tau, alpha = SETTINGS.scale, SETTINGS.tau, SETTINGS.alpha
         part.copy_(
-            nag.normalized_attention_guidance(
-                part[:1], part[1:], SETTINGS.scale, SETTINGS.tau, SETTINGS.alpha, dim=(1, 3)
-            )
+            nag.normalized_attention_guidance(part[:1], part[1:], scale, tau, alpha, dim=(1, 3))
         )
         return out
 
-    F.scaled_dot_product_attention = attention
-    try:
+    with mock.patch.object(F, "scaled_dot_product_attention", attention):
         yield
-    finally:
-        F.scaled_dot_product_attention = real
-
-
-@contextlib.contextmanager
-def compiled():
-    """The formula of a portion as one fused loop."""
-    real = attention_processor.blend
-    attention_processor.blend = FUSED
-    try:
-        yield
-    finally:
-        attention_processor.blend = real
-
-
-FUSED = torch.compile(attention_processor.blend)
-
-# of the kernels of attention, the counter does not know that of a processor
-KNOWN = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda query, key, value, *_, **__: (
-        sdpa_flop_count(query, key, value)
-    )
-}
 
 
 class Bench:
     """A denoiser of one shape, and a step of it in every way."""
 
-    def __init__(self, shape: str, dtype, device: str, full: bool):
+    def __init__(self, shape: str, dtype: torch.dtype, device: str, full: bool):
         torch.manual_seed(0)
-        self.shape, self.device, self.dtype, case = shape, device, dtype, SHAPES[shape](full)
+        self.shape, self.device, self.dtype = shape, device, dtype
+        case = SHAPES[shape.removesuffix("-compiled")](full)
+        before = torch.get_default_dtype()
         with torch.device(device):
-            before = torch.get_default_dtype()
             torch.set_default_dtype(dtype)  # 12 billion weights in float32 would not fit first
             try:
                 self.denoiser = case.build().eval().requires_grad_(False)
@@ -416,9 +112,11 @@ class Bench:
                 torch.set_default_dtype(before)
         if not full:
             loud(self.denoiser)
-        self.pipe = Bare(
-            replace(case, texts=lambda words, n: self.cast(case.texts(words, n))), self.denoiser
-        )
+        self.compiled = shape == COMPILED
+        if self.compiled:
+            self.denoiser.compile_repeated_blocks(fullgraph=True)
+        cast = replace(case, texts=lambda words, n: self.cast(case.texts(words, n)))
+        self.pipe = Bare(cast, self.denoiser)
         self.pipe.scheduler.set_timesteps(1)
         self.calls = [
             self.cast(case.arguments(torch.randn(rows, *case.latents), torch.tensor(500.0)))
@@ -426,56 +124,66 @@ class Bench:
         ]
 
     def cast(self, values: dict) -> dict:
+        """Tensors on the device; numbers, but for positions, in the model's precision."""
+
         def one(name, value):
             if isinstance(value, dict):
                 return self.cast(value)
             if not isinstance(value, torch.Tensor):
                 return value
-            return value.to(
-                self.device,
-                self.dtype if value.is_floating_point() and "ids" not in name else value.dtype,
-            )
+            number = value.is_floating_point() and "ids" not in name
+            return value.to(self.device, self.dtype if number else value.dtype)
 
         return {name: one(name, value) for name, value in values.items()}
 
-    def step(self, *words: str) -> None:
-        """One denoiser call, with one row for each of the words."""
-        self.denoiser(
-            **self.calls[len(words) - 1],
-            **self.pipe.texts(list(words) if len(words) > 1 else words[0]),
-        )
-
     @contextlib.contextmanager
     def ready(self, way: str):
-        """-> what a step of this way is."""
-        if way == "none":
-            yield lambda: self.step(PROMPT)
-        elif way == LONGER:
-            once = self.pipe.texts(PROMPT)
-            twice = {name: torch.cat([x, x], 0 if "ids" in name else 1) for name, x in once.items()}
-            yield lambda: self.denoiser(**self.calls[0], **twice)
-        elif way == "CFG":
-            yield lambda: self.step(NEGATIVE, PROMPT)
-        elif way == "NAG, batch doubled":
-            with doubled(self.shape):
-                yield lambda: self.step(PROMPT, NEGATIVE)
-        else:
-            how = compiled() if way == COMPILED else contextlib.nullcontext()
-            with how, nag.guide(self.pipe, NEGATIVE, exact=way == "NAG, two passes") as guidance:
-                yield lambda: self.step(PROMPT)
-                assert guidance.guided_calls
-
-    def seconds(self, way: str) -> float:
-        with self.ready(way) as step:
-            self.wait()
-            begun = time.perf_counter()
+        """-> a function that makes a step of this way, and has made one."""
+        words = {CFG: [NEGATIVE, PROMPT], DOUBLED: [PROMPT, NEGATIVE]}.get(way, PROMPT)
+        arguments = self.calls[isinstance(words, list)]
+        with contextlib.ExitStack() as stack:
+            progress = None
+            if way == DOUBLED:
+                stack.enter_context(doubled(self.shape))
+            if way in (NAG, TWICE):
+                progress = stack.enter_context(
+                    nag.guide(self.pipe, NEGATIVE, exact=way == TWICE, scale=SETTINGS.scale)
+                )
+            texts = self.pipe.texts(words)
+            if way == LONGER:
+                texts = {n: torch.cat([x, x], 0 if "ids" in n else 1) for n, x in texts.items()}
+            step = functools.partial(self.denoiser, **arguments, **texts)
             step()
-            self.wait()
-            return time.perf_counter() - begun
+            yield step
+            assert progress is None or progress.guided_calls
 
-    def wait(self) -> None:
-        if self.device == "cuda":
+    def seconds(self, way: str, steps: int = 1) -> float:
+        """Of one step, on the average of several."""
+        with self.ready(way) as step:
+            if self.device != "cuda":
+                begun = time.perf_counter()
+                for _ in range(steps):
+                    step()
+                return (time.perf_counter() - begun) / steps
+            begun, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             torch.cuda.synchronize()
+            begun.record()
+            for _ in range(steps):
+                step()
+            ended.record()
+            torch.cuda.synchronize()
+            return begun.elapsed_time(ended) / 1000 / steps
+
+    def on_gpu(self, way: str) -> tuple[float, int]:
+        """Seconds that the kernels of a step take together, and how many there are."""
+        kinds = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+        with self.ready(way) as step:
+            torch.cuda.synchronize()
+            with torch.profiler.profile(activities=kinds) as profile:
+                step()
+                torch.cuda.synchronize()
+        kernels = [e for e in profile.events() if e.device_type == DeviceType.CUDA]
+        return sum(e.time_range.elapsed_us() for e in kernels) / 1e6, len(kernels)
 
     def operations(self, way: str) -> int:
         with (
@@ -493,45 +201,96 @@ class Bench:
                 torch.cuda.reset_peak_memory_stats()
                 step()
                 return torch.cuda.max_memory_allocated()
-            with torch.profiler.profile(
-                activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
-            ) as profile:
+            kinds = [torch.profiler.ProfilerActivity.CPU]
+            with torch.profiler.profile(activities=kinds, profile_memory=True) as profile:
                 step()
+        events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
         now = most = 0  # allocations less releases since the step began
-        for event in sorted(
-            (e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"),
-            key=lambda e: e.start_ns(),
-        ):
+        for event in sorted(events, key=lambda e: e.start_ns()):
             now += event.nbytes()
             most = max(most, now)
         return most + sum(p.nbytes for p in self.denoiser.parameters())
 
+    def difference(self) -> float:
+        """How far NAG's output is from that of its two passes, relative to what NAG changes."""
+        outputs = {}
+        for way in (NONE, TWICE, NAG):
+            with self.ready(way) as step:
+                outputs[way] = step()[0].float()
+        changed = (outputs[TWICE] - outputs[NONE]).norm()
+        return float((outputs[NAG] - outputs[TWICE]).norm() / changed)
 
-def measure(bench: Bench, rounds: int) -> tuple[dict, dict, float]:
-    """-> {way: ratios of seconds to the step without guidance}, {way: ratio of peak memory}, ratio of NAG's counted operations"""
-    ratios = {way: [] for way in WAYS[1:]}
-    with torch.inference_mode():
-        for turn in range(rounds + 1):
-            for way in WAYS[1:]:
-                none = bench.seconds("none")
-                ratio = bench.seconds(way) / none
-                if turn:  # the first turn warms up
-                    ratios[way].append(ratio)
-        peaks = {way: bench.peak(way) for way in [*WAYS, LONGER]}
-        counted = bench.operations("NAG") / bench.operations("none")
-    return ratios, {way: peak / peaks["none"] for way, peak in peaks.items()}, counted
+
+def ratios(bench: Bench, ways: list[str], rounds: int, seconds: float) -> tuple[float, dict]:
+    """-> seconds of a step without guidance, {way: ratios to the step right before it}. At least
+    three rounds, then as many as fit into `seconds`, at most `rounds`."""
+    plain, found = [], {way: [] for way in ways}
+    steps = max(1, int(0.1 / bench.seconds(NONE))) if bench.device == "cuda" else 1
+    begun = time.monotonic()
+    for turn in range(rounds + 1):
+        if turn > 3 and time.monotonic() - begun > seconds:
+            break
+        for way in ways:
+            none = bench.seconds(NONE, steps)
+            ratio = bench.seconds(way, steps) / none
+            if turn:  # the first turn warms up
+                plain.append(none)
+                found[way].append(ratio)
+    return statistics.median(plain), found
+
+
+def cell(values: list[float], digits: int = 2) -> str:
+    """Median and range."""
+    numbers = statistics.median(values), min(values), max(values)
+    return "{} ({}-{})".format(*(f"{number:.{digits}f}" for number in numbers))
+
+
+@torch.inference_mode()
+def reduced(shape: str, dtype: str, ways: list[str], rounds: int) -> str:
+    """The row of a reduced model on the processor."""
+    bench = Bench(shape, getattr(torch, dtype), "cpu", False)
+    _, found = ratios(bench, ways, rounds, math.inf)
+    peaks = {way: bench.peak(way) for way in [NONE, *ways, LONGER]}
+    cells = [shape, dtype, *(cell(values) for values in found.values())]
+    cells.append(f"{bench.operations(NAG) / bench.operations(NONE):.2f}")
+    cells.append(" / ".join(f"{peaks[way] / peaks[NONE]:.3f}" for way in [*ways, LONGER]))
+    return row(cells)
+
+
+@torch.inference_mode()
+def full(shape: str, dtype: str, ways: list[str], rounds: int, seconds: float) -> str:
+    """The row of a model of its own size on a GPU. Raises ArithmeticError where the fused kernel
+    and two passes disagree."""
+    bench = Bench(shape, getattr(torch, dtype), "cuda", True)
+    off = bench.difference()
+    if not off < 0.2:  # of what guidance changes, in the rounding of bfloat16
+        raise ArithmeticError(f"{shape}: NAG is off its two passes by {off:.3f} of its effect")
+    plain, found = ratios(bench, ways, rounds, seconds)
+    cells = [shape, f"{1000 * plain:.1f}", *(cell(values, 3) for values in found.values())]
+    gpu, launches = zip(*(bench.on_gpu(way) for way in (NONE, NAG)), strict=True)
+    cells += [f"{gpu[1] / gpu[0]:.3f} ({1000 * gpu[0]:.1f} ms)", "{} / {}".format(*launches)]
+    counted = math.nan if bench.compiled else bench.operations(NAG) / bench.operations(NONE)
+    peaks = [bench.peak(way) for way in (NONE, CFG, NAG)]
+    cells += [f"{counted:.3f}", f"{peaks[1] / peaks[0]:.3f} / {peaks[2] / peaks[0]:.3f}"]
+    return row([*cells, f"{off:.4f}", GOALS.get(shape, "")]).replace("nan", "-")
+
+
+def row(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def head(cells: list[str]) -> str:
+    return f"{row(cells)}\n|{'---|' * len(cells)}"
 
 
 class Alive(TorchDispatchMode):
-    """Bytes of the tensors that were made under it and are alive: `most` at a time. Weights are not counted, nor views of them."""
+    """Bytes of the tensors that were made under it and are alive: `most` at a time. Weights are not
+    counted, nor views of them."""
 
     def __init__(self, denoiser):
         super().__init__()
-        self.sizes, self.now, self.most = (
-            {p.untyped_storage()._cdata: 0 for p in denoiser.parameters()},
-            0,
-            0,
-        )
+        self.sizes = {p.untyped_storage()._cdata: 0 for p in denoiser.parameters()}
+        self.now = self.most = 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         out = function(*args, **(kwargs or {}))
@@ -548,17 +307,25 @@ class Alive(TorchDispatchMode):
         self.now -= self.sizes.pop(storage)
 
 
-def dry(shape: str) -> None:
-    """The full-size model with fake tensors: prints its parameters, and operations and peak memory of its steps."""
+def one_launch(positive, negative, rows, settings, image=None, labels=None) -> torch.Tensor:
+    """The memory that the fused kernel takes, without the kernel."""
+    z = positive if image is None else positive[0]
+    return z.new_empty(z.shape)
+
+
+def dry(shape: str) -> str:
+    """The row of a full-size model with fake tensors: its parameters, and operations and peak
+    memory of its steps, by the ways of a GPU."""
     operations, peaks = {}, {}
     with contextlib.ExitStack() as stack:
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
-        # numbers cannot be compared: the rows that have the prompt's shape are the prompt's, as here they are
+        # numbers cannot be compared: rows of the prompt's shape are the prompt's, as here they are
         stack.enter_context(mock.patch.object(torch, "equal", lambda a, b: a.shape == b.shape))
-        stack.enter_context(mock.patch.object(segments, "PORTION", sys.maxsize))  # as on a GPU
+        stack.enter_context(mock.patch.object(segments, "PORTION", sys.maxsize))
+        stack.enter_context(mock.patch.dict(fused.launchers, {"cpu": one_launch}))
         bench = Bench(shape, torch.bfloat16, "cpu", True)
         weights = sum(p.nbytes for p in bench.denoiser.parameters())
-        for way in ("none", "CFG", "NAG", LONGER):
+        for way in (NONE, CFG, NAG, LONGER):
             try:
                 operations[way] = bench.operations(way)
                 with bench.ready(way) as step, Alive(bench.denoiser) as alive:
@@ -567,66 +334,82 @@ def dry(shape: str) -> None:
             except DataDependentOutputException:  # a text cut by its mask
                 operations[way] = peaks[way] = math.nan
     cells = [
+        shape,
         f"{sum(p.numel() for p in bench.denoiser.parameters()) / 1e9:.2f}",
-        f"{operations['none'] / 1e12:.1f}",
-        *(f"{operations[way] / operations['none']:.3f}" for way in ("CFG", "NAG")),
-        f"{peaks['none'] / 1e9:.2f}",
-        " / ".join(f"{peaks[way] / peaks['none']:.3f}" for way in ("CFG", "NAG", LONGER)),
+        f"{operations[NONE] / 1e12:.1f}",
+        *(f"{operations[way] / operations[NONE]:.3f}" for way in (CFG, NAG)),
+        f"{peaks[NONE] / 1e9:.2f}",
+        " / ".join(f"{peaks[way] / peaks[NONE]:.3f}" for way in (CFG, NAG, LONGER)),
     ]
-    print(f"| {shape} | {' | '.join(cells).replace('nan', '-')} |", flush=True)
+    return row(cells).replace("nan", "-")
 
 
-def main() -> None:
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--shapes",
-        nargs="+",
-        default=[name for name in SHAPES if name != "wan-81"],
-        choices=list(SHAPES),
-    )
+    parser.add_argument("--shapes", nargs="+", choices=[*SHAPES, COMPILED])
     parser.add_argument("--dtype", nargs="+", choices=["float32", "bfloat16"])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument(
-        "--ways",
-        nargs="+",
-        default=WAYS[1:],
-        choices=WAYS[1:],
-        help="beside the step without guidance",
-    )
-    parser.add_argument(
-        "--compiled", action="store_true", help="one more way: the formula under torch.compile"
-    )
+    parser.add_argument("--rounds", type=int, help="at the most; 5, with --full 15")
+    parser.add_argument("--seconds", type=float, default=15, help="--full: of a shape's rounds")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, help="beside no guidance and NAG")
     parser.add_argument("--full", action="store_true", help="the models' own size, on CUDA")
-    parser.add_argument(
-        "--dry", action="store_true", help="with --full: on fake tensors, no GPU needed"
-    )
+    parser.add_argument("--dry", action="store_true", help="with --full: no GPU needed")
     options = parser.parse_args()
-    if options.full and options.dry:
-        print(
-            f"| shape | billion parameters | tera-operations of a step | CFG | NAG | its peak memory, GB | CFG / NAG / {LONGER} |\n|{'---|' * 7}"
-        )
-        return [dry(shape) for shape in options.shapes] and None
-    device = "cuda" if options.full else "cpu"
-    if options.full and not torch.cuda.is_available():
+    if options.full and not options.dry and not torch.cuda.is_available():
         parser.error("--full needs a CUDA device; --full --dry runs without one.")
+    real = options.full and not options.dry
+    slow = {"wan-81", "hunyuan"} if real else {"wan-81"}
+    usual = [name for name in SHAPES if name not in slow] + [COMPILED] * real
+    options.shapes = options.shapes or usual
+    options.ways = options.ways or ([CFG, TWICE, NAG] if real else WAYS)
+    options.dtype = options.dtype or (["bfloat16"] if real else ["float32", "bfloat16"])
+    options.rounds = options.rounds or (15 if real else 5)
+    return options
+
+
+def machine() -> str:
+    """The GPU, and what NAG computes with on it."""
+    kernels.prepare("cuda")
+    fused.prepare("cuda")
+    chosen = []
+    for (device, dtype, masked, wide), kernel in kernels.chosen.items():
+        if device == "cuda" and not wide:
+            name = kernel.__name__ if kernel else "none"
+            chosen.append(f"{str(dtype).removeprefix('torch.')}{' masked' * masked} {name}")
+    able = "yes" if fused.launchers.get("cuda") else "no"
+    gpu = f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
+    return f"{gpu}. Kernels: {', '.join(chosen)}. Fused kernel: {able}."
+
+
+def heads(options: argparse.Namespace) -> list[str]:
+    """The columns of the table."""
+    if options.full and options.dry:
+        size = ["billion parameters", "tera-operations of a step"]
+        return ["shape", *size, CFG, NAG, "its peak memory, GB", f"{CFG} / {NAG} / {LONGER}"]
+    if not options.full:
+        return ["shape", "dtype", *options.ways, "counted", f"peak memory: the same, {LONGER}"]
+    beside = ["NAG, GPU", "launches, none / NAG", "counted", "peak memory, CFG / NAG"]
+    return ["shape", "a step, ms", *options.ways, *beside, "off two passes", "goal"]
+
+
+def main() -> None:
+    options = arguments()
     torch.set_num_threads(1)
-    WAYS[1:] = options.ways + [COMPILED] * options.compiled
-    print(
-        f"| shape | dtype | {' | '.join(WAYS[1:])} | NAG, counted | peak memory: the same, {LONGER} |\n|---|---|---|{'---|' * len(WAYS)}"
-    )
-    for name in options.shapes:
-        for dtype in options.dtype or (["bfloat16"] if options.full else ["float32", "bfloat16"]):
-            ratios, peaks, counted = measure(
-                Bench(name, getattr(torch, dtype), device, options.full), options.rounds
-            )
-            cells = [
-                f"{statistics.median(r):.2f} ({min(r):.2f}-{max(r):.2f})" for r in ratios.values()
-            ]
-            cells.append(f"{counted:.2f}")
-            cells.append(" / ".join(f"{peaks[way]:.3f}" for way in [*WAYS[1:], LONGER]))
-            print(f"| {name} | {dtype} | {' | '.join(cells)} |", flush=True)
+    if options.full and not options.dry:
+        print(machine() + "\n", flush=True)
+    print(head(heads(options)), flush=True)
+    for shape in options.shapes:
+        for dtype in options.dtype[:1] if options.dry else options.dtype:
+            if options.dry:
+                print(dry(shape), flush=True)
+            elif options.full:
+                print(full(shape, dtype, options.ways, options.rounds, options.seconds), flush=True)
+                torch._dynamo.reset()
+                torch.cuda.empty_cache()
+            else:
+                print(reduced(shape, dtype, options.ways, options.rounds), flush=True)
+            gc.collect()
 
 
 if __name__ == "__main__":
