@@ -13,6 +13,7 @@ from nag.engine import previews as drawn
 from nag.engine.clock import StepClock
 from nag.engine.engine import Engine
 from nag.engine.loading import Loaded, PipelineCache
+from nag.engine.verdict import mean_difference
 from nag.errors import Refused
 from nag.page import cells
 
@@ -338,3 +339,14 @@ def test_a_copy_of_the_scheduler_is_not_watched():
                 sound.step(x, timestep, x).prev_sample, scheduler.step(x, timestep, x).prev_sample
             )
     assert len(seen) == 4 and "step" not in vars(scheduler)
+
+
+def test_every_step_has_a_preview_and_the_last_looks_like_the_picture():
+    previews = {}
+    for run, column, preview in Engine().run(*presets.resolve({"guidance": ["none", "nag"]})):
+        if preview is not None:
+            previews.setdefault(column.key, []).append(preview.convert("RGB"))
+    assert {key: len(made) for key, made in previews.items()} == {"none": 4, "nag": 4}
+    for column in run.columns:
+        last = previews[column.key][-1]
+        assert mean_difference(last, column.image.resize(last.size)) < 25, column.key

@@ -2,6 +2,7 @@
 API as programs use it."""
 
 import contextlib
+import io
 import itertools
 import json
 import re
@@ -16,6 +17,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from test_presets import HOSTILE
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -136,10 +138,14 @@ def compare(page, columns=3, timeout=120_000, click=True):
 
 
 def pictures(page, server):
-    """The finished PNG files, by column."""
+    """The pixels of the finished PNG files, by column."""
     links = page.eval_on_selector_all("#bench a.save", "all => all.map(a => [a.download, a.href])")
     keys = {name: name.removesuffix(".png").rpartition("_")[2] for name, _ in links}
-    return {keys[name]: urllib.request.urlopen(href).read() for name, href in links}
+    files = {keys[name]: urllib.request.urlopen(href).read() for name, href in links}
+    assert all(data.startswith(b"\x89PNG") for data in files.values())
+    return {
+        key: Image.open(io.BytesIO(data)).convert("RGB").tobytes() for key, data in files.items()
+    }
 
 
 def more(page):
@@ -206,7 +212,6 @@ def test_compare_gives_three_pictures_and_the_same_seed_the_same_bytes(page, ser
     compare(page)
     first = pictures(page, server)
     assert set(first) == {"none", "cfg", "nag"} and len(set(first.values())) == 3
-    assert all(data.startswith(b"\x89PNG") for data in first.values())
     compare(page)
     assert pictures(page, server) == first
     assert page.inner_text("#bench").count("kept from an earlier run") == 3

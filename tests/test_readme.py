@@ -80,8 +80,7 @@ def test_prose_stays_within_100_columns(name):
 
 def test_the_table_of_families_is_the_codes():
     assert (
-        f"<!-- families -->\n{table()}\n<!-- /families -->"
-        in READMES["nag/families/README.md"]
+        f"<!-- families -->\n{table()}\n<!-- /families -->" in READMES["nag/families/README.md"]
     ), "python -m nag families --write nag/families/README.md"
 
 

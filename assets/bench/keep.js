@@ -2,7 +2,7 @@
 let linked = '';
 function drawLink() {
   const now = value();
-  if (busy() || now.sample || !now.link || linked === now.run) return;
+  if (busy() || now.sample || now.offline || !now.link || linked === now.run) return;
   linked = now.run;
   const search = '?' + now.link;
   history.replaceState(null, '', location.pathname + search + location.hash);
@@ -32,9 +32,12 @@ function openSave(button) {
     const url = film(cell) || source(cell), name = cell.file + (film(cell) ? '.mp4' : '.png');
     item(menu, cell.name, name, () => download(url, name));
   });
-  if (now.run && !now.sample && typeof server !== 'undefined' && server.keep) {
-    for (const [kind, label, about] of KINDS) item(menu, label, about, () => ask(kind, label));
-  }
+  if (now.run && !now.sample && !now.offline) for (const [kind, label, about] of KINDS) item(menu, label, about, () => ask(kind, label));
+  const choice = make('label', 'choice', menu), box = make('input', '', choice);
+  box.type = 'checkbox';
+  box.checked = !bare();
+  box.addEventListener('change', () => store('nag-bare', box.checked ? '' : 'yes'));
+  choice.append('Settings inside the PNGs');
   openMenu(menu, button);
 }
 
@@ -44,15 +47,34 @@ const KINDS = [
   ['html', 'A page that works offline', 'one HTML file, with this bench in it'],
 ];
 
-async function ask(kind, label) {
+function ask(kind, label) {
   tell(label + ' is being made.');
-  try {
-    const made = await server.keep(value().run, kind);
-    if (made && made.url) download(made.url, made.name); else tell('This run is no longer kept: compare again.');
-  } catch { tell('The server did not answer.'); }
+  trigger('like', { run: value().run, kind });  // nag/page/keep.py answers
 }
 
-function download(url, name) {
+// Pictures carry the settings that made them, unless the visitor does not want that.
+function bare() { return stored('nag-bare') === 'yes'; }
+element.addEventListener('click', event => {
+  const link = event.target.closest('a.save');
+  // the server names a file after its run; what is fetched here gets the name of its words
+  if (!link || !link.href.startsWith('http')) return;
+  event.preventDefault();
+  download(link.href, link.download);
+});
+
+async function withoutTexts(url) {
+  const bytes = new Uint8Array(await (await fetch(url)).arrayBuffer()), data = new DataView(bytes.buffer), parts = [bytes.slice(0, 8)];
+  for (let at = 8; at + 12 <= bytes.length;) {
+    const end = at + 12 + data.getUint32(at), kind = String.fromCharCode(...bytes.slice(at + 4, at + 8));
+    if (!['tEXt', 'iTXt', 'zTXt', 'eXIf'].includes(kind)) parts.push(bytes.slice(at, end));
+    at = end;
+  }
+  return URL.createObjectURL(new Blob(parts, { type: 'image/png' }));
+}
+
+async function download(url, name) {
+  if (bare() && name.endsWith('.png')) url = await withoutTexts(url);
+  else if (url.startsWith('http')) url = URL.createObjectURL(await (await fetch(url)).blob());
   const link = make('a', '', document.body);
   link.href = url;
   link.download = name;

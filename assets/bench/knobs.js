@@ -18,6 +18,7 @@ function readSettings() {
 // After a reload the fields are as they were left; a link that somebody sent is stronger.
 let restored = false;
 function restore() {
+  if (value().offline) return;
   const own = location.search === '' || location.search === stored('nag-link', 'sessionStorage');
   const kept = own && stored('nag-settings');
   if (kept) {

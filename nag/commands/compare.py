@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..engine.run import Column, Run
 from ..errors import Refused
+from ..media import metadata
 from . import asked
 
 
@@ -49,7 +50,8 @@ def _save(run: Run, folder: Path) -> None:
     done = [column for column in run.columns if column.state == "done"]
     for column in done:
         name = column.key.replace("+", "-")
-        column.image.save(folder / f"{name}.png")
+        info = metadata.png_info(run.preset, run.request, column.key)
+        column.image.save(folder / f"{name}.png", pnginfo=info)
         if column.video:
             (folder / f"{name}.mp4").write_bytes(column.video)
     if done:

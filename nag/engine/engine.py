@@ -263,6 +263,8 @@ class Engine:
                     )
 
             results, watch = call_pipeline(loaded, run, keys, on_step)
+            if self.previews:
+                previews.learn(watch.latents, [frames[len(frames) // 2] for frames in results])
             for column, frames, sha256, spread in zip(
                 columns, results, watch.sha256, watch.spread(len(columns)), strict=True
             ):

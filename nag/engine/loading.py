@@ -35,6 +35,7 @@ class Loaded:
     previews: dict = field(
         default_factory=dict
     )  # (width, height, frames, count) -> seconds that so many previews take
+    colours: Any = None  # (channels + 1, 3): latents to red, green, blue, see `previews`
     operations: dict = field(default_factory=dict)  # (size, column) -> of one step, see `work`
     words: EmbeddingCache = field(default_factory=EmbeddingCache)  # encoded already
     cut: CutWords = field(default_factory=CutWords)  # of them, how many words

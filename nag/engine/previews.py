@@ -1,4 +1,9 @@
-"""Small pictures of unfinished latents."""
+"""Small pictures of unfinished latents.
+
+A linear map from a latent's channels to red, green and blue gives one at every step for nearly
+nothing. It is fitted to what the model's own decoder made of the first latents that were seen, and
+again to every finished picture.
+"""
 
 import logging
 import time
@@ -14,9 +19,13 @@ PREVIEW_SHARE = 0.03  # of a column's time, at most
 
 
 class Previews:
-    """Small pictures of the unfinished latents of a call's columns. Made between two steps, while the clock stands still:
-    beside the sampling they would take its time, and more from short columns than from long ones. They are never more than PREVIEW_SHARE
-    of the time since the column began: one that is done before that is enough for a preview has none."""
+    """Small pictures of the unfinished latents of a call's columns. Made between two steps, while
+    the clock stands still: beside the sampling they would take its time, and more from short columns
+    than from long ones.
+
+    Decoded ones take at most PREVIEW_SHARE of the time since the column began; in between, and in
+    columns too short for that, the linear map draws them.
+    """
 
     LATENT_SIDE = (
         24  # decoding is done at most this large: a preview costs a fraction of a step on any model
@@ -33,9 +42,9 @@ class Previews:
         )
 
     def make(self, latents) -> list:
-        """A preview for each column of the call, or None for each where it is too early."""
+        """A preview for each column of the call; None for each where there is no map yet."""
         if time.monotonic() < self.next:
-            return [None] * self.count
+            return self._each(latents, self._linear)
         previews = self.draw(latents)
         self.wait()
         return previews
@@ -44,24 +53,49 @@ class Previews:
         """Previews at once, whose time is noted."""
         begun = time.monotonic()
         try:
-            return [
-                self._decode(self.loaded.pipe, one[:1], self.request)
-                for one in split_rows(latents, self.count)
-            ]
-        except Exception:
-            log.debug(
-                "no preview", exc_info=True
-            )  # a model whose latents we cannot show is still a model
-            return [None] * self.count
+            return self._each(latents, self._decode)
         finally:
             self.loaded.previews[self.size] = time.monotonic() - begun
 
-    def _decode(self, pipe, latents, request: Request):
+    def learn(self, latents, images: list) -> None:
+        """Fits the linear map to the last latents of a call and the picture of its first column."""
+        self._each(latents, lambda one: self._fit(self._plane(one), images[0]))
+
+    def _each(self, latents, function) -> list:
+        """`function` of each column's latents."""
+        try:
+            return [function(one[:1]) for one in split_rows(latents, self.count)]
+        except Exception:  # a model whose latents we cannot show is still a model
+            log.debug("no preview", exc_info=True)
+            return [None] * self.count
+
+    def _plane(self, latents):
+        return _middle(self.loaded.pipe, latents, self.request)  # (1, C, H, W)
+
+    def _linear(self, latents):
+        latents, weights = self._plane(latents), self.loaded.colours
+        if weights is None or weights.shape[0] != latents.shape[1] + 1:
+            return None
+        return _image(_with_ones(latents) @ weights, latents.shape[-2:])
+
+    def _fit(self, latents, image) -> None:
+        """Least squares: channels, and a constant, to the colours of the picture made small."""
+        import numpy as np
+        import torch
+
+        height, width = latents.shape[-2:]
+        small = np.asarray(image.convert("RGB").resize((width, height)), np.float32) / 127.5 - 1
+        colours = torch.from_numpy(small).reshape(-1, 3)  # (H W, 3)
+        known = _with_ones(latents)  # (H W, C + 1)
+        ridge = 1e-3 * len(known) * torch.eye(known.shape[1])
+        self.loaded.colours = torch.linalg.solve(known.T @ known + ridge, known.T @ colours)
+
+    def _decode(self, latents):
         import torch
         from PIL import Image
 
         with torch.inference_mode():
-            vae, latents = pipe.vae, _middle(pipe, latents, request)  # (1, C, H, W)
+            vae, latents = self.loaded.pipe.vae, self._plane(latents)
             overflows = getattr(vae.config, "force_upcast", False) and vae.dtype == torch.float16
             if overflows or private.offload_hook(vae) is not None:
                 # Decoding would overflow, or push an offloaded denoiser off the GPU between two steps.
@@ -75,15 +109,27 @@ class Previews:
                 pixels = _pixels(vae, latents)  # (3, H, W)
             except Exception:  # a decoder that wants more than latents
                 return _colours(latents)
-            pixels = (
-                ((pixels.float().clamp(-1, 1) + 1) * 127.5)
-                .round()
-                .byte()
-                .permute(1, 2, 0)
-                .cpu()
-                .numpy()
-            )
-        return Image.fromarray(pixels)
+            pixels = ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().byte()
+            image = Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
+            if self.loaded.colours is None:
+                self._fit(latents, image)
+        return image
+
+
+def _with_ones(latents):
+    """(1, C, H, W) -> (H W, C + 1) on the processor, the last column ones."""
+    import torch
+
+    flat = latents[0].float().cpu().flatten(1).T
+    return torch.cat([flat, torch.ones(len(flat), 1)], 1)
+
+
+def _image(colours, size):
+    """(H W, 3), -1 to 1 -> PIL image."""
+    from PIL import Image
+
+    pixels = ((colours.clamp(-1, 1) + 1) * 127.5).round().byte()
+    return Image.fromarray(pixels.reshape(*size, 3).numpy())
 
 
 def _middle(pipe, latents, request: Request):

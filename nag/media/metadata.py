@@ -8,6 +8,7 @@ import json
 import re
 
 from ..errors import Refused
+from ..methods import METHODS
 from ..presets import Preset
 from ..request import Request
 
@@ -24,8 +25,9 @@ A1111 = {  # their names of what we can take over
 NOTHING = "This picture carries no settings: a PNG saved here does, and most of A1111 and ComfyUI."
 
 
-def texts(preset: Preset, request: Request, column: str, used: dict) -> dict[str, str]:
-    """What a finished picture is labelled with. `used`: the settings that its column used."""
+def texts(preset: Preset, request: Request, column: str) -> dict[str, str]:
+    """What the finished picture of a column is labelled with."""
+    used = METHODS[column].used(request)
     settings = request.model_dump(mode="json", exclude={"fresh", "batched"})
     record = {"schema": 1, "column": column, "model": preset.model_name, "settings": settings}
     values = {"num_inference_steps": request.num_inference_steps, "seed": request.seed} | used
@@ -38,12 +40,12 @@ def texts(preset: Preset, request: Request, column: str, used: dict) -> dict[str
     }
 
 
-def png_info(written: dict[str, str]):
+def png_info(preset: Preset, request: Request, column: str):
     """Pillow's `pnginfo` of such texts; UTF-8 throughout."""
     from PIL.PngImagePlugin import PngInfo
 
     info = PngInfo()
-    for name, text in written.items():
+    for name, text in texts(preset, request, column).items():
         info.add_itxt(name, text)
     return info
 

@@ -38,6 +38,7 @@ def connect(demo: Page, desk, parts: dict) -> None:
     run(bench.submit, redraw(desk))  # a knob was released
     run(bench.select(restore.apply(desk), inputs, fields, **SOON).success, redraw(desk))
     bench.input(restore.apply(desk), inputs, fields, **SOON)  # settings alone, nothing is drawn
+    bench.like(desk.keeper.answer, None, parts["kept"], **SOON)  # a file is to be made
     parts["preset"].input(restore.choose(desk), parts["preset"], fields, **SOON)
     stop.click(desk.halt, None, [bench, start, stop], **SOON)
     demo.unload(desk.leave)

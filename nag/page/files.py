@@ -19,6 +19,7 @@ from gradio.data_classes import FileData
 
 from ..engine.run import Column, Run
 from ..errors import NAGRuntimeError, Refused
+from ..media import metadata
 
 KEEP = 3600  # seconds that a file stays after its last use
 ROOM = 256 * 2**20  # bytes of all uploads, and as many again of finished pictures
@@ -116,7 +117,8 @@ def save(run: Run, column: Column) -> dict:
     It is named after the run that drew it: shown again, it is the file that is there already.
     """
     name = f"{column.run or run.id}-{column.key}.png"
-    write = lambda path: column.image.save(path, "PNG", compress_level=1)  # noqa: E731
+    info = metadata.png_info(run.preset, run.request, column.key)
+    write = lambda path: column.image.save(path, "PNG", compress_level=1, pnginfo=info)  # noqa: E731
     return file_data(FOLDER.write(name, write), "image/png")
 
 

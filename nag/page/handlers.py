@@ -19,6 +19,7 @@ from .clicks import Click, Clicks
 from .controls import INPUTS, PRESETS, in_order
 from .files import FOLDER
 from .gate import Audience
+from .keep import Keeper
 from .line import address_of
 from .painting import Painting, Shown, stopped
 from .zero_gpu import GPUTime
@@ -41,7 +42,7 @@ class PageHandlers:
         self, engine: Engine, audience: Audience | None = None, gpu: GPUTime | None = None
     ):
         self.engine, self.audience, self.clicks = engine, audience or Audience(), Clicks()
-        self.stops, self.gpu = {}, gpu or GPUTime()
+        self.stops, self.keeper, self.gpu = {}, Keeper(), gpu or GPUTime()
         self.draw = self.gpu.lent(self._draw)
 
     def prepare(self, request: gr.Request, *values):
@@ -80,6 +81,7 @@ class PageHandlers:
                 for shown in values:
                     if self.clicks.get(tab) is not click:
                         return  # the bench is a newer click's
+                    self.keeper.put(shown)
                     yield shown.bench
         finally:
             self.clicks.pop(tab, click)

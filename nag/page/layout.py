@@ -19,6 +19,15 @@ from .rooms import sheets
 THEME = gr.themes.Base()  # nothing to fetch; colours and type stand in assets/page/tokens.css
 HELP = (cells.ASSETS / "bench" / "help.md").read_text("utf-8")
 BRAND = "<h1><i aria-hidden='true'></i>NAG side by side</h1>"
+DOWNLOAD = """watch('value', async () => {
+  const made = props.value;
+  if (!made || !made.file) return;
+  const link = document.createElement('a'), file = await (await fetch(made.file.url)).blob();
+  Object.assign(link, { href: URL.createObjectURL(file), download: made.name });
+  document.body.append(link);
+  link.click();
+  link.remove();
+})"""  # a file that was asked for has come
 RIVALS = ("nasa_scale", "vsf_scale")
 
 
@@ -185,6 +194,13 @@ def build(engine: Engine, first: str = DEFAULT, votes: Path | None = None) -> Pa
         with gr.Tabs(elem_id="rooms"):
             with gr.Tab("Compare", id="compare"):
                 parts["bench"] = bench_of(cells.shipped(first))
+                parts["kept"] = gr.HTML(
+                    value={},
+                    elem_id="kept",
+                    html_template="",
+                    js_on_load=DOWNLOAD,
+                    visible="hidden",
+                )
             others = rooms.tabs(preset)
         parts |= dock(preset) | more(preset)
         gr.Markdown(HELP, elem_id="about")

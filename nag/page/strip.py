@@ -3,44 +3,47 @@
 from PIL import Image, ImageDraw, ImageFont
 
 from ..engine.run import Run
-from .cells import cell, label
+from .cells import cell
 
 MARGIN, INK, PAPER, PALE = 16, "#1e293b", "#ffffff", "#64748b"
 
 
-def strip(run: Run, side: int = 384) -> Image.Image:
-    """Finished columns; those narrower than `side` px are enlarged by a whole factor."""
-    done = [c for c in run.columns if c.state == "done"]
-    factor = max(1, side // max(done[0].image.width, 1))
-    width, height = done[0].image.width * factor, done[0].image.height * factor
-    lines = [
-        [
-            (label(run, column.key), 20, INK),
-            (" ".join((cost["text"], cost["unit"])) if (cost := text["cost"]) else " ", 15, PALE),
-            *((f"{m['name']} {m['text']}", 15, PALE) for m in text["meters"]),
-        ]
-        for column, text in ((c, cell(run, c)) for c in done)
-    ]
-    foot = 10 + max(sum(size + 8 for _, size, _ in column) for column in lines)
-    head = 34
-    sheet = Image.new(
-        "RGB", (MARGIN + len(done) * (width + MARGIN), head + height + foot + MARGIN), PAPER
-    )
-    draw = ImageDraw.Draw(sheet)
-    request = run.request
+def strip(run: Run) -> Image.Image:
+    """The finished columns of a run."""
+    done, request = [c for c in run.columns if c.state == "done"], run.request
     words = f"“{request.prompt}” not “{request.negative_prompt}”"
     title = f"{run.preset.title}, seed {request.seed}: {words}"
-    draw.text((MARGIN, 10), fit(plain(title), sheet.width - 2 * MARGIN, 14), INK, font(14))
-    for i, (column, texts) in enumerate(zip(done, lines, strict=True)):
+    return sheet([cell(run, c) for c in done], [c.image for c in done], title)
+
+
+def caption(shown: dict) -> list[tuple[str, int, str]]:
+    """A cell's lines: text, size, colour."""
+    name = " ".join([shown["name"], *(" ".join(part[1:]).strip() for part in shown["set"])])
+    cost = shown["cost"] or {"text": "", "unit": ""}
+    meters = ((f"{m['name']} {m['text']}", 15, PALE) for m in shown["meters"])
+    return [(name, 20, INK), (f"{cost['text']} {cost['unit']}", 15, PALE), *meters]
+
+
+def sheet(shown: list[dict], pictures: list, title: str, side: int = 384) -> Image.Image:
+    """Cells and their pictures; those narrower than `side` px are enlarged by a whole factor."""
+    factor = max(1, side // max(pictures[0].width, 1))
+    width, height = pictures[0].width * factor, pictures[0].height * factor
+    lines = [caption(one) for one in shown]
+    foot = 10 + max(sum(size + 8 for _, size, _ in column) for column in lines)
+    head = 34
+    size = MARGIN + len(shown) * (width + MARGIN), head + height + foot + MARGIN
+    drawn = Image.new("RGB", size, PAPER)
+    draw = ImageDraw.Draw(drawn)
+    draw.text((MARGIN, 10), fit(plain(title), drawn.width - 2 * MARGIN, 14), INK, font(14))
+    for i, (picture, texts) in enumerate(zip(pictures, lines, strict=True)):
         x, y = MARGIN + i * (width + MARGIN), head
-        sheet.paste(
-            column.image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC), (x, y)
-        )
+        large = picture.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
+        drawn.paste(large, (x, y))
         y += height + 8
         for text, size, colour in texts:
             draw.text((x, y), fit(plain(text), width, size), colour, font(size))
             y += size + 8
-    return sheet
+    return drawn
 
 
 def font(size: int):
