@@ -508,12 +508,10 @@ def test_hostile_settings_are_refused_and_the_next_good_run_works(server):
     assert event == "complete" and len(files) == 3
 
 
-def test_only_compare_is_public(server):
+def test_only_the_api_is_public(server):
     info = json.loads(urllib.request.urlopen(f"{server}/gradio_api/info").read())
-    assert (
-        list(info["named_endpoints"]) == ["/compare", "/compare_from_image"]
-        and not info["unnamed_endpoints"]
-    )
+    named = {"/compare", "/compare_from_image", "/draw", "/picture", "/presets", "/preset"}
+    assert set(info["named_endpoints"]) == named and not info["unnamed_endpoints"]
 
 
 @pytest.mark.parametrize(

@@ -126,7 +126,16 @@ function redraw() {
   cue();
 }
 
-watch('value', redraw);
+// A value of a run that was on its way when another model was chosen comes too late: it is dropped.
+let good = value();
+function receive() {
+  const now = value();
+  const late = !now.sample && settings && now.preset !== settings.preset && now.run !== wanted && good.preset === settings.preset;
+  if (late) props.value = good; else good = now;
+  redraw();
+}
+
+watch('value', receive);
 redraw();
 readSettings();
 restore();

@@ -43,8 +43,10 @@ function drawVisit() {
   });
 }
 
+let wanted = '';  // the earlier run that was asked for, maybe of another model
 function goBack(one) {
   if (busy()) return;
+  wanted = one.run;
   props.value = JSON.parse(JSON.stringify(one.value));
   trigger('input', { set: one.value.request });
   redraw();
