@@ -11,13 +11,13 @@ FOLDER = ASSETS / "rooms"
 
 def room(name: str, value: dict, *scripts: str) -> gr.HTML:
     """A room's component: the scripts of assets/rooms/ draw `value` into its template."""
-    script = "\n".join((FOLDER / f"{one}.js").read_text("utf-8") for one in ("base", *scripts))
+    script = "\n".join((FOLDER / f"{one}.js").read_text(encoding="utf-8") for one in ("base", *scripts))
     return gr.HTML(
         value=value,
         elem_id=f"room-{name}",
         container=False,
         apply_default_css=False,
-        html_template=(FOLDER / f"{name}.html").read_text("utf-8"),
+        html_template=(FOLDER / f"{name}.html").read_text(encoding="utf-8"),
         js_on_load=script,
     )
 
