@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
-from .commands import asked, check, compare, families, models
+from .commands import asked, bench, check, compare, families, models
 from .errors import NAGError
 from .evaluate import command as evaluation
 from .evaluate import fidelity
@@ -41,6 +41,9 @@ COMMANDS = {
     ),
     "sweep": _drawing("a grid of pictures over two settings", explore.add_sweep, explore.sweep),
     "seeds": _drawing("the same columns on many seeds, counted", explore.add_seeds, explore.seeds),
+    "bench": _drawing(
+        "what guidance costs with a preset on this machine", bench.add_arguments, bench.run
+    ),
     "evaluate": Command(
         "count what guidance does to many pictures: rates, distances, plots",
         evaluation.add_arguments,

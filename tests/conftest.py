@@ -1,7 +1,8 @@
 import os
 import tempfile
 
-# Before torch and gradio are imported: no network, no telemetry, one thread (busy machines are slow at two).
+# Before torch and gradio are imported: no network, no telemetry, one thread (busy machines are slow
+# at two).
 os.environ |= {
     "HF_HOME": tempfile.mkdtemp()
 }  # an empty cache: no test depends on what a machine has downloaded

@@ -4,8 +4,9 @@
     python tests/fingerprints.py after.json        # at another, on the same machine
     diff before.json after.json
 
-Latents of every tiny pipeline (alone and with CFG, without NAG, with it, and in two passes), outputs of every denoiser family, and
-the pictures of every preset that ships with weights. On one thread: sums in another order are other numbers.
+Latents of every tiny pipeline (alone and with CFG, without NAG, with it, and in two passes),
+outputs of every denoiser family, and the pictures of every preset that ships with weights. On one
+thread: sums in another order are other numbers.
 """
 
 import contextlib

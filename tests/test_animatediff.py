@@ -1,4 +1,5 @@
-"""AnimateDiff gives its denoiser a prompt's text once per frame, and its latents once per video. (test_families tests the denoiser.)"""
+"""AnimateDiff gives its denoiser a prompt's text once per frame, and its latents once per video.
+(test_families tests the denoiser.)"""
 
 import pytest
 import torch
@@ -44,7 +45,8 @@ def test_every_video_of_a_batch_is_guided_by_its_own_negative(pipe, guidance_sca
 
 
 def test_the_prompt_as_its_own_negative_changes_nothing(pipe):
-    """z+ + (s - 1) (z+ - z-) = z+, of the same norm: only a negative that reaches the frames in their order can do so."""
+    """z+ + (s - 1) (z+ - z-) = z+, of the same norm: only a negative that reaches the frames in
+    their order can do so."""
     plain = draw(pipe, ["a pirate", "a sailor"], (0, 1))
     with nag.guide(pipe, ["a pirate", "a sailor"], **STRONG) as guidance:
         close(draw(pipe, ["a pirate", "a sailor"], (0, 1)), plain, 1e-5)

@@ -1,4 +1,5 @@
-"""NAG together with what else people do to a pipeline: the same picture as the doubled batch, the feature still works, all is given back."""
+"""NAG together with what else people do to a pipeline: the same picture as the doubled batch, the
+feature still works, all is given back."""
 
 import contextlib
 import copy
@@ -20,7 +21,8 @@ OFF = ({"scale": 1.0}, {"alpha": 0.0}, {"end": 0.0})
 
 
 def fresh(name):
-    """A pipeline, or by a class name a bare denoiser, that a test may change; always with the same weights."""
+    """A pipeline, or by a class name a bare denoiser, that a test may change; always with the same
+    weights."""
     torch.manual_seed(0)
     return (bare if name[0].isupper() else pipeline).__wrapped__(name)
 
@@ -36,7 +38,8 @@ def guided(pipe, call, negative=NEGATIVE, prompt=PROMPT, **settings):
 
 
 def check(pipe, call, monkeypatch):
-    """What `pipe` has become is guided as its doubled batch is, and given back. Returns (plain, guided)."""
+    """What `pipe` has become is guided as its doubled batch is, and given back. Returns (plain,
+    guided)."""
     plain, before, seen = call(PROMPT), state(pipe), []
     with text_seen(pipe, seen):
         call(PROMPT)
@@ -127,7 +130,7 @@ def test_lora_from_a_file_and_fused(name):
 
 
 class Repeated(nn.Module):
-    """Image tokens, each `times` times: attention to them stays what it is, whatever their number."""
+    """Image tokens, each `times` times: attention to them stays what it is."""
 
     def __init__(self, projection, times):
         super().__init__()
@@ -231,7 +234,9 @@ def test_fused_projections(name, monkeypatch):
     pipe = fresh(name)
     if (
         name == "sd3"
-    ):  # SD3-Medium: diffusers 0.42 can fuse neither SD3.5-Medium's image-only attention nor the norms of 3.5
+        # SD3-Medium: diffusers 0.42 can fuse neither SD3.5-Medium's image-only attention nor
+        # the norms of 3.5
+    ):
         config = {**pipe.transformer.config, "dual_attention_layers": (), "qk_norm": None}
         pipe.transformer = louder(type(pipe.transformer).from_config(config), 1.5)
     call, denoiser = drawing(name, pipe), families.denoiser_of(pipe)
@@ -425,7 +430,8 @@ def offload_models(pipe):
 
 
 def offload_layers(pipe):
-    """What enable_sequential_cpu_offload does to a denoiser; for the text encoders it wants a real accelerator."""
+    """What enable_sequential_cpu_offload does to a denoiser; for the text encoders it wants a real
+    accelerator."""
     from accelerate import cpu_offload
 
     cpu_offload(families.denoiser_of(pipe), "cpu")
@@ -474,7 +480,8 @@ def test_offloading(name, offload):
     "name", [name for name in CASES if families.FAMILIES[name.partition(":")[0]].adapter]
 )
 def test_hooks_that_come_off_and_on_again_after_every_picture(name):
-    """enable_model_cpu_offload, for every denoiser with an adapter and the modules beside it: the second picture is guided as the first."""
+    """enable_model_cpu_offload, for every denoiser with an adapter and the modules beside it: the
+    second picture is guided as the first."""
     from accelerate import cpu_offload_with_hook
     from accelerate.hooks import remove_hook_from_module
 

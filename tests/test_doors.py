@@ -187,7 +187,7 @@ def test_what_is_no_picture_is_refused_in_a_sentence(server, name):
         7,
         {},
     ],
-    ids=str,
+    ids=lambda start: str(start)[:40],
 )
 def test_a_start_picture_is_what_was_uploaded_and_nothing_else(server, start):
     kind, said = call(server, KONTEXT, start, name="compare_from_image")

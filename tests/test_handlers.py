@@ -323,19 +323,23 @@ def test_a_folder_that_was_removed_is_made_again(folder):
 
 
 def test_the_folder_has_a_cap_by_size_and_by_age(folder):
-    folder.room = 10 * files.BLOCK
+    folder.room = 10 * files.SMALLEST
     for number in range(20):
-        folder.write(f"{number}.png", lambda path: path.write_bytes(b"x" * files.BLOCK))
-        files.os.utime(folder.drawn / f"{number}.png", (number + 1, time.time() - 100 + number))
+        folder.write(f"{number}.png", lambda path: path.write_bytes(b"x" * files.SMALLEST))
+        files.os.utime(folder.drawn / f"{number}.png", (0, time.time() - 100 + number))
     upload = folder.path / "hash" / "picture.png"
     upload.parent.mkdir()
-    upload.write_bytes(b"x" * 20 * files.BLOCK)  # too large itself: uploads have a cap of their own
+    upload.write_bytes(
+        b"x" * 20 * files.SMALLEST
+    )  # too large itself: uploads have a cap of their own
     old = folder.path / "tmp1234"  # an upload that was broken off
     old.write_bytes(b"x")
     files.os.utime(old, (1, time.time() - files.KEEP - 1))
     folder.sweep()
+    folder.write("19.png", None)  # which is there
+    folder.write("20.png", lambda path: path.write_bytes(b"x"))
     kept = sorted(int(path.stem) for path in folder.drawn.iterdir())
-    assert kept == list(range(10, 20)) and not upload.exists() and not old.exists()
+    assert kept == list(range(10, 21)) and not upload.exists() and not old.exists()
 
 
 # Who may wait

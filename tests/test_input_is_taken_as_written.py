@@ -1,4 +1,5 @@
-"""Captions keep their words, numbers keep their digits, and a refusal says the range and stands alone."""
+"""Captions keep their words, numbers keep their digits, and a refusal says the range and stands
+alone."""
 
 import json
 import sys

@@ -113,7 +113,8 @@ def test_three_players_in_step(video_server, browser):  # noqa: F811
             f"!document.querySelector('#compare').disabled && {DONE} == 3", timeout=120_000
         )
         page.wait_for_function(
-            "[...document.querySelectorAll('#bench .cell video')].filter(v => v.readyState >= 2).length == 3"
+            "[...document.querySelectorAll('#bench .cell video')]"
+            ".filter(v => v.readyState >= 2).length == 3"
         )
 
         def times():
@@ -147,7 +148,8 @@ def test_three_players_in_step(video_server, browser):  # noqa: F811
             "[...document.querySelectorAll('#bench .stage video')].every(v => v.readyState >= 2)"
         )
         wiped = page.evaluate(
-            "[...document.querySelectorAll('#bench .stage video')].map(v => [v.currentTime, v.style.clipPath])"
+            "[...document.querySelectorAll('#bench .stage video')]"
+            ".map(v => [v.currentTime, v.style.clipPath])"
         )
         assert (
             [t for t, _ in wiped] == pytest.approx([4.5 / 8] * 2)
@@ -156,7 +158,8 @@ def test_three_players_in_step(video_server, browser):  # noqa: F811
         )
         page.keyboard.press(" ")
         page.wait_for_function(
-            "[...document.querySelectorAll('#bench .stage video')].every(v => !v.paused && v.currentTime > .8)"
+            "[...document.querySelectorAll('#bench .stage video')]"
+            ".every(v => !v.paused && v.currentTime > .8)"
         )
         page.keyboard.press("1")
         links = page.eval_on_selector_all(
@@ -194,7 +197,8 @@ def test_start_pictures_are_looked_at_before_they_are_decoded(tmp_path):
 
 
 def test_a_preset_that_begins_with_a_picture():
-    """Flux Kontext from a real tiny pipeline: the picture reaches it, fitted to the size asked for, and NAG changes what comes of it."""
+    """Flux Kontext from a real tiny pipeline: the picture reaches it, fitted to the size asked for,
+    and NAG changes what comes of it."""
     chosen = preset(
         folder_of("kontext"),
         image=True,

@@ -1,4 +1,5 @@
-"""Tiny pipelines with random weights, one per way in which a text is delivered: the real classes, real tokenizers, built from configs."""
+"""Tiny pipelines with random weights, one per way in which a text is delivered: the real classes,
+real tokenizers, built from configs."""
 
 import atexit
 import functools
@@ -15,13 +16,21 @@ import torch
 from nag import families
 
 PROMPT, NEGATIVE = "portrait of a pirate, smiling face", "glasses"
-ALIKE = "drawing of a sailor, crying face"  # as many tokens as PROMPT for every tokenizer that does not pad
+# as many tokens as PROMPT for every tokenizer that does not pad
+ALIKE = "drawing of a sailor, crying face"
 
 HUNYUAN_TEMPLATE = "<|im_start|>system describe the video<|im_end|><|im_start|>user {}<|im_end|>"
-QWEN_TEMPLATE = "<|im_start|>system describe the image<|im_end|><|im_start|>user {}<|im_end|><|im_start|>assistant"
+QWEN_TEMPLATE = (
+    "<|im_start|>system describe the image<|im_end|>"
+    "<|im_start|>user {}<|im_end|><|im_start|>assistant"
+)
 # with Qwen3's way to end the thinking, and content as a string or in parts
-CHAT = """{% for m in messages %}<|im_start|>{{ m.role }} {{ m.content if m.content is string else m.content[0].text }}<|im_end|>{% endfor %}\
-{% if add_generation_prompt %}<|im_start|>assistant{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}{% endif %}"""
+CHAT = (
+    "{% for m in messages %}<|im_start|>{{ m.role }} "
+    "{{ m.content if m.content is string else m.content[0].text }}<|im_end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant"
+    "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}{% endif %}"
+)
 
 
 @functools.cache
@@ -47,7 +56,8 @@ def t5_tokenizer():
 
 @functools.cache
 def words() -> tuple[dict, list]:
-    """Vocabulary and merges of a byte-level BPE that knows the words of the tests and of the templates."""
+    """Vocabulary and merges of a byte-level BPE that knows the words of the tests and of the
+    templates."""
     from diffusers.pipelines.flux2.system_messages import SYSTEM_MESSAGE
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
@@ -72,7 +82,8 @@ def words() -> tuple[dict, list]:
 
 
 def llm_tokenizer(bos: bool = False, **options):
-    """Fresh, since pipelines set its padding side. Qwen's has no first token, those of Gemma, Llama and GLM have."""
+    """Fresh, since pipelines set its padding side. Qwen's has no first token, those of Gemma, Llama
+    and GLM have."""
     from tokenizers.processors import TemplateProcessing
     from transformers import Qwen2Tokenizer
 
@@ -503,7 +514,8 @@ def qwen_image():
         tokenizer=llm_tokenizer(),
         scheduler=FlowMatchEulerDiscreteScheduler(),
     )
-    pipe.prompt_template_encode = QWEN_TEMPLATE  # the pipeline cuts the template off by its number of tokens, which is the tokenizer's
+    # the pipeline cuts the template off by its number of tokens, which is the tokenizer's
+    pipe.prompt_template_encode = QWEN_TEMPLATE
     pipe.prompt_template_encode_start_idx = len(
         pipe.tokenizer(QWEN_TEMPLATE.split("{}")[0].rstrip())["input_ids"]
     )
@@ -823,7 +835,8 @@ def lumina2():
 
 @dataclass(frozen=True)
 class Tiny:
-    """build: () -> pipeline. plain: arguments of a call without CFG. cfg: what they are with CFG, one dictionary for every style."""
+    """build: () -> pipeline. plain: arguments of a call without CFG. cfg: what they are with CFG,
+    one dictionary for every style."""
 
     build: Callable
     plain: dict
@@ -879,7 +892,8 @@ PIPELINES = {
         (CFG, CFG | {"guidance_scale_2": 3.0}),
     ),
     "ltx": Tiny(ltx, {"guidance_scale": 1.0, **VIDEO}, (CFG, CFG | {"guidance_rescale": 0.7})),
-    # unmasked: else the pipeline hides padding from single prompts and zeroes it in several, and a batch is not what its rows are alone
+    # unmasked: else the pipeline hides padding from single prompts and zeroes it in several, and a
+    # batch is not what its rows are alone
     "latte": Tiny(
         latte,
         {"guidance_scale": 1.0, "clean_caption": False, "mask_feature": False, "video_length": 5},
@@ -904,7 +918,8 @@ PIPELINES = {
 
 @functools.cache
 def pipeline(name: str):
-    """Built once per name. At random initialisation a few layers are zero (gates, output projections); they are filled."""
+    """Built once per name. At random initialisation a few layers are zero (gates, output
+    projections); they are filled."""
     return prepared(PIPELINES[name].build)
 
 
@@ -918,7 +933,8 @@ def prepared(build):
 
 
 def loud(denoiser) -> None:
-    """Weights under which text matters: NAG's effect on a freshly initialised model drowns in rounding."""
+    """Weights under which text matters: NAG's effect on a freshly initialised model drowns in
+    rounding."""
     for parameter in denoiser.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.3)
@@ -935,7 +951,8 @@ def draw(
     pipe=None,
     **options,
 ):
-    """What one call of a tiny pipeline returns as its first output: latents, (rows, ...), unless asked otherwise. cfg: which style."""
+    """What one call of a tiny pipeline returns as its first output: latents, (rows, ...), unless
+    asked otherwise. cfg: which style."""
     tiny, pipe = PIPELINES[name], pipe or pipeline(name)
     arguments = {**tiny.plain, **(tiny.cfg[cfg] if cfg is not None else {})}
     if cfg is not None and "negative_prompt" in inspect.signature(type(pipe).__call__).parameters:

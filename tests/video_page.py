@@ -1,4 +1,5 @@
-"""The page with one more preset, a folder with a tiny random video pipeline: `python tests/video_page.py FOLDER PORT`. For tests/test_video.py."""
+"""The page with one more preset, a folder with a tiny random video pipeline: `python
+tests/video_page.py FOLDER PORT`. For tests/test_video.py."""
 
 import json
 import sys

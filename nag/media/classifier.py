@@ -7,7 +7,8 @@ from torch import nn
 class Classifier(nn.Module):
     """Says what a portrait shows: one softmax per attribute, over as many values as `counts` says.
 
-    `features` (B, 256) are what the Frechet distance is measured in. Pictures in [-1, 1], (B, 3, 128, 128).
+    `features` (B, 256) are what the Frechet distance is measured in. Pictures in [-1, 1], (B, 3,
+    128, 128).
     """
 
     def __init__(self, counts: list[int]):

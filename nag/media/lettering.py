@@ -5,7 +5,8 @@ import functools
 from PIL import Image, ImageDraw, ImageFont
 
 INK, PALE, PAPER = "#1c1d1f", "#5b5e64", "#ffffff"
-LACKING = str.maketrans({"×": "x", "→": "->", "↓": "(down),", "−": "-", "φ": "phi"})  # signs that the font lacks
+# signs that the font lacks
+LACKING = str.maketrans({"×": "x", "→": "->", "↓": "(down),", "−": "-", "φ": "phi"})
 
 
 @functools.cache

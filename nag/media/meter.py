@@ -1,4 +1,5 @@
-"""Reads what a picture of the pocket models shows: "hat 93 %". The classifier's own accuracy stands in its model card."""
+"""Reads what a picture of the pocket models shows: "hat 93 %". The classifier's own accuracy stands
+in its model card."""
 
 import json
 import re
@@ -34,7 +35,8 @@ class Meter:
         )
 
     def named_in(self, text: str) -> list[tuple[str, str]]:
-        """(attribute, value) pairs that a prompt names: "no glasses, red shirt" -> [("eyewear", "glasses"), ("shirt", "red")]"""
+        """(attribute, value) pairs that a prompt names: "no glasses, red shirt" -> [("eyewear",
+        "glasses"), ("shirt", "red")]"""
         text, found = f" {' '.join(re.findall(r'[a-z]+', text.lower()))} ", []
         for name, values in self.attributes.items():
             for value in values:
@@ -48,7 +50,8 @@ class Meter:
 
     @torch.inference_mode()
     def read(self, pictures) -> list[dict]:
-        """PIL images, or lists of a video's frames -> {attribute: {value: probability}} for each; of a video, the mean over its frames."""
+        """PIL images, or lists of a video's frames -> {attribute: {value: probability}} for each;
+        of a video, the mean over its frames."""
         pictures = [picture if isinstance(picture, list) else [picture] for picture in pictures]
         logits = self.model(
             torch.stack([self._tensor(frame) for frames in pictures for frame in frames])

@@ -5,7 +5,8 @@ from pathlib import Path
 
 
 def frames_of(result, index: int = 0) -> list:
-    """One video of a pipeline's output -> PIL images. Pipelines give PIL images, or (F, H, W, 3) floats from 0 to 1."""
+    """One video of a pipeline's output -> PIL images. Pipelines give PIL images, or (F, H, W, 3)
+    floats from 0 to 1."""
     import numpy as np
     from PIL import Image
 
@@ -22,8 +23,9 @@ def frames_of(result, index: int = 0) -> list:
 
 
 def encode(frames: list, fps: int) -> bytes:
-    """PIL images of one size, with even sides -> MP4. A key frame every eight makes stepping backwards quick; the header comes first,
-    so that a browser can begin before it has everything."""
+    """PIL images of one size, with even sides -> MP4. A key frame every eight makes stepping
+    backwards quick; the header comes first, so that a browser can begin before it has everything.
+    """
     import imageio_ffmpeg
     import numpy as np
 

@@ -11,6 +11,7 @@ import os
 import secrets
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -23,7 +24,7 @@ from ..media import metadata
 
 KEEP = 3600  # seconds that a file stays after its last use
 ROOM = 256 * 2**20  # bytes of all uploads, and as many again of finished pictures
-BLOCK = 4096  # bytes that the smallest file takes on a disk
+SMALLEST = 2**15  # bytes that every file counts for, so that there are not too many of them
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # errors of a disk that has no room
 ELSEWHERE = (
     "A start picture is a file that was uploaded here: POST it to /gradio_api/upload, then give "
@@ -37,7 +38,7 @@ class Folder:
 
     def __init__(self, path: Path, room: int = ROOM, seconds: float = KEEP):
         self.path, self.drawn, self.room, self.seconds = path, path / "drawn", room, seconds
-        self.owner = os.getpid()
+        self.owner, self.sweeping = os.getpid(), threading.Lock()
 
     def write(self, name: str, content: Callable[[Path], object]) -> Path:
         """The finished file of that name; `content(path)` writes it where it is not there yet.
@@ -50,7 +51,7 @@ class Folder:
             if path.exists():
                 os.utime(path)
                 return path
-            self.sweep()
+            self._clear(self.drawn.glob("*"))
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.drawn.mkdir(exist_ok=True)
             content(part)
@@ -62,23 +63,29 @@ class Folder:
         return path
 
     def sweep(self) -> None:
-        """Removes what is too old, then the oldest of what is too much."""
-        files = [(file, *_used(file)) for file in self.path.rglob("*") if not file.is_dir()]
-        drawn = [one for one in files if one[0].is_relative_to(self.drawn)]
-        for group in (drawn, [one for one in files if one not in drawn]):
-            for file in self._too_much(group):
-                file.unlink(missing_ok=True)
-        for folder in self.path.glob("*/"):  # Gradio makes one for each upload
-            if folder != self.drawn and time.time() - _used(folder)[0] > 60:
-                with contextlib.suppress(OSError):
+        """Makes room for an upload; returns at once where another one is doing that."""
+        if self.sweeping.acquire(blocking=False):
+            try:
+                self._sweep()
+            finally:
+                self.sweeping.release()
+
+    def _sweep(self) -> None:
+        found = [(Path(folder), names) for folder, _, names in os.walk(self.path)]
+        found = [(folder, names) for folder, names in found if folder != self.drawn]
+        self._clear(folder / name for folder, names in found for name in names)
+        for folder, _ in found[1:]:  # Gradio makes one for each upload
+            if time.time() - _used(folder)[0] > 60:
+                with contextlib.suppress(OSError):  # there is something in it
                     folder.rmdir()
 
-    def _too_much(self, files: Iterable[tuple[Path, float, int]]) -> Iterable[Path]:
+    def _clear(self, files: Iterable[Path]) -> None:
+        """Removes those that are too old, then the oldest of those that are too much."""
         taken = 0
-        for file, used, size in sorted(files, key=lambda one: one[1], reverse=True):
-            taken += max(size, BLOCK)
+        for used, size, file in sorted(((*_used(file), file) for file in files), reverse=True):
+            taken += max(size, SMALLEST)
             if taken > self.room or time.time() - used > self.seconds:
-                yield file
+                file.unlink(missing_ok=True)
 
     def uploaded(self, path: str) -> Path:
         """The file that a visitor uploaded, by the path that the upload answered; it is not opened.

@@ -1,15 +1,18 @@
-"""What the page adds to its pipeline calls: columns through the engine, against three bare calls with the same arguments.
+"""What the page adds to its pipeline calls: columns through the engine, against three bare calls
+with the same arguments.
 
-    python tests/benchmarks/page.py [--preset pocket-portrait ...] [--steps 4 20] [--rounds 9] [--guidance none,cfg,nag] [--batched]
+    python tests/benchmarks/page.py [--preset pocket-portrait ...] [--steps 4 20] [--rounds 9]
+    [--guidance none,cfg,nag] [--batched]
 
-Everything that the page does with a column is done: previews made and coded, the finished picture coded as PNG, the meter read. The bare calls
-are once those of a script, which encodes its words anew for each, and once with the words known, as the engine has them. The three
-take turns, in changing order; medians of ratios within a turn, with their range. Prints a Markdown table. With --batched it is instead the
-page with its columns drawn together against the page without.
+Everything that the page does with a column is done: previews made and coded, the finished picture
+coded as PNG, the meter read. The bare calls are once those of a script, which encodes its words
+anew for each, and once with the words known, as the engine has them. The three take turns, in
+changing order; medians of ratios within a turn, with their range. Prints a Markdown table. With
+--batched it is instead the page with its columns drawn together against the page without.
 
-Everything that computes does so in a thread of its own that ends with it, as the engine's does. A thread that has computed once keeps its
-OpenMP helpers, and while there are more of these than cores, the calls slow one
-another down: the ratio was then 1.6 to 1.7.
+Everything that computes does so in a thread of its own that ends with it, as the engine's does. A
+thread that has computed once keeps its OpenMP helpers, and while there are more of these than
+cores, the calls slow one another down: the ratio was then 1.6 to 1.7.
 """
 
 import argparse
@@ -72,7 +75,8 @@ def apart(function):
 
 
 def turns(ways: dict, rounds: int) -> dict[str, list[float]]:
-    """Seconds of every way in every round, in changing order; a first round warms up and does not count."""
+    """Seconds of every way in every round, in changing order; a first round warms up and does not
+    count."""
     spent = {way: [] for way in ways}
     for turn in range(rounds + 1):
         for way in [*ways][turn % len(ways) :] + [*ways][: turn % len(ways)]:
@@ -98,7 +102,8 @@ def against_calls(engine, raw: dict, rounds: int) -> str:
         },
         rounds,
     )
-    return f"{statistics.median(spent['bare']):.3f} s | {ratio(spent, 'page', 'bare')} | {ratio(spent, 'page', 'known')}"
+    bare, known = ratio(spent, "page", "bare"), ratio(spent, "page", "known")
+    return f"{statistics.median(spent['bare']):.3f} s | {bare} | {known}"
 
 
 def together(engine, raw: dict, rounds: int) -> str:

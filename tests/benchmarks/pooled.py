@@ -1,12 +1,15 @@
-"""Whose pooled text should modulate the negative's rows, and does the negative's padding matter? Measured on pocket-joint.
+"""Whose pooled text should modulate the negative's rows, and does the negative's padding matter?
+Measured on pocket-joint.
 
     python tests/benchmarks/pooled.py [--count 128] [--scale 5 --tau 2.5 --alpha .5]
 
-Flux adds a pooled text vector to the timestep, which scales and shifts every token of a row. The packed form has one row for both texts
-and gives it the positive's. With the batch doubled each half can have its own, as the authors' Flux code does. Here all are drawn from the
-same noise and read by the classifier: the share of pictures that show what the negative prompt names (95 % interval), the share of the
-other attributes kept, and how far the pictures are from the packed ones (of 255). "trimmed" is the packed form with `trim=True`: without the
-padding that fills the negative's text up to 24 tokens.
+Flux adds a pooled text vector to the timestep, which scales and shifts every token of a row. The
+packed form has one row for both texts and gives it the positive's. With the batch doubled each half
+can have its own, as the authors' Flux code does. Here all are drawn from the same noise and read by
+the classifier: the share of pictures that show what the negative prompt names (95 % interval), the
+share of the other attributes kept, and how far the pictures are from the packed ones (of 255).
+"trimmed" is the packed form with `trim=True`: without the padding that fills the negative's text up
+to 24 tokens.
 """
 
 import argparse
@@ -30,7 +33,8 @@ ASSETS = Path(__file__).resolve().parents[2] / "assets"
 
 @contextlib.contextmanager
 def doubled(pipe, negatives: list[str], settings, pooled: str, tokens: int):
-    """`pipe` with NAG in two rows per picture, the negative's behind; pooled: "positive" or "negative", the vector of these."""
+    """`pipe` with NAG in two rows per picture, the negative's behind; pooled: "positive" or
+    "negative", the vector of these."""
     transformer, real = pipe.transformer, F.scaled_dot_product_attention
     minus, pooled_minus, _ = pipe.encode_prompt(negatives, negatives, max_sequence_length=tokens)
     forward = type(transformer).forward
@@ -158,7 +162,8 @@ def main() -> None:
         low, high = wilson(hits, len(jobs))
         apart = (pixels(pictures[way]) - pixels(pictures["packed"])).abs().mean()
         print(
-            f"| {label} | {hits / len(jobs):.2f} ({low:.2f}-{high:.2f}) | {sum(kept) / len(kept):.2f} | {apart:.2f} |"
+            f"| {label} | {hits / len(jobs):.2f} ({low:.2f}-{high:.2f}) "
+            f"| {sum(kept) / len(kept):.2f} | {apart:.2f} |"
         )
 
 
