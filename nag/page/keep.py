@@ -100,7 +100,7 @@ def save_zip(shown: Shown, path: Path) -> None:
 
 
 def save_report(shown: Shown, path: Path) -> None:
-    path.write_text(report(shown), "utf-8")
+    path.write_text(report(shown), encoding="utf-8")
 
 
 def report(shown: Shown) -> str:
