@@ -7,6 +7,7 @@ value and the range. Nothing here knows of diffusers.
 import difflib
 import functools
 import json
+import logging
 import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -28,6 +29,7 @@ from .request import (
     limits_of,
 )
 
+log = logging.getLogger("nag")
 FOLDER = Path(__file__).resolve().parent.parent / "presets"
 WEIGHTS = (".safetensors", ".gguf")
 
@@ -185,20 +187,37 @@ def parse(name: str, text: str) -> Preset:
         content = json.loads(text)
         settings = {"preset": name} | {key: content.pop(key) for key in SETTINGS if key in content}
         preset = Preset(**content, settings=settings)
+        _check({}, preset)
     except ValidationError as error:
         raise Refused(f"presets/{name}.json: {_sentence(error)}") from None
-    except (ValueError, TypeError) as error:
+    except Refused as error:
+        raise Refused(f"presets/{name}.json: {error}") from None
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise Refused(f"presets/{name}.json is not a preset: {error}") from None
-    _check({}, preset)
     return preset
+
+
+def read(path: Path) -> Preset:
+    """A preset file. Raises `Refused` with its name where it cannot be read or is no preset."""
+    try:
+        return parse(path.stem, path.read_text("utf-8"))
+    except UnicodeDecodeError:
+        raise Refused(f"presets/{path.name} is not a preset: it is not text in UTF-8.") from None
+    except OSError as error:
+        raise Refused(f"presets/{path.name} cannot be read: {error.strerror}.") from None
 
 
 @functools.cache
 def load_all() -> dict[str, Preset]:
-    """All presets by name, the default first, those that ship with weights before the others, pictures before videos."""
-    presets = {
-        path.stem: parse(path.stem, path.read_text("utf-8")) for path in FOLDER.glob("*.json")
-    }
+    """All presets by name, the default first, those that ship with weights before the others,
+    pictures before videos. Hidden files, such as macOS leaves behind, are named and left out."""
+    files = sorted(FOLDER.glob("*.json"))
+    for path in files:
+        if path.name.startswith("."):
+            log.warning("presets/%s is a hidden file: it is not read as a preset.", path.name)
+    presets = {path.stem: read(path) for path in files if not path.name.startswith(".")}
+    if DEFAULT not in presets:
+        raise Refused(f"presets/{DEFAULT}.json is missing: it is what the page opens with.")
     return dict(
         sorted(
             presets.items(),

@@ -31,6 +31,7 @@ from starlette.testclient import TestClient
 from test_handlers import FakeEngine
 from test_page import ROOT, serving
 
+from nag import presets
 from nag.errors import Refused
 from nag.media import uploads
 from nag.page import handlers, layout, serve
@@ -676,6 +677,56 @@ def test_an_address_that_is_none_is_a_sentence():
     ended = run_app("--public", "example.org")
     assert ended.returncode == 1 and "Traceback" not in ended.stderr
     assert "--public is an address like https://example.org/nag, got 'example.org'" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("mine.json", b"{", "presets/mine.json is not a preset"),
+        ("mine.json", b"\xff\xfe", "presets/mine.json is not a preset: it is not text in UTF-8"),
+        ("mine.json", b"[" * 100_000, "presets/mine.json is not a preset"),
+        ("mine.json", b"[]", "presets/mine.json is not a preset"),
+        ("mine.json", {"nag_tau": 99}, "presets/mine.json: nag_tau must be between"),
+        ("mine.json", None, "presets/mine.json cannot be read"),  # a folder of that name
+        ("pocket-portrait.json", "gone", "presets/pocket-portrait.json is missing"),
+    ],
+)
+def test_a_broken_preset_file_is_named(tmp_path, monkeypatch, name, content, sentence):
+    good = (ROOT / "presets" / "pocket-portrait.json").read_bytes()
+    (tmp_path / "pocket-portrait.json").write_bytes(good)
+    (tmp_path / "._pocket-portrait.json").write_bytes(b"\x00\x05\x16\x07")  # as macOS leaves
+    monkeypatch.setattr(presets, "FOLDER", tmp_path)
+    assert list(presets.load_all.__wrapped__()) == ["pocket-portrait"]
+    if content is None:
+        (tmp_path / name).mkdir()
+    elif content == "gone":
+        (tmp_path / name).unlink()
+    else:
+        content = content if isinstance(content, bytes) else json.dumps(json.loads(good) | content)
+        (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(Refused, match=re.escape(sentence)):
+        presets.load_all.__wrapped__()
+
+
+def test_the_server_ends_with_a_sentence_where_a_preset_is_broken(tmp_path):
+    (tmp_path / "mine.json").write_text("{")
+    (tmp_path / "._mine.json").write_bytes(b"\xff")
+    code = (
+        "import pathlib, runpy, sys, nag.presets; nag.presets.FOLDER = pathlib.Path(sys.argv[1]); "
+        "runpy.run_path('app.py', run_name='__main__')"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ended.returncode == 1 and "Traceback" not in ended.stderr
+    assert "presets/mine.json is not a preset" in ended.stderr
+    assert "presets/._mine.json is a hidden file" in ended.stderr
+    assert str(tmp_path) not in ended.stderr
 
 
 def test_a_port_in_use_is_a_sentence():
