@@ -1,12 +1,12 @@
+"""No network, one thread, the same seed; and the quick run."""
+
 import os
 import tempfile
 
 # Before torch and gradio are imported: no network, no telemetry, one thread (busy machines are slow
-# at two).
+# at two), and an empty cache: no test depends on what a machine has downloaded.
 os.environ |= {
-    "HF_HOME": tempfile.mkdtemp()
-}  # an empty cache: no test depends on what a machine has downloaded
-os.environ |= {
+    "HF_HOME": tempfile.mkdtemp(),
     "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "GRADIO_ANALYTICS_ENABLED": "False",
@@ -16,6 +16,14 @@ os.environ |= {
 
 import pytest
 import torch
+
+# hooks of pytest
+from quick import (  # noqa: F401
+    pytest_addoption,
+    pytest_collection_modifyitems,
+    pytest_configure,
+    pytest_terminal_summary,
+)
 
 torch.set_num_threads(1)
 

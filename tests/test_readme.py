@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -166,3 +167,15 @@ def test_the_python_examples_run_as_written(name, example, monkeypatch):
     for picture in [names[key] for key in ("image",) if key in names] + names.get("images", []):
         assert picture.size == (128, 128)
     assert "pipe" in names
+
+
+def test_the_page_answers_the_api_example_as_written(tmp_path_factory):
+    from test_page import serving
+
+    assert "&& python app.py\n" in FRONT
+    example = next(block for _, block in blocks("python") if "Client(" in block)
+    # the example leaves its connection open, and a server that is asked to end waits for it
+    with serving(tmp_path_factory, "app.py", "--port", sign=signal.SIGKILL) as url:
+        names = {}
+        exec(compile(example.replace("http://127.0.0.1:7860", url), "README.md", "exec"), names)
+    assert names["run"]["settings"]["seed"] == 7 and len(names["images"]) == 3
