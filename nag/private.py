@@ -60,6 +60,28 @@ def absent_packages(pipeline_class: type) -> tuple[str, ...]:
     return tuple(getattr(pipeline_class, "_backends", ()))
 
 
+# packages that tokenizers and pipelines need, each with what else its use needs
+OPTIONAL = {
+    "sentencepiece": ("sentencepiece", "protobuf"),
+    "protobuf": ("sentencepiece", "protobuf"),
+    "tiktoken": ("tiktoken",),
+    "bitsandbytes": ("bitsandbytes",),
+}
+
+
+def packages_named(error: BaseException) -> tuple[str, ...]:
+    """The packages that an error calls absent, as pip knows them.
+
+    transformers and diffusers raise ImportError, or ValueError, that names a package in words only.
+    """
+    if isinstance(error, ModuleNotFoundError) and error.name in OPTIONAL:
+        return OPTIONAL[error.name]
+    if not isinstance(error, (ImportError, ValueError)):
+        return ()
+    said = str(error).lower()
+    return next((needed for name, needed in OPTIONAL.items() if name in said), ())
+
+
 # diffusers, attention and hooks
 
 
@@ -135,6 +157,13 @@ def has_matrix_units() -> bool:
     import torch
 
     return getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
+
+
+def cpu_attention() -> Any:
+    """The processor's attention kernel, (query, key, value, ...) -> (output, log-sum-exp)."""
+    import torch
+
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 
 def lerp_all(averages: list[Any], values: list[Any], weight: float) -> None:

@@ -11,8 +11,7 @@ from tiny import PIPELINES, folder_of, pipeline
 from video_page import preset as video_preset
 
 from nag import __main__, guidance, presets
-from nag.engine import engine as drawing
-from nag.engine import previews
+from nag.engine import drawing, previews
 from nag.engine.engine import Engine
 from nag.page import cells
 from nag.page.strip import strip
@@ -28,9 +27,9 @@ def calls(monkeypatch):
     """The columns of every pipeline call."""
     seen, call = [], drawing.call_pipeline
 
-    def counted(loaded, run, keys, on_step):
-        seen.append(keys)
-        return call(loaded, run, keys, on_step)
+    def counted(loaded, request, rows, *args):
+        seen.append(tuple(row.key for row in rows))
+        return call(loaded, request, rows, *args)
 
     monkeypatch.setattr(drawing, "call_pipeline", counted)
     return seen

@@ -9,12 +9,14 @@ import torch
 from tiny import pipeline
 
 from nag import guidance, presets
+from nag.engine import drawing, failures
+from nag.engine import engine as engine_module
 from nag.engine import previews as drawn
 from nag.engine.clock import StepClock
 from nag.engine.engine import Engine
 from nag.engine.loading import Loaded, PipelineCache
 from nag.engine.verdict import mean_difference
-from nag.errors import Refused
+from nag.errors import NAGRuntimeError, NAGValueError, Refused
 from nag.page import cells
 
 ALL = ["none", "cfg", "nag", "cfg+nag"]
@@ -252,6 +254,66 @@ def test_a_picture_of_nan_is_a_failure_not_a_black_square():
     ].reason
 
 
+def test_a_picture_whose_decoder_overflowed_is_a_failure_too(monkeypatch):
+    vae = pipeline("sd").vae
+    decode = type(vae).decode
+
+    def overflow(self, *args, **kwargs):
+        return (decode(self, *args, **kwargs)[0] * float("nan"),)
+
+    monkeypatch.setattr(type(vae), "decode", overflow)
+    run = finish(engine(), "sd")
+    assert ["left the range" in c.reason for c in run.columns] == [True] * 3
+
+
+def test_a_sentence_of_the_library_is_shown_under_the_column(monkeypatch):
+    """Whatever it begins with."""
+
+    def refuse(*args, **kwargs):
+        raise NAGValueError("Got 3 negative prompts for 2 prompts.")
+
+    monkeypatch.setattr(guidance, "guide", refuse)
+    run = finish(engine(), "sd")
+    assert run.columns[2].reason == "Got 3 negative prompts for 2 prompts."
+    assert run.json()["columns"]["nag"]["reason"] == run.columns[2].reason
+
+
+@pytest.mark.parametrize("error", [KeyError("/srv/secret"), ZeroDivisionError("/srv/secret")])
+def test_an_unexpected_error_is_called_that_and_only_the_log_has_its_words(
+    error, monkeypatch, caplog
+):
+    def explode(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(guidance, "guide", explode)
+    *_, (run, _, _) = engine().run(*ask("sd"), run_id="4711")
+    said = run.columns[2].reason
+    assert all(word in said for word in ("unexpected", type(error).__name__, "4711", "log"))
+    assert "secret" not in said and "secret" in caplog.text and "4711" in caplog.text
+
+
+@pytest.mark.parametrize("error", [SystemExit(1), GeneratorExit(), KeyError("no")])
+def test_whatever_ends_the_worker_no_column_stays_at_step(error, monkeypatch):
+    def end(*args, **kwargs):
+        raise error
+
+    bench, states = engine(), []
+    monkeypatch.setattr(drawing, "calls_of", end)
+    with pytest.raises((NAGRuntimeError, KeyError)) as raised:
+        for run, _, _ in bench.run(*ask("sd"), run_id="4711"):
+            states = run.columns
+    assert [c.state for c in states] == ["failed"] * 3 and free(bench)
+    said = failures.of_run(raised.value, "4711")
+    assert "This run ended with an unexpected error" in said and "4711" in said
+
+
+def test_pictures_that_cannot_be_measured_are_shown_and_that_is_said(monkeypatch):
+    monkeypatch.setattr(engine_module, "judge", lambda *_: 1 / 0)
+    run = finish(engine(), "sd")
+    assert [c.state for c in run.columns] == ["done"] * 3
+    assert run.hint == "The pictures could not be measured; the log says why."
+
+
 def test_a_model_that_does_not_load_is_a_sentence_and_the_next_run_works():
     def refuse(chosen):
         if chosen.name == "sd3":
@@ -344,7 +406,7 @@ def test_a_copy_of_the_scheduler_is_not_watched():
 def test_every_step_has_a_preview_and_the_last_looks_like_the_picture():
     previews = {}
     for run, column, preview in Engine().run(*presets.resolve({"guidance": ["none", "nag"]})):
-        if preview is not None:
+        if preview is not None:  # noqa: B007
             previews.setdefault(column.key, []).append(preview.convert("RGB"))
     assert {key: len(made) for key, made in previews.items()} == {"none": 4, "nag": 4}
     for column in run.columns:

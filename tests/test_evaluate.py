@@ -740,6 +740,10 @@ def test_a_picture_is_drawn_anew_when_something_it_depends_on_changes(tmp_path):
         ("guidance/packing.py", True),
         ("families/adapters/positions.py", True),
         ("engine/call.py", True),
+        ("engine/clock.py", True),
+        ("media/video.py", True),
+        ("media/meter.py", False),
+        ("commands/compare.py", False),
         ("evaluate/draw.py", True),
         ("evaluate/report.py", False),
         ("page/layout.py", False),
@@ -769,21 +773,17 @@ def test_other_weights_in_the_same_folder_are_another_model(tmp_path):
 
 
 def test_numbers_that_left_their_range_are_refused(tmp_path, monkeypatch):
-    import numpy as np
-
     painter = draw.Painter(PORTRAIT, tmp_path, lambda _: argparse.Namespace(dtype="float16"))
-    monkeypatch.setattr(
-        draw.Painter, "_call", lambda *_: (np.full((1, 1, 8, 8, 3), np.nan), 1.0, [False])
-    )
+
+    def end_by(error):
+        monkeypatch.setattr(draw, "call_pipeline", lambda *_: (_ for _ in ()).throw(error))
+
+    end_by(draw.NotFinite("A lower CFG scale helps."))
     (column,) = plan.columns_of(PORTRAIT, ["nag"], [4], {})
     with pytest.raises(Refused, match='Column "nag": the numbers left the range of float16'):
         painter.draw(column, [plan.Picture("a", "b", 1)])
     assert not files(tmp_path)
-    monkeypatch.setattr(
-        draw.Painter,
-        "_call",
-        lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory")),
-    )
+    end_by(torch.OutOfMemoryError("CUDA out of memory"))
     with pytest.raises(Refused, match="Out of memory at --batch 2"):
         painter.draw(column, [plan.Picture("a", "b", 1)] * 2)
 

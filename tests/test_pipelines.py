@@ -3,12 +3,15 @@
 import errno
 import json
 
+import httpx
 import pytest
 import torch
+from huggingface_hub import errors
+from safetensors import SafetensorError
 from tiny import pipeline
 
 from nag import presets
-from nag.engine import loading, memory
+from nag.engine import failures, loading, memory
 from nag.errors import Refused
 
 
@@ -75,31 +78,77 @@ def test_a_machine_too_small_is_told_before_the_download():
 
 
 def test_a_folder_that_is_no_pipeline_is_a_sentence(tmp_path):
-    with pytest.raises(Refused, match="does not load as a diffusers pipeline"):
+    with pytest.raises(Refused, match=r"does not load as a diffusers pipeline: .* model_index.json"):
         loading.load(a_preset(model=str(tmp_path)))
 
 
-def test_known_errors_have_sentences():
-    from huggingface_hub import errors
+def answer(status: int, kind=errors.HfHubHTTPError) -> Exception:
+    """What huggingface_hub raises for an answer of the hub."""
+    request = httpx.Request("GET", "https://huggingface.co/someone/tiny")
+    return kind(f"{status} of the hub", response=httpx.Response(status, request=request))
 
-    response = type(
-        "R",
-        (),
-        {"headers": {}, "request": None, "status_code": 403, "text": "", "json": lambda self: {}},
-    )()
-    gated = errors.GatedRepoError("gated", response=response)
-    for error, sentence in (
-        (gated, "accept it at https://huggingface.co/someone/tiny"),
-        (
-            errors.RepositoryNotFoundError("404", response=response),
-            "neither a folder here nor a repository",
-        ),
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (answer(403, errors.GatedRepoError), "accept it at https://huggingface.co/someone/tiny"),
+        (answer(401), "accept it at https://huggingface.co/someone/tiny"),
+        (answer(403), "accept it at https://huggingface.co/someone/tiny"),
+        (answer(401, errors.RepositoryNotFoundError), "neither a folder here nor a repository"),
+        (answer(404, errors.RepositoryNotFoundError), "neither a folder here nor a repository"),
+        (answer(404, errors.RevisionNotFoundError), "is no longer on the hub"),
+        (answer(503), "could not answer (503)"),
+        (answer(429), "could not answer (429)"),
+        (errors.OfflineModeIsEnabled("offline"), "the hub cannot be reached"),
+        (errors.LocalEntryNotFoundError("not here"), "the hub cannot be reached"),
+        (httpx.ConnectTimeout("late"), "the hub cannot be reached"),
+        (httpx.ProxyError("no"), "the hub cannot be reached"),
         (OSError(errno.ENOSPC, "No space left on device"), "The disk is full"),
         (torch.OutOfMemoryError("CUDA out of memory"), "Not enough memory"),
+        (MemoryError(), "Not enough memory"),
         (ImportError("requires the SentencePiece library"), "pip install sentencepiece protobuf"),
-        (RuntimeError("something else"), "failed to load (RuntimeError)"),
-    ):
-        assert sentence in loading.explain(error, a_preset())
+        (ModuleNotFoundError("no", name="tiktoken"), "pip install tiktoken"),
+        (SafetensorError("header too small"), "a file of its weights is damaged"),
+    ],
+)
+def test_errors_that_are_known_have_sentences(error, sentence):
+    """Also behind what diffusers makes of them."""
+    wrapped = OSError("Cannot load someone/tiny")
+    wrapped.__cause__ = error
+    for one in (error, wrapped):
+        assert sentence in failures.of_loading(one, a_preset()), one
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("size mismatch for proj: copying (4032, 401) from checkpoint, 403 expected"),
+        OSError("Error no file named model.safetensors found in directory /srv/models/401"),
+        RuntimeError("something else at /srv/models/403, offline"),
+    ],
+)
+def test_digits_and_words_of_an_error_are_not_read_and_its_folders_not_shown(error, caplog):
+    said = failures.of_loading(error, a_preset())
+    assert type(error).__name__ in said and "the log" in said and "Preset tiny" in said
+    assert not any(word in said for word in ("licence", "hub", "srv", "size mismatch"))
+    assert str(error) in caplog.text, "the log has what people are not shown"
+
+
+def test_a_damaged_weight_file_is_named_without_its_folder(tmp_path):
+    pipeline("sd").save_pretrained(tmp_path)
+    (tmp_path / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"cut short")
+    with pytest.raises(Refused) as refused:
+        loading.load(a_preset(model=str(tmp_path)))
+    assert "its file unet/diffusion_pytorch_model.safetensors is damaged" in str(refused.value)
+    assert str(tmp_path) not in str(refused.value)
+
+
+def test_a_damaged_configuration_is_told_without_its_folder(tmp_path):
+    pipeline("sd").save_pretrained(tmp_path)
+    (tmp_path / "unet" / "config.json").write_text("{", encoding="utf-8")
+    with pytest.raises(Refused, match="JSON files is damaged") as refused:
+        loading.load(a_preset(model=str(tmp_path)))
+    assert str(tmp_path.parent) not in str(refused.value)
 
 
 def test_only_one_large_model_stays_on_the_shelf():

@@ -12,7 +12,7 @@ import transformers
 
 from nag import presets
 from nag.__main__ import main
-from nag.engine import dry, loading
+from nag.engine import dry, failures, loading
 from nag.engine.repairs import repair
 
 ALL = presets.load_all()
@@ -105,7 +105,7 @@ def test_most_of_wan_22_runs_on_the_high_noise_expert():
 def test_downloads_are_told_as_large_as_they_are():
     assert ALL["wan22-14b"].fetched_gb == 126.2 and ALL["sdxl"].fetched_gb == 7
     offline = ConnectionError("couldn't connect")
-    assert "about 126 GB are fetched" in loading.explain(offline, ALL["wan22-14b"])
+    assert "about 126 GB are fetched" in failures.of_loading(offline, ALL["wan22-14b"])
     for preset in ALL.values():
         assert preset.download_gb == 0 or preset.download_gb >= preset.size_gb
 
@@ -124,7 +124,8 @@ def test_wans_vae_stays_in_float32(tmp_path):
     for name in WAN:
         assert ALL[name].vae_dtype == "float32"
     preset = ALL["wan21-1b"]
-    pipe = loading._from_pretrained(preset, str(saved(tmp_path, "wan")), None, torch.bfloat16, True)
+    mine = preset.model_copy(update={"model": str(saved(tmp_path, "wan")), "revision": None})
+    pipe = loading._from_pretrained(mine, torch.bfloat16)
     assert pipe.vae.dtype == torch.float32
     assert pipe.transformer.dtype == pipe.text_encoder.dtype == torch.bfloat16
     video = tiny.draw("wan", pipe=pipe, steps=1, output_type="pt")

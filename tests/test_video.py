@@ -55,15 +55,17 @@ def test_frames_of_whatever_a_pipeline_returns():
     import torch
 
     floats = np.random.default_rng(0).random((3, 16, 24, 3))
-    for frames in (
-        [Image.fromarray((f * 255).astype("uint8")) for f in floats],
-        floats,
-        torch.from_numpy(floats).permute(0, 3, 1, 2),
+    for name, frames in (
+        ("frames", floats),
+        ("videos", floats),
+        ("frames", torch.from_numpy(floats).permute(0, 3, 1, 2)),
     ):
-        result = type("Output", (), {"frames": [frames]})()
-        got = video.frames_of(result)
+        result = type("Output", (), {name: [frames]})()
+        got = video.pictures(video.pixels_of(result))
         assert len(got) == 3 and got[0].size == (24, 16)
         assert np.abs(np.asarray(got[1]) / 255 - floats[1]).max() < 0.01
+    one = type("Output", (), {"images": floats})()
+    assert np.array_equal(video.pixels_of(one, 2), floats[2:])
 
 
 def test_a_comparison_of_videos(monkeypatch):

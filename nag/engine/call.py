@@ -1,107 +1,180 @@
-"""One pipeline call, for one column or several."""
+"""One pipeline call: its arguments, guidance around it, and what came of it, row by row."""
 
 import contextlib
 import inspect
-from dataclasses import asdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
 
-from ..errors import Refused
+from ..errors import NAGRuntimeError
 from ..media import video
 from ..methods import METHODS
+from ..presets import Preset
+from ..request import Request
+from ..settings import NAGSettings
 from . import noise
-from .clock import StepClock
+from .clock import OnStep, StepClock
 from .loading import Loaded
-from .run import Run
+
+# argument of pipelines -> setting of a request
+SIZES = {
+    "width": "width",
+    "height": "height",
+    "num_frames": "num_frames",
+    "video_length": "num_frames",
+}
 
 
-def call_arguments(pipe, run: Run, key: str) -> dict:
-    """What a column asks of its pipeline, as arguments of its call."""
-    import torch
+class NotFinite(NAGRuntimeError):
+    """The latents became infinite, or not numbers."""
 
-    request, preset = run.request, run.preset
+
+@dataclass(frozen=True)
+class Row:
+    """One picture or video of a call. Rows of one call are alike in CFG and in all settings."""
+
+    key: str  # of nag/methods.py
+    prompt: str
+    negative_prompt: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What a call made, by rows.
+
+    pixels: arrays (F, H, W, 3), 0 to 1; F is 1 for a picture. blacked_out: by the model's own
+    safety checker. seconds: from the first denoiser call until all was decoded.
+    """
+
+    pixels: list[Any]
+    blacked_out: list[bool]
+    clock: StepClock
+    seconds: float
+
+
+def call_arguments(
+    pipe: Any, preset: Preset, request: Request, key: str, start: Any = None
+) -> dict[str, Any]:
+    """What one column asks of its pipeline. start: the PIL image that it begins with."""
     known = inspect.signature(pipe.__call__).parameters
     arguments = {
         "prompt": request.prompt,
         "num_inference_steps": request.num_inference_steps,
-        "generator": torch.Generator("cpu").manual_seed(request.seed),
+        "generator": generator(request.seed),
         **preset.arguments,
+        **{name: getattr(request, size) for name, size in SIZES.items() if name in known},
     }
-    for name, of_request in (
-        ("width", "width"),
-        ("height", "height"),
-        ("num_frames", "num_frames"),
-        ("video_length", "num_frames"),
-    ):
-        if name in known:
-            arguments[name] = getattr(request, of_request)
     if preset.cfg:
-        # Flux and its kin have an embedded guidance_scale, which stays as the preset sets it; their CFG has a name of its own.
+        # Flux and its kin have an embedded guidance_scale too, which stays as the preset sets it
         name = "true_cfg_scale" if "true_cfg_scale" in known else "guidance_scale"
         arguments[name] = (request.guidance_scale if METHODS[key].cfg else 1.0) + preset.cfg_offset
     if METHODS[key].cfg:
         arguments["negative_prompt"] = request.negative_prompt
-    if run.start is not None:
-        arguments["image"] = run.start
+    if start is not None:
+        arguments["image"] = start
     return arguments
 
 
-def call_pipeline(loaded: Loaded, run: Run, keys: tuple[str, ...], on_step):
-    """Runs the pipeline once, for one column or several, each from a fresh CPU generator of the seed.
-
-    -> (for each column its PIL images: one, or a video's frames; what was watched)
-    """
+def generator(seed: int) -> Any:
+    """A torch generator on the processor, so that a seed's noise is the same on every device."""
     import torch
 
-    from .. import (
-        families,
-    )  # here and not above: these load diffusers, and a page answers before it is there
-    from ..guidance import guide
-    from ..patch import Wrapped, set_attribute, wrap_method
+    return torch.Generator("cpu").manual_seed(seed)
 
-    pipe, request = loaded.pipe, run.request
-    arguments, negative = call_arguments(pipe, run, keys[0]), request.negative_prompt
-    settings = next(
-        filter(None, map(request.attention, keys)), None
-    )  # the same for all that have any
-    if len(keys) > 1:
-        arguments |= {
-            name: [arguments[name]] * len(keys)
-            for name in ("prompt", "negative_prompt")
-            if name in arguments
-        }
-        arguments["generator"] = [torch.Generator("cpu").manual_seed(request.seed) for _ in keys]
-        negative = [negative if request.attention(key) else None for key in keys]
-    watch = StepClock(pipe, loaded.device, on_step, len(keys))
+
+def call_pipeline(
+    loaded: Loaded,
+    request: Request,
+    rows: list[Row],
+    on_step: OnStep | None = None,
+    start: Any = None,
+    record: Any = None,
+) -> Drawn:
+    """Runs the pipeline once, each row from a fresh generator of its seed.
+
+    record: the nag.XRay in which guidance is recorded.
+    Raises `NotFinite`, and what the pipeline, `guide` and `on_step` raise.
+    """
+    import numpy as np
+    import torch
+
+    pipe = loaded.pipe
+    arguments = call_arguments(pipe, loaded.preset, request, rows[0].key, start)
+    arguments |= _arguments_of_rows(rows, cfg="negative_prompt" in arguments)
+    arguments["output_type"] = "np"
+    clock = StepClock(pipe, loaded.device, on_step, len(rows))
+    guided = _guided(pipe, request, rows, record)
+    with _around(loaded, rows), guided as progress, _watched(pipe, clock):
+        result = pipe(**arguments)
+        seconds = clock.since_start()
+    pixels = [video.pixels_of(result, i) for i in range(len(rows))]
+    if not torch.isfinite(clock.latents).all() or not all(np.isfinite(p).all() for p in pixels):
+        raise NotFinite(
+            f"The numbers left the range of {loaded.dtype}. A lower CFG or NAG scale helps, or a "
+            "wider dtype in the preset."
+        )
+    if progress is not None:
+        clock.guided = progress.guided_steps
+    black = getattr(result, "nsfw_content_detected", None) or [False] * len(rows)
+    return Drawn(pixels, [bool(one) for one in black], clock, seconds)
+
+
+def _arguments_of_rows(rows: list[Row], cfg: bool) -> dict[str, Any]:
+    """What differs between rows, as lists; of one row as it is, for some pipelines take no list."""
+    each = {
+        "prompt": [row.prompt for row in rows],
+        "generator": [generator(row.seed) for row in rows],
+    }
+    if cfg:
+        each["negative_prompt"] = [row.negative_prompt for row in rows]
+    return each if len(rows) > 1 else {name: values[0] for name, values in each.items()}
+
+
+@contextlib.contextmanager
+def _around(loaded: Loaded, rows: list[Row]) -> Iterator[None]:
+    """What is known of the words is used, and what becomes of them is heard. Before `guide`, which
+    then asks here for the negative prompt too."""
+    import torch
+
+    from ..patch import wrap_method
+
+    pipe, texts = loaded.pipe, {text for row in rows for text in (row.prompt, row.negative_prompt)}
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.inference_mode())
         stack.enter_context(noise.in_float32())
-        texts = [request.prompt, request.negative_prompt]
-        stack.enter_context(loaded.cut.listening(pipe, texts))
-        if hasattr(
-            pipe, "encode_prompt"
-        ):  # before `guide` wraps it, which then asks here for the negative prompt too
+        stack.enter_context(loaded.cut.listening(pipe, list(texts)))
+        if hasattr(pipe, "encode_prompt"):
             stack.enter_context(wrap_method(pipe, "encode_prompt", loaded.words.recall))
-        for denoiser in families.denoisers_of(pipe):
-            stack.callback(
-                families.unwrapped(denoiser).register_forward_pre_hook(watch.begin).remove
-            )
-        guidance = None
-        if settings is not None:
-            guidance = stack.enter_context(
-                guide(pipe, negative, **asdict(settings), record=run.record)
-            )
-        stack.enter_context(
-            set_attribute(pipe.scheduler, "step", Wrapped(pipe.scheduler.step, watch.stepped))
-        )
-        result = pipe(**arguments)
-    if not torch.isfinite(watch.latents).all():
-        raise ArithmeticError("not a number")
-    if any(getattr(result, "nsfw_content_detected", None) or ()):
-        raise Refused(
-            "The model's own safety checker blacked this picture out; another seed or other words may pass."
-        )
-    if guidance is not None:
-        watch.guided = guidance.guided_steps
-    return [
-        [result.images[i]] if hasattr(result, "images") else video.frames_of(result, i)
-        for i in range(len(keys))
-    ], watch
+        yield
+
+
+def _guided(
+    pipe: Any, request: Request, rows: list[Row], record: Any
+) -> contextlib.AbstractContextManager:
+    """`guide` for the rows that are guided, which all have the same settings, or nothing."""
+    from ..guidance import guide
+
+    settings: list[NAGSettings | None] = [request.attention(row.key) for row in rows]
+    used = next((one for one in settings if one is not None), None)
+    if used is None:
+        return contextlib.nullcontext()
+    negative = [
+        None if one is None else row.negative_prompt
+        for row, one in zip(rows, settings, strict=True)
+    ]
+    words = negative if len(rows) > 1 else negative[0]
+    return guide(pipe, words, **asdict(used), record=record)
+
+
+@contextlib.contextmanager
+def _watched(pipe: Any, clock: StepClock) -> Iterator[None]:
+    from .. import families
+    from ..patch import Wrapped, set_attribute
+
+    with contextlib.ExitStack() as stack:
+        for denoiser in map(families.unwrapped, families.denoisers_of(pipe)):
+            stack.callback(denoiser.register_forward_pre_hook(clock.begin).remove)
+        step = Wrapped(pipe.scheduler.step, clock.stepped)
+        stack.enter_context(set_attribute(pipe.scheduler, "step", step))
+        yield

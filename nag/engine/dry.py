@@ -6,7 +6,6 @@ import re
 from .. import private
 from ..presets import Preset, resolve
 from .call import call_arguments
-from .run import Column, Run
 from .single_file import pipeline_class
 
 
@@ -46,10 +45,10 @@ def _columns(preset: Preset, cls: type) -> list[str]:
     every = ("none", "nag", "cfg", "cfg+nag") if preset.cfg else ("none", "nag")
     _, request = resolve({"preset": preset.name}, {preset.name: preset})
     start = "a picture" if preset.image else None
-    run = Run("dry", preset, request, [Column(key, 1) for key in every], start=start)
     for key in every:
+        arguments = call_arguments(pipe, preset, request, key, start)
         try:
-            inspect.signature(pipe.__call__).bind(**call_arguments(pipe, run, key))
+            inspect.signature(pipe.__call__).bind(**arguments)
         except TypeError as error:
             found.append(f"{cls.__name__} cannot be called for {key}: {error}.")
     return found

@@ -1,79 +1,55 @@
-"""One request -> its columns, one by one, from the same starting noise, with progress. Knows no page and loads no model itself.
+"""One request -> its columns, one by one, from the same starting noise, with progress.
 
     engine = Engine()
-    for event in engine.run(preset, request, stop):       # dictionaries, see `Engine.run`
+    for run, column, preview in engine.run(preset, request, stop):  # see `Engine.run`
         ...
 
-Sampling runs in a thread of its own; the generator only reads a queue. Closing the generator (a closed tab) or setting
-`stop` ends the sampling within one step. torch and diffusers are loaded by the first run.
+Sampling runs in a thread of its own; the generator only reads a queue. Closing the generator (a
+closed tab) or setting `stop` ends the sampling within one step. torch and diffusers are loaded by
+the first run.
 """
 
 import contextlib
 import logging
 import queue
 import threading
-import time
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
-from ..errors import NAGError, NAGRuntimeError, Refused, Stopped, out_of_memory, unexpected
-from ..media import video
-from ..methods import METHODS
+from ..errors import NAGRuntimeError, Refused, Stopped, unexpected
 from ..presets import Preset
 from ..request import Request
-from . import words, work
-from .call import call_pipeline
+from . import words
+from .drawing import Drawing, Tell
 from .loading import Loaded, PipelineCache, import_libraries
-from .memory import free_memory
-from .previews import Previews
 from .reuse import LeastRecentlyUsed
-from .run import Column, Run, identity, size_of
+from .run import OVER, Column, Run, identity, size_of
 from .verdict import judge
 
 log = logging.getLogger("nag")
-DEADLINE = 30 * 60  # seconds that one run may take
+NOT_MEASURED = "The pictures could not be measured; the log says why."
 
-
-class OutOfTime(NAGRuntimeError):
-    """The run took longer than `DEADLINE`."""
-
-
-def _together(columns: list[Column]) -> list[list[Column]]:
-    """Which columns can be rows of one call: those without CFG, and those with it, for that is switched for a whole call. In each, the
-    guided one is the last. The rivals change attention in ways of their own, and stay alone."""
-    rivals = [c for c in columns if METHODS[c.key].research]
-    others = sorted((c for c in columns if c not in rivals), key=lambda c: METHODS[c.key].attention)
-    shared = [[c for c in others if METHODS[c.key].cfg is cfg] for cfg in (False, True)]
-    return [group for group in shared if group] + [[c] for c in rivals]
-
-
-def _apart(loaded: Loaded) -> str:
-    """Why this model draws its columns one after another, in a sentence, or ""."""
-    from .. import families
-
-    if loaded.preset.image:
-        return "Columns that begin with a picture are drawn one after another."
-    if loaded.preset.batch == 1:
-        return "This model draws other pictures from several prompts in a call than from one, so the columns were drawn one after another."
-    if families.supports(loaded.pipe)[0] and families.find(loaded.pipe).rows:
-        return "This model takes texts of different length one by one, so the columns were drawn one after another."
-    return ""
+# (the run, a column that changed or None, a small PIL image of it or None)
+Event = tuple[Run, Column | None, Any]
 
 
 class Engine:
     """One pipeline at a time, one run at a time.
 
-    Finished columns are kept for an hour after their last use, up to `KEPT` (columns, bytes), and shown again when all that decides
-    their picture is the same: whoever asks for it would get these very bytes, only later. Failed and stopped columns are not kept.
-    With `batched`, columns are shown again whether they were drawn alone or with others, in whatever company: the same but for rounding.
+    Finished columns are kept for an hour after their last use, up to `KEPT` (columns, bytes), and
+    shown again when all that decides their picture is the same: whoever asks for it would get these
+    very bytes, only later. Failed and stopped columns are not kept. With `batched`, columns are
+    shown again whether they were drawn alone or with others, in whatever company: the same but for
+    rounding.
     """
 
     KEPT = 64, 512 * 2**20
 
     def __init__(self, shelf: PipelineCache | None = None, previews: bool = True):
         self.shelf, self.lock, self.previews = shelf or PipelineCache(), threading.Lock(), previews
-        self.kept = LeastRecentlyUsed(
-            *self.KEPT, 3600
-        )  # (identity, drawn with others) -> (column, device, dtype); the lock guards it
+        # (identity, drawn with others) -> (column, device, dtype); the lock guards it
+        self.kept = LeastRecentlyUsed(*self.KEPT, 3600)
 
     @property
     def busy(self) -> bool:
@@ -85,17 +61,18 @@ class Engine:
         request: Request,
         stop: threading.Event | None = None,
         run_id: str = "run",
-        image=None,
-        record=None,
-    ):
-        """Yields `(run, column or None, preview or None)` whenever something changed; the last one has `run.over`.
+        image: Any = None,
+        record: Any = None,
+    ) -> Iterator[Event]:
+        """Yields whenever something changed; the last one has `run.over`.
 
-        `preview` is a small PIL image; `image` the PIL image that an image-to-image or image-to-video preset begins with.
-        Settings are what they were when called. Raises `Refused` when the model does not load or has no picture to begin with.
+        `image` is the PIL image that an image-to-image or image-to-video preset begins with,
+        `record` the nag.XRay in which the column with NAG is recorded.
+        Settings are what they were when called. Raises `Refused` when the model does not load or
+        has no picture to begin with, and `Stopped` when it was stopped before it began.
         """
         if preset.image and image is None:
             raise Refused(f"{preset.title} begins with a picture: give it one.")
-        stop, events = stop or threading.Event(), queue.Queue()
         run = Run(
             run_id,
             preset,
@@ -104,32 +81,30 @@ class Engine:
             start=fitted(image, request.width, request.height) if preset.image else None,
             record=record,
         )
-
-        def work():
-            try:
-                with self._held(stop):
-                    self._sample(
-                        run, stop, lambda column, preview=None: events.put((column, preview))
-                    )
-            except Exception as error:
-                events.put(error)
-            finally:
-                events.put(None)
-
-        worker = threading.Thread(target=work, name=f"sample {run_id}", daemon=True)
-        worker.start()
+        stop, events = stop or threading.Event(), queue.SimpleQueue()
+        work = threading.Thread(
+            target=self._work, args=(run, stop, events), name=f"sample {run_id}", daemon=True
+        )
+        work.start()
         try:
-            while (event := events.get()) is not None:
-                if isinstance(event, Exception):
-                    raise event
-                yield run, *event
-            run.over = True
-            yield run, None, None
+            yield from _until_the_end(run, events)
         finally:
-            stop.set()  # not joined: a web server closes generators on its event loop, and the lock already serialises the runs
+            # not joined: a web server closes generators on its event loop, and the lock already
+            # serialises the runs
+            stop.set()
+
+    def _work(self, run: Run, stop: threading.Event, events: queue.SimpleQueue) -> None:
+        """The sampling thread: puts (column, preview), then an error or None."""
+        ended = None
+        try:
+            with self._held(stop):
+                self._sample(run, stop, lambda column, preview=None: events.put((column, preview)))
+        except BaseException as error:  # whatever ends this thread, somebody waits for it
+            ended = error
+        events.put(ended)
 
     @contextlib.contextmanager
-    def _held(self, stop):
+    def _held(self, stop: threading.Event) -> Iterator[None]:
         while not self.lock.acquire(timeout=0.1):
             if stop.is_set():
                 raise Stopped
@@ -138,63 +113,29 @@ class Engine:
         finally:
             self.lock.release()
 
-    def _sample(self, run: Run, stop: threading.Event, tell) -> None:
+    def _sample(self, run: Run, stop: threading.Event, tell: Tell) -> None:
         """Everything that needs the lock: load, warm up, the columns, the verdict."""
         import_libraries()
         if not run.request.fresh:
             self._recall(run)
         missing = [column for column in run.columns if not column.reused]
+        loaded, remark = self._load(run, missing, tell), ""
+        if missing:
+            remark = Drawing(loaded, run, stop, tell, self.previews).draw(missing)
+            self._keep(run, missing)
+        _conclude(run, loaded, remark)
+
+    def _load(self, run: Run, missing: list[Column], tell: Tell) -> Loaded | None:
+        """The model, where there is something to draw or to measure."""
         for column in missing:
             column.state = "loading"
         tell(run.columns[0])
         loaded = self.shelf.get(run.preset) if missing or run.preset.meter else None
-        if missing:
-            run.device, run.dtype = (
-                ", ".join(filter(None, (loaded.device, loaded.placement))),
-                loaded.dtype,
-            )
-        until = time.monotonic() + DEADLINE  # a first download does not count
         for column in missing:
             column.state = "queued"
-        calls, remark = self._calls(loaded, run, missing)
-        coders = []
-        while calls:
-            columns = calls.pop(0)
-            if stop.is_set():
-                for column in columns:
-                    column.state = "stopped"
-                continue
-            if not self._draw(loaded, run, columns, stop, until, tell):
-                remark = "The columns could not be drawn together (the log says why), so they were drawn one after another."
-                calls[:0] = [[column] for column in columns]
-                continue
-            for column in columns:
-                tell(column)
-                if column.frames:
-                    coders.append(
-                        threading.Thread(target=_encode, args=(run, column, tell), daemon=True)
-                    )
-                    coders[-1].start()
-                    if loaded.device == "cpu":  # or the next column would pay for it
-                        coders[-1].join()
-        for coder in coders:
-            coder.join()
-        for column in missing:
-            if column.state == "done" and (
-                column.video or not column.frames
-            ):  # a video that could not be coded is tried again
-                key = identity(run, column.key), bool(column.together)
-                self.kept.put(key, (replace(column), run.device, run.dtype), size_of(column))
-        try:
-            judge(loaded.meter if loaded else None, run)
-        except Exception:
-            log.exception("run %s: the pictures are there, but could not be measured", run.id)
-        unread = words.remark(run)
-        if unread:
-            log.warning("run %s: %s", run.id, unread)
-        run.hint = " ".join(filter(None, (run.hint, unread, remark)))
-        if run.verdict:
-            run.verdict["text"] = " ".join(filter(None, (run.verdict["text"], unread, remark)))
+            run.device = ", ".join(filter(None, (loaded.device, loaded.placement)))
+            run.dtype = loaded.dtype
+        return loaded
 
     def _recall(self, run: Run) -> None:
         """Puts the columns that are kept in their places."""
@@ -205,161 +146,47 @@ class Engine:
                     run.columns[place] = replace(kept, reused=True)
                     break
 
-    def _calls(self, loaded, run: Run, missing: list[Column]) -> tuple[list[list[Column]], str]:
-        """The columns of each pipeline call, and what there is to say about that."""
-        alone = [[column] for column in missing]
-        if not run.request.batched or not missing or len(run.columns) == 1:
-            return alone, ""
-        if all(len(columns) == 1 for columns in _together(run.columns)):
-            return (
-                alone,
-                "No two of these columns can share a call: no guidance goes with NAG, and CFG with CFG + NAG.",
-            )
-        if reason := _apart(loaded):
-            return alone, reason
-        return sorted(_together(missing), key=lambda columns: min(map(missing.index, columns))), ""
-
-    def _draw(self, loaded: Loaded, run: Run, columns: list[Column], stop, until, tell) -> bool:
-        """Draws the columns of one pipeline call. False where several failed together: one of them may be the cause, or the lack of room for
-        all, so each is to be tried alone."""
-        request, previews, keys = (
-            run.request,
-            Previews(loaded, run.request, len(columns)),
-            tuple(column.key for column in columns),
-        )
-        try:
-            warm = (request.width, request.height, request.num_frames, keys)
-            for column in columns:
-                column.state = "step"
-                tell(column)
-            if (
-                warm not in loaded.warm
-            ):  # the first call of a size pays for caches that are nobody's guidance
-
-                def one_step(step, latents):
-                    if self.previews:
-                        previews.draw(latents)
-                    raise Stopped
-
-                with work.counted(loaded.pipe) as operations, contextlib.suppress(Stopped):
-                    call_pipeline(loaded, run, keys, one_step)
-                if len(keys) == 1:
-                    loaded.operations[warm[:3], keys[0]] = operations()
-                _put_back(loaded)
-                loaded.warm.add(warm)
-            previews.wait()
-
-            def on_step(step, latents):
-                made = previews.make(latents) if self.previews else [None] * len(columns)
-                for column, preview in zip(columns, made, strict=True):
-                    column.step = step
-                    column.state = "step" if step < column.total else "decoding"
-                    tell(column, preview)
-                if stop.is_set():
-                    raise Stopped
-                if time.monotonic() > until:
-                    raise OutOfTime(
-                        f"The run took more than {DEADLINE // 60} minutes and was ended."
-                    )
-
-            results, watch = call_pipeline(loaded, run, keys, on_step)
-            if self.previews:
-                previews.learn(watch.latents, [frames[len(frames) // 2] for frames in results])
-            for column, frames, sha256, spread in zip(
-                columns, results, watch.sha256, watch.spread(len(columns)), strict=True
-            ):
-                nag = run.request.attention(column.key) is not None
-                column.together, column.seconds, column.latents_sha256, column.spread = (
-                    keys if len(keys) > 1 else (),
-                    watch.seconds,
-                    sha256,
-                    spread,
-                )
-                if not column.together:  # else the steps' times are of all columns together
-                    column.steady, column.saved = (
-                        watch.steady,
-                        watch.saved if nag else None,
-                    )
-                texts = {name: getattr(request, name) for name in ("prompt", "negative_prompt")}
-                column.cut = {name: loaded.cut.of(text) for name, text in texts.items()}
-                column.guided_steps, column.step, column.run = (
-                    watch.guided if nag else 0,
-                    watch.step,
-                    run.id,
-                )
-                column.operations = work.of_column(
-                    loaded.operations, warm[:3], column.key, column.guided_steps, column.step
-                )
-                column.image, column.frames, column.state = (
-                    frames[len(frames) // 2],
-                    frames if len(frames) > 1 else None,
-                    "done",
-                )
-        except Stopped:
-            for column in columns:
-                column.state = "stopped"
-        except Exception as error:
-            log.exception("run %s, column %s", run.id, ", ".join(keys))
-            again = len(columns) > 1 and not isinstance(error, OutOfTime)
-            for column in columns:
-                if again:
-                    column.state, column.step = "queued", 0
-                else:
-                    column.state, column.reason = "failed", _why(error, loaded, request, run.id)
-            return not again
-        finally:
-            _put_back(loaded)
-        return True
+    def _keep(self, run: Run, drawn: list[Column]) -> None:
+        """Finished columns, but for a video that could not be coded: that is tried again."""
+        for column in drawn:
+            if column.state == "done" and (column.video or not column.frames):
+                key = identity(run, column.key), bool(column.together)
+                self.kept.put(key, (replace(column), run.device, run.dtype), size_of(column))
 
 
-def _encode(run: Run, column: Column, tell) -> None:
+def _until_the_end(run: Run, events: queue.SimpleQueue) -> Iterator[Event]:
+    """The events of a run until it is over. Raises what ended it."""
+    while isinstance(event := events.get(), tuple):
+        yield run, *event
+    if event is not None:
+        for column in run.columns:
+            column.state = column.state if column.state in OVER else "failed"
+    if isinstance(event, Exception):
+        raise event
+    if event is not None:  # SystemExit and its kind end a thread, not the one who waits for it
+        log.error("run %s", run.id, exc_info=event)
+        raise NAGRuntimeError(unexpected(event, run.id, "This run")) from event
+    run.over = True
+    yield run, None, None
+
+
+def _conclude(run: Run, loaded: Loaded | None, remark: str) -> None:
+    """What is said under the pictures. remark: of how they were drawn."""
     try:
-        column.video = video.encode(column.frames, run.preset.fps or 16)
+        judge(loaded.meter if loaded else None, run)
     except Exception:
-        log.exception(
-            "run %s, column %s: the frames are there, but could not be made a video",
-            run.id,
-            column.key,
-        )
-        column.reason = "The frames could not be coded as a video; the middle one is shown."
-    tell(column)
+        log.exception("run %s: the pictures could not be measured", run.id)
+        run.hint = NOT_MEASURED
+    unread = words.remark(run)
+    if unread:
+        log.warning("run %s: %s", run.id, unread)
+    run.hint = " ".join(filter(None, (run.hint, unread, remark)))
+    if run.verdict:
+        run.verdict["text"] = " ".join(filter(None, (run.verdict["text"], unread, remark)))
 
 
-def fitted(image, width: int, height: int):
+def fitted(image: Any, width: int, height: int) -> Any:
     """A PIL image cut to the shape asked for, around its middle, and scaled to it."""
     from PIL import ImageOps
 
     return ImageOps.fit(image.convert("RGB"), (width, height))
-
-
-def _put_back(loaded: Loaded) -> None:
-    """A pipeline call that ended early leaves things where its last lines would have put them back."""
-    loaded.pipe.maybe_free_model_hooks()  # offloaded parts off the GPU again
-    vae = getattr(loaded.pipe, "vae", None)
-    if (
-        vae is not None and vae.dtype != loaded.vae_dtype
-    ):  # SDXL decodes in float32 and returns to half only on success
-        vae.to(loaded.vae_dtype)
-    if loaded.device != "cpu":
-        free_memory()
-
-
-def _why(error: Exception, loaded: Loaded, request: Request, run_id: str) -> str:
-    """What went wrong in a column and what to do, without paths or traces."""
-    if isinstance(error, ArithmeticError):
-        return f"The numbers left the range of {loaded.dtype}. A lower CFG or NAG scale helps, or a wider dtype in the preset."
-    if out_of_memory(error):
-        return (
-            f"Out of memory at {request.width} x {request.height}. A smaller size helps; "
-            "with CFG the batch is twice as large."
-        )
-    if isinstance(error, NameError) and error.name == "ftfy":  # diffusers imports it if it is there
-        return "This pipeline needs one more package on this machine: pip install ftfy."
-    if isinstance(error, NAGError):
-        return str(error)
-    return unexpected(error, run_id)
-
-
-def failure(error: Exception, run_id: str) -> str:
-    """A sentence for an error that ended a whole run."""
-    return str(error) if isinstance(error, NAGError) else unexpected(error, run_id, "This run")

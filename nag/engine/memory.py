@@ -2,21 +2,26 @@
 
 import gc
 from pathlib import Path
+from typing import Any
 
 from ..errors import Refused
 from ..presets import Preset, needed
 from .zero_gpu import on_zero_gpu
 
+ON_A_PROCESSOR = 2.4  # half-precision weights run in float32 there, and with what is beside them
+
 
 def placement(total_gb: float, largest_gb: float, free_gb: float) -> str:
-    """Where weights stay that need `total_gb`, `largest_gb` of it in one part, on a GPU with `free_gb`: "" (all on the GPU), "model offload"
-    (one part at a time), or "sequential offload" (one layer at a time: many times slower)."""
+    """Where weights stay that need `total_gb`, `largest_gb` of it in one part, on a GPU with
+    `free_gb`: "" (all on the GPU), "model offload" (one part at a time), or "sequential offload"
+    (one layer at a time: many times slower)."""
     if needed(total_gb) <= free_gb:
         return ""
     return "model offload" if needed(largest_gb) <= free_gb else "sequential offload"
 
 
-def place(pipe, device: str) -> str:
+def place(pipe: Any, device: str) -> str:
+    """Brings a pipeline to a device, as much of it as fits. -> its `placement`."""
     import torch
 
     if device != "cuda" or on_zero_gpu():  # whose GPU cannot be asked before a call begins
@@ -54,23 +59,29 @@ def runs_here(preset: Preset) -> str:
 
 
 def check_memory(preset: Preset, device: str, local: bool) -> None:
-    """Before a download of tens of gigabytes, not after it."""
-    if local or not preset.size_gb or device != "cpu":
+    """Before a download of tens of gigabytes, not after it. Raises `Refused`."""
+    free = free_gb()
+    if local or not preset.size_gb or device != "cpu" or free is None:
         return
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-        free = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) / 1e6
-    except (OSError, StopIteration):
-        return
-    need = preset.size_gb * 2.4  # half-precision weights run in float32 on a processor
+    need = preset.size_gb * ON_A_PROCESSOR
     if need > free:
         raise Refused(
-            f"{preset.title} needs a GPU, or about {need:.0f} GB of free memory on a processor; here are {free:.0f} GB and no GPU. "
-            "The pocket presets run everywhere."
+            f"{preset.title} needs a GPU, or about {need:.0f} GB of free memory on a processor; "
+            f"here are {free:.0f} GB and no GPU. The pocket presets run everywhere."
         )
 
 
+def free_gb() -> float | None:
+    """The processor's free memory, or None where the system does not say (Linux does)."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("MemAvail")) / 1e6
+    except (OSError, StopIteration):
+        return None
+
+
 def free_memory() -> None:
+    """Gives back what is no longer used, a GPU's too."""
     import torch
 
     gc.collect()

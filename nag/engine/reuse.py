@@ -1,24 +1,22 @@
-"""What columns and runs share is made once: the words' embeddings, and columns that are finished already."""
+"""What columns and runs share is made once: the words' embeddings, and finished columns."""
 
 import contextlib
 import inspect
 import time
 from collections import OrderedDict
+from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
 
 class LeastRecentlyUsed:
-    """The values used last: at most `count`, of together `size` bytes, none unused for `seconds`. Not thread-safe."""
+    """The values used last: at most `count`, of together `size` bytes, none unused for `seconds`.
+    Not thread-safe."""
 
-    def __init__(self, count: int, size: int, seconds: float):
-        self.count, self.size, self.seconds, self.values = (
-            count,
-            size,
-            seconds,
-            OrderedDict(),
-        )  # key -> (value, bytes, last used)
+    def __init__(self, count: int, size: float, seconds: float):
+        self.count, self.size, self.seconds = count, size, seconds
+        self.values = OrderedDict()  # key -> (value, bytes, last used)
 
-    def get(self, key):
+    def get(self, key: Hashable) -> Any:
         """The value, or None."""
         self._clear()
         if key not in self.values:
@@ -27,8 +25,9 @@ class LeastRecentlyUsed:
         self.values[key] = value, size, time.monotonic()
         return value
 
-    def put(self, key, value, size: int) -> None:
-        """Keeps a value of so many bytes; one larger than all room is not kept, and pushes nothing out."""
+    def put(self, key: Hashable, value: Any, size: int) -> None:
+        """Keeps a value of so many bytes; one larger than all room is not kept, and pushes nothing
+        out."""
         self.values.pop(key, None)
         if size <= self.size:
             self.values[key] = value, size, time.monotonic()
@@ -52,17 +51,19 @@ class Parked(NamedTuple):
 
 
 class EmbeddingCache:
-    """Remembers what one pipeline's `encode_prompt` returned, for the next column and the next run with the same words.
+    """Remembers what one pipeline's `encode_prompt` returned, for the next column and the next run
+    with the same words.
 
-    Nothing but its arguments decides what it returns: of diffusers' pipelines none reads in it what a call of the pipeline has set.
-    Calls with a picture, embeddings or a generator among their arguments are not remembered. What is handed out is always a copy,
-    equal bit for bit: a pipeline may write into what it gets.
+    Nothing but its arguments decides what it returns: of diffusers' pipelines none reads in it what
+    a call of the pipeline has set. Calls with a picture, embeddings or a generator among their
+    arguments are not remembered. What is handed out is always a copy, equal bit for bit: a pipeline
+    may write into what it gets.
     """
 
     def __init__(self, count: int = 32, size: int = 512 * 2**20, seconds: float = 3600):
         self.kept = LeastRecentlyUsed(count, size, seconds)
 
-    def recall(self, encode_prompt, /, *args, **kwargs):
+    def recall(self, encode_prompt: Callable, /, *args: Any, **kwargs: Any) -> Any:
         """`encode_prompt(*args, **kwargs)`, or a copy of what the same call returned before."""
         key = _key(encode_prompt, args, kwargs)
         if key is None:
@@ -70,25 +71,29 @@ class EmbeddingCache:
         found = self.kept.get(key)
         if found is not None:
             return _mapped(found, Parked, lambda parked: parked.tensor.to(parked.device, copy=True))
+        result = encode_prompt(*args, **kwargs)
+        self._keep(key, result)
+        return result
+
+    def _keep(self, key: Hashable, result: Any) -> None:
         import torch
 
-        result, sizes = encode_prompt(*args, **kwargs), []
+        sizes = []
 
-        def park(tensor):
-            copy = tensor.to(
-                "cpu", copy=True
-            )  # embeddings of a few MB come back in a moment, and GPU memory is scarce
+        def park(tensor: Any) -> Parked:
+            # embeddings of a few MB come back in a moment, and GPU memory is scarce
+            copy = tensor.to("cpu", copy=True)
             sizes.append(copy.nbytes)
             return Parked(copy, tensor.device)
 
         with contextlib.suppress(TypeError):  # of something that cannot be copied part by part
             parked = _mapped(result, torch.Tensor, park)
             self.kept.put(key, parked, sum(sizes))
-        return result
 
 
-def _key(function, args, kwargs):
-    """The arguments of a call as something hashable, however they were given, or None where one of them is more than plain values."""
+def _key(function: Callable, args: tuple, kwargs: dict) -> Hashable | None:
+    """The arguments of a call as something hashable, however they were given, or None where one of
+    them is more than plain values."""
     try:
         bound = inspect.signature(function).bind(*args, **kwargs)
         bound.apply_defaults()
@@ -97,8 +102,9 @@ def _key(function, args, kwargs):
         return None
 
 
-def _plain(value):
-    """Hashable, and different for 1, 1.0 and True, which hash alike. Raises TypeError for more than plain values."""
+def _plain(value: Any) -> Hashable:
+    """Hashable, and different for 1, 1.0 and True, which hash alike. Raises TypeError for more than
+    plain values."""
     import torch
 
     if isinstance(value, dict):
@@ -110,8 +116,9 @@ def _plain(value):
     raise TypeError(f"{type(value).__name__} is no plain value")
 
 
-def _mapped(value, kind, function):
-    """`function` of every `kind` in nested lists, tuples and dictionaries. Raises TypeError for anything else but None."""
+def _mapped(value: Any, kind: type, function: Callable[[Any], Any]) -> Any:
+    """`function` of every `kind` in nested lists, tuples and dictionaries. Raises TypeError for
+    anything else but None."""
     if isinstance(value, kind):
         return function(value)
     if type(value) in (list, tuple):

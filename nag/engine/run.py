@@ -1,56 +1,72 @@
 """A comparison, running or over, and its columns."""
 
+import contextlib
+import functools
 import hashlib
 import json
 from dataclasses import dataclass, field
+from importlib import metadata
 from typing import Any
 
 from ..methods import METHODS
 from ..presets import Preset
 from ..request import Request
-from .loading import versions
 from .words import words_of
+
+OVER = ("done", "stopped", "failed")  # states that are the last
 
 
 @dataclass
 class Column:
-    """One way of guiding and what came of it. States: queued, loading, step, decoding, done, stopped, failed."""
+    """One way of guiding and what came of it.
+
+    state: "queued", "loading", "step", "decoding", or one of `OVER`.
+    seconds: of the denoising steps alone: text, decoding and previews are the same for all.
+    steady: the same from medians, for a step of 20 ms is easily disturbed by a browser next to it;
+        0 where the column has no time of its own.
+    together: keys of the columns that were drawn in one call, this one's among them; `seconds` are
+        then the call's.
+    guided_steps: steps in which attention was guided.
+    saved: share of the time that ending guidance early saved, where both kinds of steps were seen.
+    spread: standard deviation of the final latents: a burnt picture has a large one.
+    readings: {"hat": 0.93}, what the meter sees of the negative prompt's words.
+    cut: {"prompt": 3}, words that no text encoder read.
+    operations: floating-point operations of all steps, where they could be counted.
+    reused: finished in an earlier run with the same settings; its times are from then.
+    run: the id of the run that measured it.
+    """
 
     key: str
     total: int
     state: str = "queued"
     step: int = 0
-    seconds: float = (
-        0.0  # of the denoising steps alone: text, decoding and previews are the same for all
-    )
-    steady: float = 0.0  # the same from medians: a step of 20 ms is easily disturbed by a browser next to it; 0: has no time of its own
-    together: tuple = ()  # keys of the columns that were drawn in one call, this one's among them; `seconds` is then the call's
+    seconds: float = 0.0
+    steady: float = 0.0
+    together: tuple[str, ...] = ()
     image: Any = None  # PIL image, when done; of a video the middle frame
     frames: list | None = None  # PIL images, of a video
     video: bytes = b""  # the same as MP4, a little later
     reason: str = ""  # when failed
     latents_sha256: str = ""  # of the starting noise
-    guided_steps: int = 0  # steps in which NAG was active
-    saved: float | None = (
-        None  # share of the time that ending NAG early saved, where both kinds of steps were measured
-    )
-    readings: dict = field(
-        default_factory=dict
-    )  # {"hat": .93}: what the meter sees of the negative prompt's words
-    cut: dict = field(default_factory=dict)  # {"prompt": 3}: words that no text encoder read
-    spread: float = 0.0  # standard deviation of the final latents: a burnt picture has a large one
+    guided_steps: int = 0
+    saved: float | None = None
+    readings: dict[str, float] = field(default_factory=dict)
+    cut: dict[str, int] = field(default_factory=dict)
+    spread: float = 0.0
     outcomes: dict = field(default_factory=dict)  # {"hat": Outcome}, beside the un-guided picture
-    operations: int = 0  # floating-point operations of all steps, where they could be counted
+    operations: int = 0
     peak: int = 0  # bytes of GPU memory that were held at the most
-    reused: bool = (
-        False  # finished in an earlier run with the same settings; its times are from then
-    )
-    run: str = ""  # the run that measured it
+    reused: bool = False
+    run: str = ""
 
 
 @dataclass
 class Run:
-    """A comparison, running or over."""
+    """A comparison, running or over.
+
+    start: the PIL image that the model begins with. record: the nag.XRay in which the column with
+    NAG is recorded.
+    """
 
     id: str
     preset: Preset
@@ -61,19 +77,15 @@ class Run:
     hint: str = ""
     verdict: dict | None = None  # the same with its next moves, see `engine.verdict.judge`
     over: bool = False
-    start: Any = None  # PIL image that the model begins with
-    record: Any = None  # nag.XRay that the column with NAG is recorded in
+    start: Any = None
+    record: Any = None
 
     def relative(self, column: Column) -> float | None:
-        """Time against the un-guided column, by the medians of their steps; see `across` on when these were measured."""
+        """Time against the un-guided column, by the medians of their steps, or None where one of
+        them was not measured; see `across` on when they were."""
         plain = next((c for c in self.columns if c.key == "none"), None)
-        if (
-            plain is None
-            or plain.state != "done"
-            or column.state != "done"
-            or not plain.steady
-            or not column.steady
-        ):
+        both = [plain, column]
+        if any(c is None or c.state != "done" or not c.steady for c in both):
             return None
         return column.steady / plain.steady
 
@@ -85,12 +97,14 @@ class Run:
         return column.operations / plain.operations
 
     def across(self, column: Column) -> bool:
-        """Whether `relative` divides times of two runs: the machine may have been busier in one of them."""
+        """Whether `relative` divides times of two runs: the machine may have been busier in one of
+        them."""
         plain = next((c for c in self.columns if c.key == "none"), column)
         return plain.reused != column.reused or plain.run != column.run
 
-    def json(self) -> dict:
+    def json(self) -> dict[str, Any]:
         """What can be said about a run: no paths, no host, no user."""
+        words = words_of(self)
         return {
             "schema": 1,
             "run": self.id,
@@ -100,44 +114,43 @@ class Run:
             "settings": self.request.model_dump(mode="json"),
             "device": self.device,
             "dtype": self.dtype,
-            "columns": {
-                c.key: {
-                    "state": c.state,
-                    "reused": c.reused,
-                    "steps": c.step,
-                    "seconds": None if c.together else round(c.seconds, 4),
-                    **(
-                        {"together": {"columns": c.together, "seconds": round(c.seconds, 4)}}
-                        if c.together
-                        else {}
-                    ),
-                    "relative_time": _rounded(self.relative(c)),
-                    "relative_work": _rounded(self.work(c)),
-                    "guided_steps": c.guided_steps,
-                    **({} if c.saved is None else {"saved_by_early_end": round(c.saved, 4)}),
-                    "latents_sha256": c.latents_sha256,
-                    "latents_std": round(c.spread, 4),
-                    **METHODS[c.key].used(self.request),
-                    **({"reason": c.reason} if c.reason else {}),
-                    **(
-                        {"shows": {k: round(v, 4) for k, v in c.readings.items()}}
-                        if c.readings
-                        else {}
-                    ),
-                }
-                for c in self.columns
-            },
+            "columns": {column.key: self._column(column) for column in self.columns},
             "hint": self.hint,
-            **({"words": words} if (words := words_of(self)) else {}),
+            **({"words": words} if words else {}),
             "versions": versions(),
         }
 
+    def _column(self, column: Column) -> dict[str, Any]:
+        """One column of `json`; what does not apply is left out."""
+        told = {
+            "state": column.state,
+            "reused": column.reused,
+            "steps": column.step,
+            "seconds": None if column.together else round(column.seconds, 4),
+            "relative_time": _rounded(self.relative(column)),
+            "relative_work": _rounded(self.work(column)),
+            "guided_steps": column.guided_steps,
+            "latents_sha256": column.latents_sha256,
+            "latents_std": round(column.spread, 4),
+            **METHODS[column.key].used(self.request),
+        }
+        if column.together:
+            seconds = round(column.seconds, 4)
+            told["together"] = {"columns": column.together, "seconds": seconds}
+        if column.saved is not None:
+            told["saved_by_early_end"] = round(column.saved, 4)
+        if column.reason:
+            told["reason"] = column.reason
+        if column.readings:
+            told["shows"] = {name: round(share, 4) for name, share in column.readings.items()}
+        return told
 
-def _rounded(value):
+
+def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 3)
 
 
-def decisive(request: Request, key: str) -> dict:
+def decisive(request: Request, key: str) -> dict[str, Any]:
     """The settings that decide a column's picture; the others leave it as it is."""
     names = ("prompt", "seed", "num_inference_steps", "width", "height", "num_frames")
     used = {name: getattr(request, name) for name in names}
@@ -154,8 +167,17 @@ def identity(run: Run, key: str) -> str:
 
 
 def size_of(column: Column) -> int:
-    """What a finished column holds in memory."""
-    return len(column.video) + sum(
-        image.width * image.height * len(image.getbands())
-        for image in column.frames or [column.image]
-    )
+    """Bytes that a finished column holds in memory."""
+    images = column.frames or [column.image]
+    pixels = (image.width * image.height * len(image.getbands()) for image in images)
+    return len(column.video) + sum(pixels)
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Of the installed packages that decide what a picture looks like, and of the page's."""
+    found = {}
+    for name in ("torch", "diffusers", "transformers", "gradio"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found

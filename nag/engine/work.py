@@ -1,19 +1,15 @@
 """Counts the arithmetic of a denoiser's step, so that cost can be said without a stopwatch."""
 
 import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
 
-
-def attention_operations() -> dict:
-    """Of the kernels of attention, PyTorch's counter does not know that of a processor."""
-    import torch
-    from torch.utils.flop_counter import sdpa_flop_count
-
-    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    return {kernel: lambda query, key, value, *_, **__: sdpa_flop_count(query, key, value)}
+from .. import private
+from ..methods import METHODS
 
 
 @contextlib.contextmanager
-def counted(pipe):
+def counted(pipe: Any) -> Iterator[Callable[[], int]]:
     """-> a function that returns the operations of all denoiser calls since then. Text encoders and
     the decoder, which are the same for every way of guiding, are not counted."""
     from torch.utils.flop_counter import FlopCounterMode
@@ -22,11 +18,11 @@ def counted(pipe):
 
     total, running = 0, []
 
-    def before(*_):
+    def before(*_: Any) -> None:
         running.append(FlopCounterMode(display=False, custom_mapping=attention_operations()))
         running[-1].__enter__()
 
-    def after(*_):
+    def after(*_: Any) -> None:
         nonlocal total
         counter = running.pop()
         counter.__exit__(None, None, None)
@@ -39,11 +35,19 @@ def counted(pipe):
         yield lambda: total
 
 
+def attention_operations() -> dict[Any, Callable]:
+    """Of the kernels of attention, PyTorch's counter does not know that of a processor."""
+    from torch.utils.flop_counter import sdpa_flop_count
+
+    return {private.cpu_attention(): lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v)}
+
+
 def of_column(known: dict, size: tuple, key: str, guided: int, steps: int) -> int:
     """Operations of a column of which `guided` of `steps` steps were guided, from those of one
     step, known[size, key]. 0 where they are not known."""
-    plain = {"nag": "none", "cfg+nag": "cfg", "nasa": "none", "vsf": "none"}.get(key, key)
-    each, rest = known.get((size, key), 0), known.get((size, plain), 0)
-    if plain == key or guided == steps:
+    method = METHODS[key]
+    each = known.get((size, key), 0)
+    if not method.attention or guided == steps:
         return each * steps
+    rest = known.get((size, "cfg" if method.cfg else "none"), 0)
     return each * guided + rest * (steps - guided) if each and rest else 0

@@ -12,7 +12,7 @@ transformers, Inception by torch-fidelity.
 
 from pathlib import Path
 
-from nag.engine.loading import explain
+from nag.engine import failures
 from nag.errors import Refused
 from nag.presets import Preset
 
@@ -84,9 +84,7 @@ def _missing(source: str, error: Exception) -> str:
     preset = Preset.model_construct(
         title=source, model=source, revision=None, size_gb=2, settings={"preset": source}
     )
-    return explain(error, preset).replace(
-        "or choose a pocket preset: those are here", "or leave its metric out of --metrics"
-    )
+    return failures.of_loading(error, preset, "leave its metric out of --metrics")
 
 
 def inception(weights: Path | None = None):

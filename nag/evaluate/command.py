@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 from statistics import median
 
-from nag.engine import loading
+from nag.engine.run import versions
 from nag.errors import Refused
 
 from . import captions, compare, draw, processes, report
@@ -131,7 +131,7 @@ def measure(
             of_column["blacked_out"] = black  # by the model's own safety checker
     settings = _settings(options, painter, plan)
     return report.rounded(
-        {"columns": numbers, "settings": settings, "versions": loading.versions(), **found}
+        {"columns": numbers, "settings": settings, "versions": versions(), **found}
     )
 
 

@@ -12,18 +12,14 @@ import hashlib
 import json
 import os
 import re
-import time
-from dataclasses import asdict
 from pathlib import Path
 
 import nag
-from nag import families
-from nag.engine import loading, noise
-from nag.engine.call import call_arguments
-from nag.engine.run import Run
+from nag.engine import loading
+from nag.engine.call import NotFinite, Row, call_pipeline
+from nag.engine.run import versions
 from nag.engine.verdict import mean_difference
 from nag.errors import Refused, out_of_memory
-from nag.guidance import guide
 from nag.presets import Preset
 
 from .plan import Column, Picture
@@ -41,7 +37,9 @@ NAMED = (
     "cfg_offset",
 )
 # A change in any file of nag/ may change what is drawn, but for these rooms.
-ELSEWHERE = re.compile(r"(page|explore|pocket|media|evaluate/(?!draw\.py))/?|__main__\.py")
+ELSEWHERE = re.compile(
+    r"(page|explore|commands|pocket)/|media/(?!video\.py)|evaluate/(?!draw\.py)|__main__\.py"
+)
 
 
 class Painter:
@@ -59,7 +57,7 @@ class Painter:
     def identity(self) -> dict:
         """Model, machine and code: the same for every picture."""
         model = loading.PROJECT / self.preset.model
-        versions = loading.versions()
+        packages = versions()
         return {
             **{name: getattr(self.preset, name) for name in NAMED},
             "model": self.preset.model_name,
@@ -67,7 +65,7 @@ class Painter:
             **({"file": contents(Path(self.preset.weights))} if self.preset.weights else {}),
             "device": loading.accelerator(),
             "code": code(),
-            **{name: versions[name] for name in ("torch", "diffusers", "transformers")},
+            **{name: packages[name] for name in ("torch", "diffusers", "transformers")},
         }
 
     def path(self, column: Column, picture: Picture) -> Path:
@@ -84,10 +82,17 @@ class Painter:
         """Draws one batch, all of it: what a picture is like may depend on its batch in the last
         bit. Raises `Refused`.
         """
-        import numpy as np
-
+        rows = [
+            Row(column.guidance, picture.prompt, picture.negative, picture.seed)
+            for picture in pictures
+        ]
         try:
-            frames, seconds, black = self._call(column, pictures)  # (n, F, H, W, 3), 0 to 1
+            drawn = call_pipeline(self.loaded, column.request, rows)
+        except NotFinite:
+            raise Refused(
+                f'Column "{column.key}": the numbers left the range of {self.loaded.dtype}. '
+                "Lower its scale, or leave it out."
+            ) from None
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
@@ -95,61 +100,10 @@ class Painter:
                 f"Out of memory at --batch {len(pictures)}: choose a smaller one. "
                 "Finished pictures are kept."
             ) from error
-        if not np.isfinite(frames).all():
-            raise Refused(
-                f'Column "{column.key}": the numbers left the range of {self.loaded.dtype}. '
-                "Lower its scale, or leave it out."
-            )
-        for picture, one, refused in zip(pictures, frames, black, strict=True):
-            self._save(
-                self.path(column, picture),
-                column,
-                picture,
-                one,
-                seconds / len(pictures),
-                **({"blacked_out": True} if refused else {}),
-            )
-
-    def _call(self, column: Column, pictures: list[Picture]):
-        """-> pixels, the seconds from the first denoiser call to the decoded pictures, and which of
-        them a safety checker blacked out.
-        """
-        import contextlib
-
-        import numpy as np
-        import torch
-
-        pipe, request = self.loaded.pipe, column.request
-        negatives = [picture.negative for picture in pictures]
-        arguments = call_arguments(pipe, Run("evaluate", self.preset, request, []), column.guidance)
-        arguments |= {
-            "prompt": [picture.prompt for picture in pictures],
-            "output_type": "np",
-            "generator": [torch.Generator("cpu").manual_seed(picture.seed) for picture in pictures],
-        }
-        if "negative_prompt" in arguments:
-            arguments["negative_prompt"] = negatives
-        began = []
-
-        def begin(*_):
-            if not began:
-                if self.loaded.device != "cpu":
-                    getattr(torch, self.loaded.device).synchronize()
-                began.append(time.perf_counter())
-
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(torch.inference_mode())
-            stack.enter_context(noise.in_float32())
-            for denoiser in families.denoisers_of(pipe):
-                stack.callback(families.unwrapped(denoiser).register_forward_pre_hook(begin).remove)
-            settings = request.attention(column.guidance)
-            if settings is not None:
-                stack.enter_context(guide(pipe, negatives, **asdict(settings)))
-            result = pipe(**arguments)
-            frames = np.asarray(result[0])
-            seconds = time.perf_counter() - began[0]
-        black = getattr(result, "nsfw_content_detected", None) or [False] * len(pictures)
-        return frames if frames.ndim == 5 else frames[:, None], seconds, black
+        seconds = drawn.seconds / len(pictures)
+        for picture, pixels, black in zip(pictures, drawn.pixels, drawn.blacked_out, strict=True):
+            remarks = {"blacked_out": True} if black else {}
+            self._save(self.path(column, picture), column, picture, pixels, seconds, **remarks)
 
     def _save(
         self, path: Path, column: Column, picture: Picture, frames, seconds: float, **remarks

@@ -1,30 +1,38 @@
-"""Frames become an H.264 file that every browser plays and steps through frame by frame."""
+"""What a pipeline returns becomes pictures, and frames become a video that every browser plays."""
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 
-def frames_of(result, index: int = 0) -> list:
-    """One video of a pipeline's output -> PIL images. Pipelines give PIL images, or (F, H, W, 3)
-    floats from 0 to 1."""
+def pixels_of(result: Any, index: int = 0) -> Any:
+    """One picture or video of what a pipeline returns as "np" -> array (F, H, W, 3), 0 to 1.
+
+    Pipelines call them images, frames or videos; some give a video as a tensor (F, 3, H, W).
+    """
     import numpy as np
+
+    if hasattr(result, "images"):
+        return np.asarray(result.images[index])[None]
+    video = result.frames if getattr(result, "frames", None) is not None else result.videos
+    one = video[index]
+    if hasattr(one, "cpu"):
+        one = one.detach().float().cpu().permute(0, 2, 3, 1).numpy()
+    return np.asarray(one)
+
+
+def pictures(pixels: Any) -> list:
+    """(F, H, W, 3), 0 to 1 -> PIL images, as diffusers makes them."""
     from PIL import Image
 
-    video = getattr(result, "frames", None)
-    video = result.videos[index] if video is None else video[index]
-    if len(video) and isinstance(video[0], Image.Image):
-        return list(video)
-    if hasattr(video, "cpu"):  # (F, 3, H, W)
-        video = video.detach().float().cpu().permute(0, 2, 3, 1).numpy()
-    return [
-        Image.fromarray(frame)
-        for frame in (np.asarray(video).clip(0, 1) * 255).round().astype("uint8")
-    ]
+    return [Image.fromarray(one) for one in (pixels.clip(0, 1) * 255).round().astype("uint8")]
 
 
 def encode(frames: list, fps: int) -> bytes:
-    """PIL images of one size, with even sides -> MP4. A key frame every eight makes stepping
-    backwards quick; the header comes first, so that a browser can begin before it has everything.
+    """PIL images of one size, with even sides -> H.264 in an MP4.
+
+    A key frame every eight makes stepping backwards quick; the header comes first, so that a
+    browser can begin before it has everything.
     """
     import imageio_ffmpeg
     import numpy as np

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import gradio as gr
 
 from .. import presets
-from ..engine.engine import Engine, failure
+from ..engine import failures
+from ..engine.engine import Engine
 from ..errors import NAGError, NAGRuntimeError, Refused, Stopped
 from ..media import uploads
 from ..presets import Preset
@@ -162,7 +163,7 @@ class PageHandlers:
         except Exception as error:
             if not isinstance(error, NAGError):
                 log.exception("run %s", run_id)
-            yield painting.ended(failure(error, run_id))
+            yield painting.ended(failures.of_run(error, run_id))
 
 
 def looked_at(preset: Preset, picture: str | None) -> str | None:

@@ -33,7 +33,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from nag import guide, presets
 from nag.engine.call import call_arguments
 from nag.engine.engine import Engine
-from nag.engine.run import Run
 from nag.page import cells
 from nag.patch import wrap_method
 from nag.request import DEFAULT
@@ -55,7 +54,7 @@ def page(engine, preset, request) -> float:
 
 def bare(loaded, preset, request, known: bool) -> float:
     """Seconds of the same columns as calls of the pipeline and nothing else."""
-    pipe, run = loaded.pipe, Run("bare", preset, request, [])
+    pipe = loaded.pipe
     begun = time.perf_counter()
     for key in request.guidance:
         with contextlib.ExitStack() as stack:
@@ -64,7 +63,7 @@ def bare(loaded, preset, request, known: bool) -> float:
                 stack.enter_context(wrap_method(pipe, "encode_prompt", loaded.words.recall))
             if (settings := request.attention(key)) is not None:
                 stack.enter_context(guide(pipe, request.negative_prompt, **asdict(settings)))
-            pipe(**call_arguments(pipe, run, key))
+            pipe(**call_arguments(pipe, preset, request, key))
     return time.perf_counter() - begun
 
 
