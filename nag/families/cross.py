@@ -40,9 +40,7 @@ CROSS = {
     ),
     "AllegroTransformer3DModel": Family(ATTN2, (text(dim=2), mask(1))),
     "LatteTransformer3DModel": Family(ATTN2),
-    "StableAudioDiTModel": Family(
-        named(cross_added=r"transformer_blocks\.\d+\.attn2"), unconditional_first=True
-    ),
+    "StableAudioDiTModel": Family(named(cross_added=r"transformer_blocks\.\d+\.attn2")),
     "StableAudio3DiTModel": Family(
         named(cross_added=r"transformer_blocks\.\d+\.cross_attn"), (text(), mask(1))
     ),
@@ -76,6 +74,7 @@ CROSS = {
         named(cross=r"layers\.\d+\.attn2"),
         (text(), mask(1, "encoder_mask")),
         adapter=adapters.pooled("time_caption_embed"),
+        cfg_order=(True, False),
         remark="The modulation, pooled from the text, is the prompt's for both.",
     ),
     # --- behind a text encoder of the model's own

@@ -197,6 +197,7 @@ JOINT = {
         (text(0, "cap_feats", 0),),
         grow=lambda length: length + -length % 32,
         adapter=adapters.z_image_captions,
+        cfg_order=(True, False),
         rows=("x", "t", "cap_feats"),
     ),
 }

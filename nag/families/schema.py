@@ -118,8 +118,8 @@ class Family:
     encoders: the pipeline's methods that turn words into text, as far as it has them.
     phrase: (prompt as the pipeline hands it to an encoder, negative words) -> these words in the
         same form, where that is not the words alone.
-    unconditional_first: with CFG, `encode_prompt` returns the unconditional rows and behind them
-        the prompt's, which are the last.
+    cfg_order: of the blocks of rows in a call with CFG, which are the prompt's. diffusers' order
+        is CFG's rows first.
     each: an argument with one entry per row, where the pipeline repeats its text for every frame of
         a row.
     tokenizer: where the text is one token of the denoiser's for each of a tokenizer's, and padding
@@ -142,7 +142,7 @@ class Family:
     silent: str = ""
     encoders: tuple[str, ...] = ("encode_prompt",)
     phrase: Callable | None = None
-    unconditional_first: bool = False
+    cfg_order: tuple[bool, ...] = (False, True)
     each: str | None = None
     tokenizer: str = ""
     tokens_before: str = ""

@@ -29,7 +29,6 @@ UNETS = {
     "DreamLiteUNetModel": Family(
         cross_attention,
         (text(), mask(1)),
-        unconditional_first=True,
         remark="The negative prompt is encoded without the prefix that the pipeline gives the "
         "prompt.",
     ),
@@ -49,7 +48,6 @@ UNETS = {
             mask(1, "encoder_attention_mask_1", of=1),
         ),
         spans=own_attentions,
-        unconditional_first=True,
     ),
     # The decoder, which sees pooled text only, is left alone.
     "StableCascadeUNet": Family(
@@ -57,5 +55,6 @@ UNETS = {
         (text(0, "clip_text"),),
         spans=after_shared,
         adapter=adapters.text_last,
+        cfg_order=(True, False),
     ),
 }

@@ -5,10 +5,12 @@ import inspect
 import re
 from dataclasses import replace
 
+import torch
+
 from .. import private
 from ..errors import NAGRuntimeError
 from ..families import Adapted, Family
-from .plan import plan_call
+from .plan import Plan, plan_call
 from .rows import join_outputs, select_rows
 from .state import CallState
 from .steps import StepCounter
@@ -48,20 +50,21 @@ class GuidedDenoiser:
         text = given.get(self.text)
         if isinstance(text, tuple):  # Cosmos 2.5 hands over (text, picture)
             given[self.text] = text[0]
-        self.steps.denoiser_called()
-        parts = self._plan(given) if self._wanted(given) else None
-        if parts is None:
+        place, active = self.steps.denoiser_called(), self.steps.active(self.pipe)
+        plan = self._plan(given, place) if self._wanted(given, active) else Plan(None, True)
+        if active:
+            self.steps.prompt_looked_for(plan.known)
+        if (parts := plan.pieces) is None:
             return forward(*args, **kwargs)
         check_guidable(self.denoiser, self.layers, parts)
         self.state.backend = private.attention_backend()
         self.state.exact = self.exact or private.attention_is_replaced()
-        carried_only = not self.steps.active(self.pipe)
-        if not carried_only:
+        if active:
             self.steps.denoiser_guided()
         outputs = []
         try:
             for rows, layout, packed in parts:
-                self.state.layout = self._inside(layout, given, carried_only)
+                self.state.layout = self._inside(layout, given, not active)
                 change = self._change(given, rows, packed)
                 if isinstance(text, tuple):
                     change[self.text] = (change.get(self.text, text[0]), *text[1:])
@@ -71,23 +74,27 @@ class GuidedDenoiser:
         check_all_reached(self.layers, self.family)
         return outputs[0] if len(outputs) == 1 else join_outputs(outputs)
 
-    def _wanted(self, given: dict) -> bool:
+    def _wanted(self, given: dict, active: bool) -> bool:
         """Whether the text is to be packed: until `end`, and to the last step where a cache holds
         tensors of the guided steps, for it needs the later ones of the same shape."""
-        if self.state.texts is None or given.get(self.text) is None:
+        if given.get(self.text) is None:
             return False
-        return self.steps.active(self.pipe) or bool(private.stateful_hooks(self.denoiser))
+        return active or bool(private.stateful_hooks(self.denoiser))
 
-    def _plan(self, given: dict) -> list | None:
-        """What `plan_call` says of this text, asked once for each tensor."""
-        text, plans = given[self.text], self.state.plans
-        tensors = tuple(text) if isinstance(text, list) else (text,)
-        key = tuple(map(id, tensors))
-        if key not in plans:
-            if len(plans) > MOST_PLANS:
-                plans.clear()
-            plans[key] = tensors, plan_call(self.state.texts, self.family, given)
-        return plans[key][1]
+    def _plan(self, given: dict, place: int) -> Plan:
+        """What `plan_call` says of this text, asked once for each tensor and its values."""
+        state, tensors = self.state, text_tensors(self.family, given)
+        if state.texts is None:
+            return Plan(None, False)
+        key = (state.texts.same and place, *((id(one), version(one)) for one in tensors))
+        if key in state.plans:
+            return state.plans[key][1]
+        plan = plan_call(state.texts, self.family, state.prompt_rows, given, place)
+        if len(state.plans) > MOST_PLANS:
+            state.plans.clear()
+        if not (state.watched and any(one.is_inference() for one in tensors)):
+            state.plans[key] = tensors, plan
+        return plan
 
     def _change(self, given: dict, rows: slice | None, packed: dict) -> dict:
         """The arguments that are others than those given. rows: of a call in pieces."""
@@ -111,6 +118,18 @@ class GuidedDenoiser:
             name: value for name, value in change.items() if name not in self.names[: len(args)]
         }
         return forward(*args, **{**kwargs, **by_name})
+
+
+def text_tensors(family: Family, given: dict) -> tuple:
+    """The tensors of a call's texts."""
+    texts = [given.get(p.argument) for p in family.texts]
+    texts = [row for text in texts for row in (text if isinstance(text, list) else [text])]
+    return tuple(row for row in texts if isinstance(row, torch.Tensor))
+
+
+def version(tensor) -> int:
+    """Counts the changes in place. Tensors made in inference mode have none to read."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def forget_caches(denoiser) -> None:

@@ -138,18 +138,24 @@ def mask_by_argument(family: Family, embeds: dict, mask) -> dict:
     return {family.companion("mask").argument: mask}
 
 
-def nothing_guided(pipe, state: CallState) -> NAGRuntimeError:
-    """What to raise where no denoiser call of a picture had a row to guide."""
+def nothing_guided(pipe, state: CallState, step: int) -> NAGRuntimeError:
+    """What to raise where no denoiser call of a step, counted from 1, showed the prompt."""
     name = type(pipe).__name__
     if state.texts is None:
-        why = (
-            f"{name} encoded no prompt. Some pipelines do not when they are given embeddings: "
-            "give words."
+        return NAGRuntimeError(
+            f"NAG guided nothing: {name} encoded no prompt. Some pipelines do not when they are "
+            "given embeddings: give words."
         )
-    else:
+    if step == 1:
         why = (
             "none of the texts that reached the denoiser was the one that encode_prompt returned. "
             f"{name} changes its embeddings on the way, and needs a row of its own in "
-            "nag/families/table.py."
+            "nag/families/."
         )
-    return NAGRuntimeError(f"NAG guided nothing: {why}")
+    else:
+        why = (
+            "the text that reached the denoiser is not the prompt's, and has another number of "
+            "rows than the prompt's had. What changes embeddings in mid-run (a callback) must keep "
+            "the number of rows."
+        )
+    return NAGRuntimeError(f"NAG guided nothing in step {step}: {why}")

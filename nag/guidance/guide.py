@@ -23,6 +23,7 @@ from .checks import (
     nothing_guided,
 )
 from .encoders import Encoders
+from .recognition import PromptRows
 from .state import CallState, Progress
 from .steps import CountingMethod, StepCounter
 from .words import Negative, encode_both_prompts, rewritten_texts, without_padding
@@ -96,7 +97,8 @@ def guide(
         return
     embeds = embeds_by_argument(family, negative_prompt_embeds, negative_prompt_attention_mask)
     cut = functools.partial(without_padding, pipe, family) if trim else None
-    state, steps = CallState(exact=bool(exact)), StepCounter(progress)
+    state = CallState(PromptRows(family), exact=bool(exact))
+    steps = StepCounter(progress, lambda: nothing_guided(pipe, state, progress.step + 1))
     if record is not None:
         state.record = Recorder(record, progress)
     with contextlib.ExitStack() as stack:
@@ -110,10 +112,10 @@ def guide(
         count_steps(pipe.scheduler, steps, stack)
         for denoiser in families.denoisers_of(pipe):
             guide_denoiser(pipe, denoiser, family, state, steps, stack)
-        stack.callback(state.plans.clear)
+        stack.callback(state.forget)
         yield progress
         if steps.stepped and not progress.guided_calls:
-            raise nothing_guided(pipe, state)
+            raise steps.nothing_guided()
 
 
 def count_steps(scheduler, steps: StepCounter, stack: contextlib.ExitStack) -> None:
@@ -176,13 +178,20 @@ def one_pipeline_call(
         raise NAGRuntimeError(
             "The scheduler was replaced inside nag.guide: choose it before you enter it."
         )
-    state.texts, before = None, steps.progress.guided_calls
+    before = steps.progress.guided_calls
+    state.forget()
     state.unencoded = encoders.embeddings(call, args, kwargs)
     steps.restart()
     steps.stepped = False
     if state.record:
         state.record.begin()
-    result = call(*args, **kwargs)
-    if steps.stepped and steps.progress.guided_calls == before:
-        raise nothing_guided(pipe, state)
+    state.running = True
+    state.watched = any("callback" in name and callable(kwargs[name]) for name in kwargs)
+    try:
+        result = call(*args, **kwargs)
+        if steps.stepped and steps.progress.guided_calls == before:
+            raise steps.nothing_guided()
+    finally:
+        state.running, state.unencoded = False, None
+        state.forget()
     return result

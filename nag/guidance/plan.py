@@ -1,47 +1,63 @@
 """What to do with a denoiser call: which of its rows are guided, and in which pieces it runs."""
 
+from typing import NamedTuple
+
 import torch
 
 from ..errors import NAGRuntimeError
 from ..families import Family, Packed
 from ..segments import Layout
 from .packing import pack
-from .rows import conditional_rows, for_each_layer, join_outputs, negative_for_rows
-from .state import Texts
+from .recognition import PromptRows
+from .rows import for_each_layer, join_outputs, match_dimensions, negative_for_rows
+from .texts import Texts
 
 
-def plan_call(texts: Texts, family: Family, given: dict) -> list | None:
-    """How to run a denoiser call with these arguments: None, as it is, or its pieces, each
-    (rows or None for all, layout or None where they are not guided, {argument: packed input})."""
+class Plan(NamedTuple):
+    """How to run a denoiser call: as it is, or in pieces with guided rows.
+
+    pieces: [(rows or None for all, layout or None where they are not guided, {argument: packed
+        input})], or None.
+    known: whether the prompt was found, so that without pieces there is nothing to guide: its
+        prompt has no negative one.
+    """
+
+    pieces: list | None
+    known: bool
+
+
+def plan_call(
+    texts: Texts, family: Family, prompt_rows: PromptRows, given: dict, place: int
+) -> Plan:
+    """What to do with a denoiser call with these arguments. place: see `PromptRows.find`."""
+    text = given[family.inputs[0].argument]
+    times = len(text) // len(given[family.each]) if family.each else 1  # rows of one picture
+    found = prompt_rows.find(texts, text[::times] if times > 1 else text, place)
+    if found is None:
+        return Plan(None, False)
+    spared = {i for i, without in enumerate(texts.without_negative) if without}
+    guided = [None if row in spared else row for row in found.rows for _ in range(times)]
+    if all(row is None for row in guided):
+        return Plan(None, any(row is not None for row in found.rows))
+    return Plan(pieces_of(texts, family, given, guided, found.rest), True)
+
+
+def pieces_of(
+    texts: Texts, family: Family, given: dict, found: list[int | None], rest: int
+) -> list:
+    """`Plan.pieces` of a call whose rows are these of the prompt; `rest` as in `Found`."""
     first = family.inputs[0].argument
-    text = given[first]
-    wanted, total = match_dimensions(texts.positive[first], text), len(text)
-    found = guided_rows(texts, family, given, wanted)
-    if not any(index is not None for index in found):  # of another prompt, or CFG's alone
-        return None
+    text, count = given[first], len(texts.positive[first])
     inputs = {p.argument: given.get(p.argument) for p in family.inputs}
-    others = negatives_for_rows(texts, family, inputs, found, len(wanted))
+    others = negatives_for_rows(texts, family, inputs, found, count)
     if family.rows:
         return group_rows(
             [pack_row(family, inputs, others, row, index) for row, index in enumerate(found)]
         )
-    rows = neighbours([row for row, index in enumerate(found) if index is not None], total)
-    length = own_length(text[rows], wanted)
-    layout, packed = pack(family, inputs, others, rows, total, length)
+    rows = neighbours([row for row, index in enumerate(found) if index is not None], len(text))
+    length = text.shape[1] - rest if rest else None
+    layout, packed = pack(family, inputs, others, rows, len(text), length)
     return [(None, layout, packed)]
-
-
-def guided_rows(texts: Texts, family: Family, given: dict, wanted) -> list[int | None]:
-    """For every row of the text, which of the `wanted` it is; None where it is not guided."""
-    text = given[family.inputs[0].argument]
-    times = len(text) // len(given[family.each]) if family.each else 1  # rows of one picture
-    found = conditional_rows(
-        text[::times] if times > 1 else text, wanted, texts.cfg and not family.repeats
-    )
-    if found is None:
-        return []
-    spared = {i for i, without in enumerate(texts.without_negative) if without}
-    return [None if index in spared else index for index in found for _ in range(times)]
 
 
 def negatives_for_rows(texts: Texts, family: Family, inputs: dict, found: list, count: int) -> dict:
@@ -82,13 +98,6 @@ def pack_row(family: Family, inputs: dict, others: dict, row: int, index: int | 
     return here, layout, packed
 
 
-def own_length(text, wanted) -> int | None:
-    """How many of a tensor's tokens are the text, where tokens of something else (and not padding)
-    follow."""
-    longer = isinstance(text, torch.Tensor) and text.ndim == 3 and text.shape[1] > wanted.shape[1]
-    return wanted.shape[1] if longer and text[:, wanted.shape[1] :].any() else None
-
-
 def group_rows(pieces: list) -> list:
     """Neighbours with texts of the same lengths go together."""
     groups = []
@@ -115,14 +124,6 @@ def joined_pieces(first, second) -> tuple:
         for name, value in second[2].items()
     }
     return rows, layout, packed
-
-
-def match_dimensions(value, like):
-    """(B, T, D) -> (B, 1, T, D) where `like` has it: some pipelines add it after encoding."""
-    tensors = isinstance(value, torch.Tensor) and isinstance(like, torch.Tensor)
-    if tensors and like.ndim == value.ndim + 1 and like.shape[1] == 1:
-        return value.unsqueeze(1)
-    return value
 
 
 def without_masked_tokens(p: Packed, family: Family, side: dict, rows: slice):

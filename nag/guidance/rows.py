@@ -70,68 +70,21 @@ def join_outputs(outputs):
     return first
 
 
-def conditional_rows(text, wanted, cfg: bool = True) -> list[int | None] | None:
-    """Which of the `wanted` texts every row of `text` carries: its index, or None. None for all of
-    them where there are none. cfg: whether there may be unconditional rows."""
-    if isinstance(text, list):
-        found = rows_by_identity(text, wanted)
-        if found is not None:
-            return found
-        if any(not isinstance(row, torch.Tensor) for row in text):
-            return None
-    elif isinstance(wanted, list):
-        return None
-    else:
-        wanted = wanted.to(text)
-        if (
-            text.ndim == wanted.ndim == 3
-        ):  # behind it may stand padding, or tokens of something else
-            text = text[:, : wanted.shape[1]]
-        if text.ndim != wanted.ndim or text.shape[1:] != wanted.shape[1:]:
-            return None
-    return rows_by_value(text, wanted, cfg)
+def match_dimensions(value, like):
+    """(B, T, D) -> (B, 1, T, D) where `like` has it: some pipelines add it after encoding."""
+    tensors = isinstance(value, torch.Tensor) and isinstance(like, torch.Tensor)
+    if tensors and like.ndim == value.ndim + 1 and like.shape[1] == 1:
+        return value.unsqueeze(1)
+    return value
 
 
-def rows_by_identity(text: list, wanted) -> list[int | None] | None:
-    """The pipeline's own tensors in another list: no doubt who is who."""
-    found = [next((i for i, one in enumerate(wanted) if one is row), None) for row in text]
-    return found if any(i is not None for i in found) else None
-
-
-def rows_by_value(text, wanted, cfg: bool) -> list[int | None] | None:
-    """The `wanted` texts one after another, each once or, where several pictures are made of the
-    texts after `encode_prompt`, several times."""
-    count, total = len(wanted), len(text)
-    for times in range(1, total // count + 1):
-        if total % (count * times):
-            continue
-        indices = [i for i in range(count) for _ in range(times)]
-        starts = [
-            start
-            for start in range(0, total, len(indices))
-            if same_texts(text[start : start + len(indices)], wanted, indices)
-        ]
-        if starts:
-            break
-    else:
-        return None
-    if cfg and len(starts) * len(indices) == total == 2 * count:
-        # CFG whose negative prompt is the prompt: diffusers puts the conditional rows last
-        starts = starts[-1:]
-    found = [None] * total
-    for start in starts:
-        found[start : start + len(indices)] = indices
-    return found
-
-
-def same_texts(rows, wanted, indices: list[int]) -> bool:
-    """Whether these rows are the `wanted` texts with these indices."""
-    if isinstance(rows, torch.Tensor):
-        return torch.equal(rows, wanted[indices])
-    return all(
-        a.shape == wanted[i].shape and torch.equal(a, wanted[i].to(a))
-        for a, i in zip(rows, indices, strict=True)
-    )
+def same_values(a, b) -> bool:
+    """Whether two texts have the same shape and values."""
+    if isinstance(a, list) or isinstance(b, list):
+        lists = isinstance(a, list) and isinstance(b, list) and len(a) == len(b)
+        return lists and all(map(same_values, a, b))
+    tensors = isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor)
+    return a is b or (tensors and a.shape == b.shape and torch.equal(a, b.to(a)))
 
 
 def negative_for_rows(value, found: list[int | None], count: int, dim: int = 0):

@@ -8,6 +8,8 @@ from ..errors import NAGRuntimeError
 from ..segments import Layout
 from ..settings import NAGSettings
 from ..xray import Recorder
+from .recognition import PromptRows
+from .texts import Texts
 
 
 @dataclass
@@ -25,26 +27,6 @@ class Progress:
     guided_calls: int = 0
 
 
-@dataclass(frozen=True)
-class Texts:
-    """What `encode_prompt` made of the prompt and of the negative, by the denoiser's arguments.
-
-    positive, negative: {argument: tensor}.
-    without_negative: for each row of the positive, whether its prompt has no negative one.
-    cfg: whether there may be unconditional rows.
-    results: what `encode_prompt` returned for the prompt and, unless it was given as embeddings,
-        for the negative.
-    encoder_call: which call of `encode_prompt` was the latest, counted from 0.
-    """
-
-    positive: dict
-    negative: dict
-    without_negative: tuple[bool, ...] = ()
-    cfg: bool = True
-    results: tuple = (None, None)
-    encoder_call: int = 0
-
-
 @dataclass
 class CallState:
     """What the parts of one `guide` share. Attention and adapters read it, this package writes it.
@@ -55,18 +37,24 @@ class CallState:
     texts: of the running pipeline call; None until its prompt is encoded.
     unencoded: leads embeddings that the running pipeline call was given through `encode_prompt`,
         for pipelines that do not; None where it has words, or where that was done.
-    plans: {ids of a text's tensors: (the tensors, what `plan_call` made of them)}. Comparing
-        values is a wait for the GPU: it happens once for each tensor, and not in each step.
+    prompt_rows: finds the prompt's rows in the texts of the running pipeline call.
+    plans: {what a text's tensors are known by: (the tensors, their `Plan`)}. Comparing values is a
+        wait for the GPU: it happens once for each tensor, and not in each step.
+    running: whether a call of the guided pipeline runs.
+    watched: whether it has a callback, which may change the text.
     thread: the one that entered `guide`.
     record: is told of every guided output; None where nobody wants to know.
     """
 
+    prompt_rows: PromptRows
     exact: bool = False
     backend: str = "native"
     layout: Layout | None = None
     texts: Texts | None = None
     unencoded: Callable | None = None
     plans: dict = field(default_factory=dict)
+    running: bool = False
+    watched: bool = False
     thread: threading.Thread = field(default_factory=threading.current_thread)
     record: Recorder | None = None
 
@@ -75,6 +63,12 @@ class CallState:
         lead, self.unencoded = self.unencoded, None
         if lead is not None and self.texts is None:
             lead()
+
+    def forget(self) -> None:
+        """Another picture begins."""
+        self.texts = None
+        self.plans.clear()
+        self.prompt_rows.forget()
 
     def check_thread(self) -> None:
         """Raises NAGRuntimeError in any thread but the one that entered `guide`."""

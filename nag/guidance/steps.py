@@ -1,6 +1,7 @@
 """Counting the scheduler's steps, and when `end` has come."""
 
 import copy
+from collections.abc import Callable
 
 from .. import private
 from ..patch import Wrapped
@@ -21,36 +22,53 @@ class CountingMethod(Wrapped):
 
 
 class StepCounter:
-    """Counts steps, and writes them into `progress`.
+    """Counts steps, and writes them into `progress`. nothing_guided: makes the error to raise.
 
     A step is what follows a denoiser call, however many schedulers take it: Cosmos steps twice in
     one round, and LTX-2 has a scheduler for the sound.
     """
 
-    def __init__(self, progress: Progress):
-        self.progress = progress
+    def __init__(self, progress: Progress, nothing_guided: Callable[[], Exception]):
+        self.progress, self.nothing_guided = progress, nothing_guided
         self.stepped = False  # in the running pipeline call, whoever made the denoiser's calls
+        self.denoised = False  # a denoiser call since the picture began
         self._schedule_start = 0  # the step at which the schedule was last set
-        self._called = self._guided = False  # the denoiser, since the last step
+        self._next_step()
+
+    def _next_step(self) -> None:
+        self._calls = 0  # of the denoiser, since the last step
+        self._guided = self._found = self._missed = False
 
     def restart(self) -> None:
         """Another picture begins."""
         self.progress.step = self._schedule_start = 0
-        self._called = self._guided = False
+        self.denoised = False
+        self._next_step()
 
-    def denoiser_called(self) -> None:
-        self._called = True
+    def denoiser_called(self) -> int:
+        """Gives which call since the last step it is, counted from 0."""
+        self.denoised = True
+        self._calls += 1
+        return self._calls - 1
 
     def denoiser_guided(self) -> None:
         """The same call turned out to have guided rows."""
         self.progress.guided_calls += 1
         self._guided = True
 
+    def prompt_looked_for(self, found: bool) -> None:
+        """The same call was to be guided; found: whether it shows the prompt."""
+        self._found |= found
+        self._missed |= not found
+
     def scheduler_stepped(self) -> None:
+        """Raises NAGRuntimeError where a step that was to be guided was not."""
+        if self._missed and not self._found:
+            raise self.nothing_guided()
         self.stepped = True
-        self.progress.step += self._called
+        self.progress.step += self._calls > 0
         self.progress.guided_steps += self._guided
-        self._called = self._guided = False
+        self._next_step()
 
     def schedule_set(self) -> None:
         """Pipelines that go chunk by chunk set it for each."""

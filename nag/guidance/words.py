@@ -1,68 +1,16 @@
 """Encoding both prompts: what `encode_prompt` is asked, and what it returned."""
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from .. import private
 from ..errors import NAGValueError
 from ..families import Family
+from .encoding import EncodeCall, inputs_of
+from .mixed import blocks_in, order_of, own_block
 from .rows import count_rows, expand_rows, for_each_layer, token_count
-from .state import CallState, Texts
+from .state import CallState
 from .steps import StepCounter
-
-
-class EncodeCall:
-    """One call of `encode_prompt`, with its arguments by name.
-
-    prompt, pictures: the names of the words, and of how many pictures of each are drawn.
-    pictures_each: that number. cfg: whether the result may hold CFG's rows too.
-    """
-
-    def __init__(self, function: Callable, args: tuple, kwargs: dict):
-        self.function, self.signature = function, inspect.signature(function)
-        self.bound = self.signature.bind(*args, **kwargs)
-        self.bound.apply_defaults()
-        self.given = given = self.bound.arguments
-        self.prompt = next((name for name in private.PROMPTS if name in given), None)
-        if self.prompt is None:
-            raise NAGValueError(
-                "NAG cannot tell which argument of this encode_prompt is the prompt: "
-                f"{', '.join(given)}."
-            )
-        self.pictures = next((name for name in given if private.PICTURES.fullmatch(name)), None)
-        self.pictures_each = int(given.get(self.pictures) or 1)
-        self.cfg = bool(given.get(private.CFG, True))
-
-    @property
-    def rows(self) -> int:
-        """Rows of the prompt alone. "prompts" are one, behind its negatives."""
-        words = self.given[self.prompt]
-        if words is None:
-            words = self.given.get("prompt_embeds")
-        alone = isinstance(words, str) or self.prompt == "prompts"
-        return self.pictures_each * (1 if alone else len(words))
-
-    def again(self, words: list[str], phrase: Callable | None) -> tuple[list[str], object]:
-        """The same call with other words, one for each prompt -> the words in their final form, and
-        what it returns, with one row for each prompt."""
-        given, single = self.given, isinstance(self.given[self.prompt], str)
-        for name in filter(private.OTHER_WORDS.fullmatch, list(given)):
-            default = self.signature.parameters[name].default
-            # not None, for some encode CFG's negative prompt whether it is needed or not
-            given[name] = None if default is inspect.Parameter.empty else default
-        if phrase:
-            prompts = [given[self.prompt]] if single else given[self.prompt]
-            words = [phrase(*pair) for pair in zip(prompts, words, strict=True)]
-        # some pipelines take one prompt only, and no list
-        given[self.prompt] = words[0] if single else words
-        if self.pictures:
-            # `expand_rows` repeats them: some pipelines bring the masks of several pictures of
-            # several prompts into a wrong order
-            given[self.pictures] = 1
-        if private.CFG in given:
-            given[private.CFG] = False
-        return words, self.function(*self.bound.args, **self.bound.kwargs)
+from .texts import Texts, with_others
 
 
 @dataclass(frozen=True)
@@ -77,22 +25,16 @@ class Negative:
     embeds: dict | None = None
     cut: Callable | None = None
 
-    def encoded(self, call: EncodeCall, family: Family, texts: Texts, count: int) -> Texts:
-        """`texts` with the negative's inputs of this call, for `count` rows of the prompt."""
-        if self.embeds is not None:
-            return texts if texts.encoder_call else replace(texts, negative=dict(self.embeds))
-        words = one_per_prompt(self.words, count // call.pictures_each)
-        # what stands in for None is read by nobody, and is no longer than the others
-        filled = next(word for word in words if word is not None)
-        new, result = call.again([filled if w is None else w for w in words], family.phrase)
-        negative = inputs_of(family, result, texts.encoder_call)
-        negative = self.cut(new, negative) if self.cut else negative
-        return replace(
-            texts,
-            negative=texts.negative | negative,
-            without_negative=tuple(w is None for w in words for _ in range(call.pictures_each)),
-            results=(texts.results[0], result),
-        )
+    def of(self, count: int) -> list[str | None]:
+        """The words of each of `count` prompts; of embeddings "", which nobody reads."""
+        if self.words is None:
+            return [""] * count
+        words = [self.words] if isinstance(self.words, str) else list(self.words)
+        if len(words) not in (1, count):
+            raise NAGValueError(
+                f"Got {len(words)} negative prompts for {count} prompts; give one, or one for each."
+            )
+        return words * count if len(words) == 1 else words
 
 
 def encode_both_prompts(
@@ -107,20 +49,21 @@ def encode_both_prompts(
 ):
     """Runs `encode_prompt`, and the first time in a pipeline call once more with the negative words
     in place of the prompt: the same tokenizer, length limits and clip skip. The second time it is
-    CFG's own negative prompt, and none of our business."""
+    CFG's own negative prompt, in mid-run it is a callback's: none of our business."""
     state.check_thread()
     result = encode_prompt(*args, **kwargs)
-    again = state.texts is not None and steps.progress.step == 0
-    if again:
-        texts = replace(state.texts, encoder_call=state.texts.encoder_call + 1)
-    else:
-        texts = Texts({}, {})
+    if state.running and steps.denoised:
+        return result
+    if state.texts is None or steps.denoised:
         steps.restart()
-        state.plans.clear()
-    if not again or inputs_of(family, result, texts.encoder_call):
+        state.forget()
+        texts = Texts({}, {})
+    else:
+        texts = replace(state.texts, encoder_call=state.texts.encoder_call + 1)
+    if not texts.encoder_call or inputs_of(family, result, texts.encoder_call):
         call = EncodeCall(encode_prompt, args, kwargs)
         texts = both_texts(texts, call, family, negative, result)
-    state.texts = texts
+    state.texts = with_others(texts, family, result)
     return result
 
 
@@ -135,15 +78,41 @@ def rewritten_texts(state: CallState, function: Callable, original: Callable, /,
 
 def both_texts(texts: Texts, call: EncodeCall, family: Family, negative: Negative, result) -> Texts:
     """`texts` with what one call of `encode_prompt` makes of the prompt and of the negative."""
-    positive, cfg = inputs_of(family, result, texts.encoder_call), call.cfg
-    first = next(p for p in family.inputs if p.argument in positive)
-    count = count_rows(positive[first.argument], first.batch)
-    if family.unconditional_first:
-        cfg, count = count > call.rows, call.rows
-        positive = {name: value[-count:] for name, value in positive.items()}
-    texts = replace(texts, positive=texts.positive | positive, cfg=cfg, results=(result, None))
-    texts = negative.encoded(call, family, texts, count)
-    return replace(texts, negative=expanded(texts.negative, family, count))
+    inputs = inputs_of(family, result, texts.encoder_call)
+    first = next(p for p in family.inputs if p.argument in inputs)
+    whole = inputs[first.argument]
+    blocks = blocks_in(call, count_rows(whole, first.batch))
+    count = count_rows(whole, first.batch) // blocks
+    words = negative.of(count // call.pictures_each)
+    other, minus = None, {}
+    if negative.embeds is None or (blocks > 1 and not call.prompts):
+        new, other = call.again(without_gaps(words), family.phrase, blocks > 1)
+        minus = inputs_of(family, other, texts.encoder_call)
+    if blocks > 1:
+        order = order_of(call, family, first, whole, minus.get(first.argument), blocks)
+        inputs = own_block(family, inputs, order)
+        minus = minus if call.prompts else own_block(family, minus, order)
+        if first is family.inputs[0]:
+            texts = replace(texts, whole=whole, order=order)
+    if negative.embeds is not None:
+        other, minus = None, {} if texts.encoder_call else negative.embeds
+    elif negative.cut:
+        minus = negative.cut(new, minus)
+    return replace(
+        texts,
+        positive=texts.positive | inputs,
+        negative=expanded(texts.negative | minus, family, count),
+        without_negative=tuple(w is None for w in words for _ in range(call.pictures_each)),
+        results=(result, other),
+        cfg=blocks > 1 if call.prompts else call.cfg,
+    )
+
+
+def without_gaps(words: list[str | None]) -> list[str]:
+    """Words for every prompt. What stands in for None is read by nobody, and is no longer than the
+    others."""
+    filled = next(word for word in words if word is not None)
+    return [filled if word is None else word for word in words]
 
 
 def expanded(negative: dict, family: Family, count: int) -> dict:
@@ -156,17 +125,6 @@ def expanded(negative: dict, family: Family, count: int) -> dict:
         return for_each_layer(p, value, expand_rows, count, p.argument, p.batch)
 
     return negative | {p.argument: expand(p) for p in family.inputs if p.argument in negative}
-
-
-def inputs_of(family: Family, result, encoder_call: int = 0) -> dict:
-    """What a call of `encode_prompt` returned, by the denoiser's arguments; some pipelines have
-    fewer texts than their denoiser takes."""
-    result = result if isinstance(result, tuple) else (result,)
-    return {
-        p.argument: result[p.encoded]
-        for p in family.inputs
-        if p.call == encoder_call and p.encoded is not None and p.encoded < len(result)
-    }
 
 
 def without_padding(pipe, family: Family, words: list[str], negative: dict) -> dict:
@@ -190,13 +148,3 @@ def without_padding(pipe, family: Family, words: list[str], negative: dict) -> d
         return value.narrow(dim, 0, min(own, value.shape[dim]))
 
     return {p.argument: cut(p) for p in family.inputs if p.argument in negative}
-
-
-def one_per_prompt(words: str | list | tuple, count: int) -> list[str | None]:
-    """The negative words of each of `count` prompts."""
-    words = [words] if isinstance(words, str) else list(words)
-    if len(words) not in (1, count):
-        raise NAGValueError(
-            f"Got {len(words)} negative prompts for {count} prompts; give one, or one for each."
-        )
-    return words * count if len(words) == 1 else words
