@@ -10,6 +10,7 @@ import torch
 from .. import private
 from ..errors import NAGRuntimeError
 from ..families import Adapted, Family
+from .checks import check_caller
 from .plan import Plan, plan_call
 from .rows import join_outputs, select_rows
 from .state import CallState
@@ -43,6 +44,7 @@ class GuidedDenoiser:
     def __call__(self, forward, /, *args, **kwargs):
         """`forward(*args, **kwargs)`, with guided rows where its text is the prompt's."""
         self.state.check_thread()
+        check_caller(self.pipe)
         self.state.hear_embeddings()
         if self.adapted.around:
             forward = functools.partial(self.adapted.around, forward)

@@ -1,6 +1,9 @@
 """What `guide` is given, and the sentences for what it cannot use."""
 
+import sys
+
 import torch
+from diffusers import DiffusionPipeline
 
 from .. import families
 from ..errors import NAGRuntimeError, NAGValueError
@@ -136,6 +139,24 @@ def mask_by_argument(family: Family, embeds: dict, mask) -> dict:
                 f"embeddings of {tuple(text.shape)}."
             )
     return {family.companion("mask").argument: mask}
+
+
+def check_caller(pipe) -> None:
+    """Raises NAGRuntimeError where another pipeline runs the denoiser of the guided one: its words
+    are not heard, and its picture would be guided only if they happened to be the same."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == "__call__":
+            caller = frame.f_locals.get("self")
+            if caller is pipe:
+                return
+            if isinstance(caller, DiffusionPipeline):
+                raise NAGRuntimeError(
+                    f"This {type(caller).__name__} runs the denoiser of a {type(pipe).__name__} "
+                    "that is guided, and is not guided itself: leave nag.guide before you call it, "
+                    "or enter nag.guide with it."
+                )
+        frame = frame.f_back
 
 
 def nothing_guided(pipe, state: CallState, step: int) -> NAGRuntimeError:
