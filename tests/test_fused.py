@@ -7,8 +7,11 @@ among the requirements, for its size). Everything else has its numerical twin in
 import functools
 import importlib
 import math
+import os
 import random
+import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -334,3 +337,50 @@ def test_it_compiles_as_one_graph_for_batches_of_any_size(name, orders, as_on_a_
         for cfg in calls:
             guided(pipe, calls[cfg])
         assert len(graphs) == count
+
+
+TRACED = """
+import torch
+import torch.utils._triton
+
+torch.utils._triton.has_triton = lambda: True  # torch.compile asks for a GPU before it looks
+
+from torch._subclasses.fake_tensor import FakeTensorMode
+from test_fused import guided_layer
+from test_rivals import op
+from nag import fused, triton_kernel
+
+fused.launchers["cpu"] = triton_kernel.steer
+graphs = []
+
+
+def backend(graph, inputs):
+    graphs.append(graph)
+    return graph.forward
+
+
+with FakeTensorMode(), torch.no_grad():
+    cases = ("joint", (16, 24), 3), ("cross", (16, 16), 1), ("cross", (16, 24), 2)
+    for kind, texts, calls in cases:
+        guided, inputs = guided_layer(kind, *texts, 64)
+        attend = torch.compile(
+            lambda *x: guided.attend(op, *x, None, 2, True), backend=backend, fullgraph=True
+        )
+        out = attend(*inputs)
+        assert out.shape == inputs[0].shape and out.transpose(1, 2).is_contiguous()
+        names = [str(node.target) for node in graphs[-1].graph.nodes]
+        assert sum("attention" in name for name in names) == calls, names
+        assert sum("triton_kernel" in name for name in names) == 1, names
+"""
+
+
+def test_torch_compile_takes_the_kernel_into_its_graph():
+    """On tensors without numbers, and in a process of its own: here kernels are interpreted."""
+    pytest.importorskip("triton", reason="Triton is not installed, so its kernel is not tried")
+    path = os.pathsep.join([str(Path(nag.__file__).parents[1]), str(Path(__file__).parent)])
+    path = os.pathsep.join([path, os.environ.get("PYTHONPATH", "")])
+    surroundings = os.environ | {"TRITON_INTERPRET": "0", "PYTHONPATH": path}
+    done = subprocess.run(
+        [sys.executable, "-c", TRACED], env=surroundings, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]

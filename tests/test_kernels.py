@@ -167,23 +167,18 @@ def test_in_bfloat16_the_error_is_no_larger_than_in_two_passes(name):
     assert 0 < errors[False] <= 1.5 * errors[True], errors
 
 
-@pytest.mark.parametrize("how", ["processor", "gpu"])
 @pytest.mark.parametrize(
     "name",
     [
         "ChromaTransformer2DModel",
         "HunyuanVideoTransformer3DModel",
         "LTXVideoTransformer3DModel",
-        "PixArtTransformer2DModel",
-        "PRXTransformer2DModel",
-        "QwenImage21Transformer2DModel",
         "QwenImageTransformer2DModel",
-        "SanaTransformer2DModel",
     ],
 )
-def test_a_mask_that_reaches_a_kernel_is_memory_of_its_own(name, how, monkeypatch):
-    """Cut out of a packed one it may begin between two words, which ends a process on a GPU
-    (`CUDA error: misaligned address`)."""
+def test_a_mask_that_a_gpu_gets_is_memory_of_its_own(name, monkeypatch):
+    """Cut out of a packed one it may begin between two words, which ends a process there
+    (`CUDA error: misaligned address`). The processor takes a GPU's ways."""
     masks, guided, run = [], GuidedAttention._guided, kernels._run
 
     def spied(layer, op, *rest):
@@ -195,8 +190,7 @@ def test_a_mask_that_reaches_a_kernel_is_memory_of_its_own(name, how, monkeypatc
 
     monkeypatch.setattr(GuidedAttention, "_guided", spied)
     monkeypatch.setattr(kernels, "_run", lambda k, *rest: masks.append(rest[3]) or run(k, *rest))
-    if how == "gpu":
-        monkeypatch.setitem(fused.launchers, "cpu", fused.in_torch)
+    monkeypatch.setitem(fused.launchers, "cpu", fused.in_torch)
     pipe = bare(name)
     for exact in (False, True):
         with nag.guide(pipe, NEGATIVE, exact=exact):
