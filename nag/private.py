@@ -110,6 +110,13 @@ def attention_is_replaced() -> bool:
     )
 
 
+def usual_processor(attention: Any) -> str | None:
+    """The class of the processor that an attention module comes with; None where it does not say.
+    Those of the class `Attention` come with what their model chooses."""
+    usual = getattr(type(attention), "_default_processor_cls", None)
+    return usual and usual.__name__
+
+
 def stateful_hooks(denoiser: Any) -> list[Any]:
     """The registries of a denoiser's hooks that carry tensors from step to step (step caches)."""
     registries = [vars(module).get("_diffusers_hook") for module in denoiser.modules()]
@@ -117,6 +124,18 @@ def stateful_hooks(denoiser: Any) -> list[Any]:
         registry
         for registry in registries
         if registry is not None and any(hook._is_stateful for hook in registry.hooks.values())
+    ]
+
+
+def text_caches(denoiser: Any) -> list[Any]:
+    """Of these, the ones that keep a text's keys and know it by its tensor's address."""
+    from diffusers.hooks import text_kv_cache
+
+    hooks = text_kv_cache.TextKVCacheTransformerHook, text_kv_cache.TextKVCacheBlockHook
+    return [
+        registry
+        for registry in stateful_hooks(denoiser)
+        if any(isinstance(hook, hooks) for hook in registry.hooks.values())
     ]
 
 

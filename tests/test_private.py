@@ -10,7 +10,8 @@ import gradio as gr
 import pytest
 import torch
 from accelerate import cpu_offload_with_hook
-from diffusers.hooks import FirstBlockCacheConfig
+from denoisers import bare
+from diffusers.hooks import FirstBlockCacheConfig, TextKVCacheConfig
 from diffusers.models.attention_dispatch import attention_backend
 from tiny import PIPELINES, draw, pipeline
 from torch.nn.attention import SDPBackend
@@ -176,6 +177,22 @@ def test_a_kernel_in_the_place_of_pytorchs_is_seen(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(torch.nn.functional, "scaled_dot_product_attention", lambda *a: own(*a))
         assert private.attention_is_replaced()
+
+
+def test_an_attention_module_says_which_processor_it_comes_with():
+    flux = pipeline("flux").transformer.transformer_blocks[0].attn
+    assert private.usual_processor(flux) == "FluxAttnProcessor", "diffusers renamed its default"
+    assert private.usual_processor(pipeline("sd").unet) is None
+
+
+def test_caches_of_a_texts_keys_are_found():
+    denoiser = bare("NucleusMoEImageTransformer2DModel").transformer
+    assert private.text_caches(denoiser) == []
+    denoiser.enable_cache(TextKVCacheConfig())
+    try:
+        assert len(private.text_caches(denoiser)) > 1, "diffusers renamed the hooks of its cache"
+    finally:
+        denoiser.disable_cache()
 
 
 def test_step_caches_are_found():

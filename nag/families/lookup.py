@@ -2,15 +2,17 @@
 
 from .. import private
 from ..errors import NAGError, NAGValueError
-from .refused import REFUSED
+from .refused import PIPELINES, REFUSED
 from .schema import Family
 from .table import FAMILIES
+
+DENOISERS = "transformer", "transformer_2", "unet"
 
 
 def denoisers_of(pipe) -> list:
     """The UNet or transformers of a pipeline as they stand there (Wan 2.2 has two), or the module
     itself."""
-    for names in (("transformer", "transformer_2", "unet"), ("prior",)):
+    for names in (DENOISERS, ("prior",)):
         if found := [part for name in names if (part := getattr(pipe, name, None)) is not None]:
             return found
     return [pipe]
@@ -19,6 +21,12 @@ def denoisers_of(pipe) -> list:
 def unwrapped(denoiser):
     """The model inside `torch.compile`."""
     return private.uncompiled(denoiser)
+
+
+def name_of(pipe, denoiser) -> str:
+    """What a pipeline calls one of its denoisers, e.g. "unet"."""
+    names = (*DENOISERS, "prior")
+    return next(name for name in names if unwrapped(getattr(pipe, name, None)) is denoiser)
 
 
 def denoiser_of(pipe):
@@ -66,9 +74,25 @@ def encoders_of(pipe) -> list[str]:
     return named or private.old_encoders(pipe)
 
 
+def obstacle(pipe) -> str | None:
+    """Why NAG cannot guide a pipeline whose denoiser it could, and what would work; None for all
+    others. It depends on what is switched on."""
+    for base in type(pipe).__mro__:
+        if base.__name__ in PIPELINES:
+            return f"NAG cannot guide a {base.__name__}: {PIPELINES[base.__name__]}"
+    if getattr(pipe, "free_noise_enabled", False):
+        return (
+            f"NAG cannot guide a {type(pipe).__name__} with FreeNoise, which mixes the texts of "
+            "several prompts for the frames between them: call pipe.disable_free_noise()."
+        )
+    return None
+
+
 def supports(pipe) -> tuple[bool, str]:
     """Whether `nag.guide` works on this pipeline (or on pipelines with this denoiser), and in one
     sentence how, or why not."""
+    if why := obstacle(pipe):
+        return False, why
     try:
         family, denoiser = find(pipe), denoiser_of(pipe)
         layers = family.layers(denoiser)

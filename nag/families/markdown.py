@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from .refused import REFUSED
+from .refused import PIPELINES, REFUSED
 from .schema import Family
 from .table import FAMILIES
 
@@ -25,6 +25,12 @@ def table() -> str:
         "| refused | because |",
         "|---|---|",
         *(f"| `{name}` | {reason} |" for name, reason in sorted(REFUSED.items())),
+        "",
+        f"{len(PIPELINES)} pipelines are, though their denoiser has a row:",
+        "",
+        "| refused | because |",
+        "|---|---|",
+        *(f"| `{name}` | {reason} |" for name, reason in sorted(PIPELINES.items())),
     ]
     return "\n".join(lines)
 
@@ -49,6 +55,8 @@ def pipelines_by_denoiser() -> dict[str, list[str]]:
         for pipeline, body in re.findall(
             r"^class (\w+)Pipeline\(.*?def __init__\((.*?)\):\n", source, re.S | re.M
         ):
+            if f"{pipeline}Pipeline" in PIPELINES:
+                continue
             hints = " ".join(re.findall(r"(?:unet|transformer|prior)\w*: ([^=\n]*)", body))
             for part in set(re.findall(r"\w+", hints)):
                 users.setdefault(part, []).append(pipeline)

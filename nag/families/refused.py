@@ -58,3 +58,28 @@ REFUSED = {
     "Transformer2DModel": INNER_PART,
     "DreamLiteTransformer2DModel": "it is an inner part of a DreamLiteUNetModel.",
 }
+
+
+def _instead(pipeline: str) -> str:
+    return f"guide {pipeline}.from_pipe(pipe) instead, which has the same parts."
+
+
+OWN_PROCESSORS = "while it runs it puts processors of its own into the layers that see the text; "
+NO_PROMPT = "its encode_prompt takes the words in another form than that of a prompt, so "
+PIPELINES = {
+    # class: why NAG cannot guide it, though it could guide its denoiser
+    "StableDiffusion3PAGPipeline": OWN_PROCESSORS + _instead("StableDiffusion3Pipeline"),
+    "StableDiffusion3PAGImg2ImgPipeline": (
+        OWN_PROCESSORS + _instead("StableDiffusion3Img2ImgPipeline")
+    ),
+    "StableDiffusionAttendAndExcitePipeline": (
+        OWN_PROCESSORS + _instead("StableDiffusionPipeline")
+    ),
+    "StableDiffusionPix2PixZeroPipeline": OWN_PROCESSORS + _instead("StableDiffusionPipeline"),
+    "TextToVideoZeroPipeline": OWN_PROCESSORS + _instead("StableDiffusionPipeline"),
+    "TextToVideoZeroSDXLPipeline": OWN_PROCESSORS + _instead("StableDiffusionXLPipeline"),
+    "LEditsPPPipelineStableDiffusion": NO_PROMPT + _instead("StableDiffusionPipeline"),
+    "LEditsPPPipelineStableDiffusionXL": NO_PROMPT + _instead("StableDiffusionXLPipeline"),
+    "VisualClozeGenerationPipeline": NO_PROMPT + _instead("FluxFillPipeline"),
+    "VisualClozePipeline": NO_PROMPT + _instead("FluxFillPipeline"),
+}

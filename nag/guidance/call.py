@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import torch
 
-from .. import private
+from .. import families, private
 from ..errors import NAGRuntimeError
 from ..families import Adapted, Family
+from .caches import forget_texts, keeps_tensors
 from .checks import check_caller
 from .plan import Plan, plan_call
 from .rows import join_outputs, select_rows
@@ -73,7 +74,7 @@ class GuidedDenoiser:
                 outputs.append(self._with(change, forward, args, kwargs))
         finally:
             self.state.layout = None
-        check_all_reached(self.layers, self.family)
+        check_all_reached(self.pipe, self.denoiser, self.layers, self.family)
         return outputs[0] if len(outputs) == 1 else join_outputs(outputs)
 
     def _wanted(self, given: dict, active: bool) -> bool:
@@ -81,7 +82,7 @@ class GuidedDenoiser:
         tensors of the guided steps, for it needs the later ones of the same shape."""
         if given.get(self.text) is None:
             return False
-        return active or bool(private.stateful_hooks(self.denoiser))
+        return active or keeps_tensors(self.denoiser)
 
     def _plan(self, given: dict, place: int) -> Plan:
         """What `plan_call` says of this text, asked once for each tensor and its values."""
@@ -91,6 +92,7 @@ class GuidedDenoiser:
         key = (state.texts.same and place, *((id(one), version(one)) for one in tensors))
         if key in state.plans:
             return state.plans[key][1]
+        forget_texts(self.denoiser)
         plan = plan_call(state.texts, self.family, state.prompt_rows, given, place)
         if len(state.plans) > MOST_PLANS:
             state.plans.clear()
@@ -134,20 +136,13 @@ def version(tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
 
 
-def forget_caches(denoiser) -> None:
-    """Of a picture that was stopped half-way a cache still holds tensors with two texts, which fit
-    no later call."""
-    for registry in private.stateful_hooks(denoiser):
-        registry.reset_stateful_hooks(recurse=False)
-
-
 def check_guidable(denoiser, layers: list, parts: list) -> None:
     """Raises NAGRuntimeError where a call would be guided in part, or not as it should."""
-    if len(parts) > 1 and private.stateful_hooks(denoiser):
+    if len(parts) > 1 and keeps_tensors(denoiser):
         raise NAGRuntimeError(
             f"A {type(denoiser).__name__} runs texts of different length one after the other, "
-            "which its step cache would mix up: give one prompt at a time, or call "
-            "disable_cache() on it."
+            "which a step cache, or other code in the place of its forward, would mix up: give one "
+            "prompt at a time, or call disable_cache() on it."
         )
     strangers = [layer.name for layer in layers if layer.module.processor is not layer.twin]
     if strangers:
@@ -158,17 +153,26 @@ def check_guidable(denoiser, layers: list, parts: list) -> None:
         )
 
 
-def check_all_reached(layers: list, family: Family) -> None:
+def check_all_reached(pipe, denoiser, layers: list, family: Family) -> None:
     """Raises NAGRuntimeError unless the first guided call has reached every layer."""
     missed = [
-        layer.name
-        for layer in layers
-        if not layer.hit and not re.fullmatch(family.silent, layer.name)
+        layer for layer in layers if not layer.hit and not re.fullmatch(family.silent, layer.name)
     ]
-    if missed:
-        raise NAGRuntimeError(
-            f"NAG did not reach the attention of {len(missed)} of {len(layers)} layers (first: "
-            f"{missed[0]}), so the picture would be guided in part or not at all. Their processor "
-            "calls neither F.scaled_dot_product_attention nor dispatch_attention_fn: call "
-            "pipe.unet.set_attn_processor(AttnProcessor2_0()) or the model's default processor."
-        )
+    if not missed:
+        return
+    raise NAGRuntimeError(
+        f"NAG did not reach the attention of {len(missed)} of {len(layers)} layers (first: "
+        f"{missed[0].name}), so the picture would be guided in part or not at all. Their processor "
+        f"({type(missed[0].original).__name__}) calls neither F.scaled_dot_product_attention nor "
+        f"dispatch_attention_fn: {advice(pipe, denoiser, missed[0])}."
+    )
+
+
+def advice(pipe, denoiser, layer) -> str:
+    """How the denoiser comes by a processor that can be guided in this layer."""
+    name, usual = families.name_of(pipe, denoiser), private.usual_processor(layer.module)
+    if usual is None and layer.kind.startswith("cross"):
+        usual = "AttnProcessor2_0"
+    if usual is None or not hasattr(denoiser, "set_attn_processor"):
+        return f"load pipe.{name} anew, and leave it the processors that it comes with"
+    return f"call pipe.{name}.set_attn_processor({usual}())"

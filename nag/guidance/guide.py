@@ -14,7 +14,8 @@ from ..patch import set_attribute, wrap_call, wrap_method
 from ..settings import NAGSettings
 from ..twins import install
 from ..xray import Recorder, XRay
-from .call import GuidedDenoiser, forget_caches
+from .caches import forget_caches
+from .call import GuidedDenoiser
 from .checks import (
     check_negative,
     check_trim,
@@ -178,6 +179,8 @@ def one_pipeline_call(
         raise NAGRuntimeError(
             "The scheduler was replaced inside nag.guide: choose it before you enter it."
         )
+    if why := families.obstacle(pipe):  # switched on inside
+        raise NAGRuntimeError(why)
     before = steps.progress.guided_calls
     state.forget()
     state.unencoded = encoders.embeddings(call, args, kwargs)
