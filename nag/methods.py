@@ -1,4 +1,4 @@
-"""The ways to guide, in one table: what a column is called, what it does, which settings it uses."""
+"""The ways to guide, in one table: what a column is called, what it does, what settings it uses."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,8 @@ class Method:
 
     key: what a request calls it.
     name: what people read.
-    cfg: whether the pipeline runs classifier-free guidance, with a second pass for the negative prompt.
+    cfg: whether the pipeline runs classifier-free guidance, with a second pass for the negative
+    prompt.
     attention: `NAGSettings.method`, what happens inside of attention; "" leaves attention alone.
     scale: the setting that says how strong it is; "" where there is none.
     settings: all settings that change its picture, beside those that change every picture.
@@ -35,7 +36,7 @@ class Method:
         return f"{self.name} (research)" if self.research else self.name
 
     def used(self, request: Any) -> dict[str, Any]:
-        """The settings out of a request that this way really uses; a setting switched off is not."""
+        """The settings out of a request that this way uses; one that is switched off is not."""
         used = {}
         for name in self.settings:
             switch = SWITCHES.get(name)

@@ -1,7 +1,8 @@
-"""One schema for the page, the API and the command line: what may be asked of a comparison, and what a preset says.
+"""One schema for the page, the API and the command line: what may be asked of a comparison, and
+what a preset says.
 
-Everything that arrives is checked here, before a model is touched, and refused in a sentence that names the field, the
-value and the range. Nothing here knows of diffusers.
+Everything that arrives is checked here, before a model is touched, and refused in a sentence that
+names the field, the value and the range. Nothing here knows of diffusers.
 """
 
 import difflib
@@ -35,7 +36,8 @@ WEIGHTS = (".safetensors", ".gguf")
 
 
 def needed(weights_gb: float) -> float:
-    """Free GPU memory for so many GB of weights: with what is computed beside them, and what a driver keeps."""
+    """Free GPU memory for so many GB of weights: with what is computed beside them, and what a
+    driver keeps."""
     return 1.05 * weights_gb + 3
 
 
@@ -59,7 +61,8 @@ class Preset(BaseModel):
     model: str  # repository on the hub, or a folder relative to this project
     revision: str | None = None  # a commit of the repository
     variant: str | None = (
-        None  # "fp16" where there are half-precision files beside the full ones; another set of weights
+        # "fp16" where there are half-precision files beside the full ones; another set of weights
+        None
     )
     weights: str | None = None  # one file in place of the model's own, `with_model` sets it
     pipeline: str = "DiffusionPipeline"  # diffusers class; the default reads model_index.json
@@ -87,10 +90,12 @@ class Preset(BaseModel):
         Literal[RANGED], tuple[float, float]
     ] = {}  # narrower than Request's, for the sliders and the validator
     batch: Annotated[int, Field(ge=0)] = (
-        0  # most prompts of one call; 0: any number. 1 where a picture depends on how many there are
+        # most prompts of one call; 0: any number. 1 where a picture depends on how many there are
+        0
     )
     cap: Annotated[float, Field(ge=0)] = (
-        0  # largest width * height * num_frames * steps * denoiser calls; 0: four times the defaults
+        # largest width * height * num_frames * steps * denoiser calls; 0: four times the defaults
+        0
     )
     meter: str | None = None  # folder of a classifier that reads the pictures
     prompts: tuple[PromptPair, ...] = ()
@@ -239,7 +244,8 @@ def resolve(raw: Any, presets: dict[str, Preset] | None = None) -> tuple[Preset,
             else list(presets)[:4]
         )
         raise Refused(
-            f"preset must be one of the {len(presets)} there are, such as {', '.join(near)}; got {_short(name)}."
+            f"preset must be one of the {len(presets)} there are, such as {', '.join(near)}; "
+            f"got {_short(name)}."
         )
     return presets[name], _check(raw, presets[name])
 
@@ -259,13 +265,14 @@ def _check(raw: dict, preset: Preset) -> Request:
     for field in ("width", "height"):
         if getattr(request, field) % preset.multiple:
             raise Refused(
-                f"{field} must be a multiple of {preset.multiple} for {preset.title}, got {getattr(request, field)}."
+                f"{field} must be a multiple of {preset.multiple} for {preset.title}, "
+                f"got {getattr(request, field)}."
             )
     if over := (request.num_frames - 1) % preset.frames:
         lower = request.num_frames - over
         raise Refused(
-            f"num_frames must be a multiple of {preset.frames} plus 1 for {preset.title}, like {lower} or {lower + preset.frames}, "
-            f"got {request.num_frames}."
+            f"num_frames must be a multiple of {preset.frames} plus 1 for {preset.title}, "
+            f"like {lower} or {lower + preset.frames}, got {request.num_frames}."
         )
     if not preset.cfg and any(METHODS[column].cfg for column in request.guidance):
         without = ", ".join(key for key, method in METHODS.items() if not method.cfg)
@@ -277,8 +284,9 @@ def _check(raw: dict, preset: Preset) -> Request:
         cost, cap = work(request), preset.cap or 4 * work(_check({}, preset))
         if cost > cap:
             raise Refused(
-                f"This asks for {cost / cap:.1f} times the most work that {preset.title} allows: lower width x height "
-                f"({request.width} x {request.height}), num_inference_steps ({request.num_inference_steps})"
+                f"This asks for {cost / cap:.1f} times the most work that {preset.title} allows: "
+                f"lower width x height ({request.width} x {request.height}), "
+                f"num_inference_steps ({request.num_inference_steps})"
                 + (f", num_frames ({request.num_frames})" if preset.fps else "")
                 + " or the number of columns."
             )

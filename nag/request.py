@@ -74,7 +74,8 @@ Columns = Annotated[tuple[str, ...], BeforeValidator(_columns)]
 
 
 class Request(BaseModel):
-    """One comparison, complete and frozen: diffusers' names, pixels, and NAG's settings as `NAGSettings` explains them."""
+    """One comparison, complete and frozen: diffusers' names, pixels, and NAG's settings as
+    `NAGSettings` explains them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -89,7 +90,8 @@ class Request(BaseModel):
     nag_alpha: Annotated[Real, Field(ge=0, le=1)] = NAG.alpha
     nag_end: Annotated[Real, Field(ge=0, le=1)] = NAG.end
     nag_normalisation: Switch = True  # False, an ablation: nothing bounds the norm, tau is not used
-    nag_refinement: Switch = True  # False, an ablation: the guided result is not blended with the un-guided, alpha is not used
+    # False, an ablation: the guided result is not blended with the un-guided, alpha is not used
+    nag_refinement: Switch = True
     nasa_scale: Annotated[Real, Field(ge=0, le=10)] = (
         0.5  # of the rivals, see `NAGSettings`; starting points, not published settings
     )
@@ -98,7 +100,9 @@ class Request(BaseModel):
     height: Annotated[Whole, Field(ge=16, le=4096)]
     num_frames: Annotated[Whole, Field(ge=1, le=400)] = 1
     guidance: Columns = ("none", "cfg", "nag")
-    batched: Switch = False  # draw columns in one pipeline call where that is possible: faster, but none has a time of its own
+    # draw columns in one pipeline call where that is possible: faster, but none has a time of its
+    # own
+    batched: Switch = False
     fresh: Switch = False  # draw every column anew, also where one with the same settings is kept
 
     @property

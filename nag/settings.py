@@ -1,4 +1,4 @@
-"""The settings that NAG takes. Nothing here needs torch: a page can show them before that is loaded."""
+"""The settings that NAG takes. Nothing here needs torch: a page shows them before it is loaded."""
 
 import math
 from dataclasses import dataclass
@@ -13,11 +13,14 @@ class NAGSettings:
     """How strongly to guide. The only place where the defaults stand; RANGES says what is valid.
 
     scale: strength of the negative prompt, 1 (off) and up; the paper's phi + 1.
-    tau: the most that attention at any point of the picture may grow, 1 and up, in multiples of its un-guided size; infinity is no limit.
+    tau: the most that attention at any point of the picture may grow, 1 and up, in multiples of its
+        un-guided size; infinity is no limit.
     alpha: how much of the guided result is mixed in, 0 (off) to 1.
-    end: share of the steps that are guided, 0 (off) to 1. Not the noise level that the authors' code asks for.
-    method: "nag", or for comparison "nasa" (Z+ - scale Z-) or "vsf" (value sign flip, arXiv 2508.10931: the negative's values count
-        -scale times in one softmax with all others). These two know scale (0, off, and up) and end only.
+    end: share of the steps that are guided, 0 (off) to 1. Not the noise level that the
+        authors' code asks for.
+    method: "nag", or for comparison "nasa" (Z+ - scale Z-) or "vsf" (value sign flip, arXiv
+        2508.10931: the negative's values count -scale times in one softmax with all others). These
+        two know scale (0, off, and up) and end only.
     """
 
     scale: float = 5.0

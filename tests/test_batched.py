@@ -1,4 +1,5 @@
-"""Columns drawn together: the rows of one pipeline call, each the picture that it is alone, and what is said of their time."""
+"""Columns drawn together: the rows of one pipeline call, each the picture that it is alone, and
+what is said of their time."""
 
 import io
 import json
@@ -181,7 +182,8 @@ def test_videos_are_drawn_together(calls):
 
 
 def test_what_was_drawn_together_is_not_what_was_drawn_alone():
-    """It may differ in rounding: shown again only to who asks for columns together, whom one drawn alone serves as well."""
+    """It may differ in rounding: shown again only to who asks for columns together, whom one drawn
+    alone serves as well."""
 
     def kept(desk, **settings):
         return [c.key for c in finish(desk, "sd", **settings).columns if c.reused]
@@ -223,7 +225,8 @@ def test_models_whose_pictures_depend_on_the_number_of_prompts_say_so(calls):
     )
     assert {len(keys) for keys in calls} == {1} and [c.state for c in run.columns] == ["done"] * 3
     assert run.hint.endswith(
-        "draws other pictures from several prompts in a call than from one, so the columns were drawn one after another."
+        "draws other pictures from several prompts in a call than from one, "
+        "so the columns were drawn one after another."
     )
 
 

@@ -93,7 +93,8 @@ def test_the_run_says_what_was_done():
 
 
 def test_an_early_end_says_what_it_saves():
-    """Two of three steps guided at 3 s, one un-guided at 1 s: 2 of 9 seconds are saved. One kind of steps alone says nothing."""
+    """Two of three steps guided at 3 s, one un-guided at 1 s: 2 of 9 seconds are saved. One kind of
+    steps alone says nothing."""
     watch = StepClock(None, "cpu", None)
     watch.times, watch.guided = [2.0, 4.0, 1.0], 2
     assert watch.saved == pytest.approx(2 / 9)
@@ -122,7 +123,8 @@ def test_previews_come_before_the_picture_and_are_small(monkeypatch):
 
 
 def test_previews_take_a_small_share_of_a_column(monkeypatch):
-    """One that takes a second is followed by half a minute without; and once that is known, a column begins with it."""
+    """One that takes a second is followed by half a minute without; and once that is known, a
+    column begins with it."""
     now, loaded = [100.0], Loaded(preset("sd"), None, "cpu", "float32", torch.float32)
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
 
@@ -405,8 +407,9 @@ def test_a_copy_of_the_scheduler_is_not_watched():
 
 def test_every_step_has_a_preview_and_the_last_looks_like_the_picture():
     previews = {}
-    for run, column, preview in Engine().run(*presets.resolve({"guidance": ["none", "nag"]})):
-        if preview is not None:  # noqa: B007
+    asked = presets.resolve({"guidance": ["none", "nag"]})
+    for run, column, preview in Engine().run(*asked):  # noqa: B007
+        if preview is not None:
             previews.setdefault(column.key, []).append(preview.convert("RGB"))
     assert {key: len(made) for key, made in previews.items()} == {"none": 4, "nag": 4}
     for column in run.columns:

@@ -78,7 +78,9 @@ def test_a_machine_too_small_is_told_before_the_download():
 
 
 def test_a_folder_that_is_no_pipeline_is_a_sentence(tmp_path):
-    with pytest.raises(Refused, match=r"does not load as a diffusers pipeline: .* model_index.json"):
+    with pytest.raises(
+        Refused, match=r"does not load as a diffusers pipeline: .* model_index.json"
+    ):
         loading.load(a_preset(model=str(tmp_path)))
 
 

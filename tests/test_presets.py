@@ -194,7 +194,8 @@ def test_a_video_has_only_as_many_frames_as_its_model_can_make(name):
         if rule == 1
         else pytest.raises(
             Refused,
-            match=rf"num_frames must be a multiple of {rule} plus 1 for .*, like {lowest} or {lowest + rule}, got",
+            match=rf"num_frames must be a multiple of {rule} plus 1 for .*, "
+            rf"like {lowest} or {lowest + rule}, got",
         )
     ):
         resolve({"preset": name, "num_frames": lowest + 1})
@@ -239,7 +240,8 @@ def test_what_a_gpu_needs_is_one_sentence():
 
 
 def signature(name):
-    """Parameters of a pipeline's call. Where a package is missing (sentencepiece for Kolors), diffusers has a dummy instead."""
+    """Parameters of a pipeline's call. Where a package is missing (sentencepiece for Kolors),
+    diffusers has a dummy instead."""
     import diffusers
 
     cls = getattr(diffusers, name)

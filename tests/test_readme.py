@@ -100,18 +100,15 @@ def test_every_preset_is_in_the_table_with_its_settings():
 def test_every_command_is_one_that_the_program_takes(monkeypatch):
     """Parsed as written; nothing is drawn."""
     taken = []
-    for name in ("compare", "evaluate", "fidelity"):
-        only_parsed = COMMANDS[name]._replace(run=lambda options: taken.append(options) or 0)
-        monkeypatch.setitem(COMMANDS, name, only_parsed)
+    for name, command in list(COMMANDS.items()):
+        recorded = command._replace(run=lambda options: taken.append(options) or 0)
+        monkeypatch.setitem(COMMANDS, name, recorded)
     for line in commands():
         words = shlex.split(line)[3:]
-        if words[0] in ("evaluate", "fidelity", "compare"):
-            where = ["--out", "out"] if words[0] != "fidelity" else []
-            assert main([*words, *where]) == 0, line
-        else:
-            assert words[0] in ("models", "check", "families"), line
+        where = ["--out", "out"] if words[0] in ("evaluate", "compare") else []
+        assert main([*words, *where]) == 0, line
     assert len(taken) > 10
-    assert {options.command for options in taken} == {"evaluate", "fidelity", "compare"}
+    assert {"compare", "evaluate", "fidelity"} <= {options.command for options in taken}
 
 
 def test_compare_runs_as_written(tmp_path):

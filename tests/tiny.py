@@ -29,7 +29,8 @@ CHAT = (
     "{% for m in messages %}<|im_start|>{{ m.role }} "
     "{{ m.content if m.content is string else m.content[0].text }}<|im_end|>{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant"
-    "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}{% endif %}"
+    "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}"
+    "{% endif %}"
 )
 
 

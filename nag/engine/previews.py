@@ -20,8 +20,8 @@ PREVIEW_SHARE = 0.03  # of a column's time, at most
 
 class Previews:
     """Small pictures of the unfinished latents of a call's columns. Made between two steps, while
-    the clock stands still: beside the sampling they would take its time, and more from short columns
-    than from long ones.
+    the clock stands still: beside the sampling they would take its time, and more from short
+    columns than from long ones.
 
     Decoded ones take at most PREVIEW_SHARE of the time since the column began; in between, and in
     columns too short for that, the linear map draws them.
@@ -98,7 +98,8 @@ class Previews:
             vae, latents = self.loaded.pipe.vae, self._plane(latents)
             overflows = getattr(vae.config, "force_upcast", False) and vae.dtype == torch.float16
             if overflows or private.offload_hook(vae) is not None:
-                # Decoding would overflow, or push an offloaded denoiser off the GPU between two steps.
+                # Decoding would overflow, or push an offloaded denoiser off the GPU between two
+                # steps.
                 return _colours(latents)
             side = max(latents.shape[-2:])
             if side > self.LATENT_SIDE:
@@ -133,7 +134,8 @@ def _image(colours, size):
 
 
 def _middle(pipe, latents, request: Request):
-    """A picture's latents, or those of a video's middle frame, (1, C, H, W), whatever form the pipeline keeps them in."""
+    """A picture's latents, or those of a video's middle frame, (1, C, H, W), whatever form the
+    pipeline keeps them in."""
     channels = getattr(pipe.vae.config, "latent_channels", None) or getattr(
         pipe.vae.config, "z_dim", None
     )
@@ -153,7 +155,8 @@ def _middle(pipe, latents, request: Request):
 
 
 def _pixels(vae, latents):
-    """One frame's latents (1, C, H, W), as the denoiser has them, through the decoder -> (3, H, W), -1 to 1."""
+    """One frame's latents (1, C, H, W), as the denoiser has them, through the decoder -> (3, H, W),
+    -1 to 1."""
     import torch
 
     one = next(vae.parameters())

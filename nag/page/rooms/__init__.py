@@ -11,7 +11,9 @@ FOLDER = ASSETS / "rooms"
 
 def room(name: str, value: dict, *scripts: str) -> gr.HTML:
     """A room's component: the scripts of assets/rooms/ draw `value` into its template."""
-    script = "\n".join((FOLDER / f"{one}.js").read_text(encoding="utf-8") for one in ("base", *scripts))
+    script = "\n".join(
+        (FOLDER / f"{one}.js").read_text(encoding="utf-8") for one in ("base", *scripts)
+    )
     return gr.HTML(
         value=value,
         elem_id=f"room-{name}",

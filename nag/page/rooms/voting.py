@@ -109,7 +109,8 @@ class VoteRoom:
         if not votes:
             raise Refused("There are no votes yet.")
         path = FOLDER.write(
-            f"votes-{uuid.uuid4().hex[:8]}.csv", lambda p: p.write_text(to_csv(votes), encoding="utf-8")
+            f"votes-{uuid.uuid4().hex[:8]}.csv",
+            lambda p: p.write_text(to_csv(votes), encoding="utf-8"),
         )
         return self.value(ballot, []) | {"file": file_data(path, "text/csv")}
 
