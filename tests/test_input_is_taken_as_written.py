@@ -133,3 +133,13 @@ def test_a_model_that_does_not_load_is_said_below_the_closed_bar(tmp_path, capsy
     said = refusal(capsys, "--model", str(tmp_path), "--out", str(tmp_path / "out"))
     assert "does not load as a diffusers pipeline" in said.split("\n")[-2]
     assert not [bar for bar in sys.modules["tqdm"].tqdm._instances if not bar.disable]
+
+
+def test_a_file_of_another_models_weights_is_named(tmp_path, capsys):
+    import torch
+    from safetensors.torch import save_file
+
+    save_file({"weight": torch.zeros(2)}, tmp_path / "other.safetensors")
+    words = ["--model", str(tmp_path / "other.safetensors"), "--out", str(tmp_path / "out")]
+    said = refusal(capsys, *words).split("\n")[-2]
+    assert said.startswith("other.safetensors does not have the weights of a UNet2DConditionModel")

@@ -117,8 +117,12 @@ def test_what_a_pocket_model_was_taught_are_the_words_of_its_captions(name):
 
 
 def test_another_model_in_a_pocket_models_place_is_not_spoken_for(tmp_path):
-    preset = presets.load_all()["pocket-portrait"].with_model(str(tmp_path))
-    assert unknown_words(preset, "banana") == []
+    pocket = presets.load_all()["pocket-portrait"]
+    file = tmp_path / "other.safetensors"
+    file.touch()
+    assert unknown_words(pocket, "banana") == ["banana"]
+    for model in (tmp_path, file):
+        assert unknown_words(pocket.with_model(str(model)), "banana") == []
 
 
 def test_the_command_line_says_it(tmp_path, capsys):

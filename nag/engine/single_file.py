@@ -74,6 +74,7 @@ def _whole(cls: type, preset: Preset, file: Path, source: str, dtype, options: d
 def _denoiser(cls: type, preset: Preset, file: Path, source: str, dtype, options: dict):
     """(Its name in the pipeline, the denoiser with the file's weights)."""
     import diffusers
+    from diffusers.loaders.single_file_utils import SingleFileComponentError
 
     kept = {name: options[name] for name in ("revision", "local_files_only")}
     index = cls.load_config(source, **kept)
@@ -89,9 +90,14 @@ def _denoiser(cls: type, preset: Preset, file: Path, source: str, dtype, options
     kept["config_revision"] = kept.pop("revision")
     if file.suffix == ".gguf":
         kept["quantization_config"] = _gguf(file, _of(dtype, names[0]))
-    return names[0], kind.from_single_file(
-        str(file), config=source, subfolder=names[0], dtype=_of(dtype, names[0]), **kept
-    )
+    kept |= {"subfolder": names[0], "dtype": _of(dtype, names[0])}
+    try:
+        return names[0], kind.from_single_file(str(file), config=source, **kept)
+    except SingleFileComponentError:
+        raise Refused(
+            f"{file.name} does not have the weights of a {kind.__name__}, which is the denoiser of "
+            f"{preset.title}: choose the preset of the model that the file is of."
+        ) from None
 
 
 def _of(dtype, part: str):

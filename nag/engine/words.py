@@ -138,7 +138,7 @@ def unknown_words(preset: Preset, text: str) -> list[str]:
     A model that says what it was taught has a file `words.txt` in its folder: all words of the
     captions that it was trained on. Of other models nobody can say, and there is nothing unknown.
     """
-    known = _taught(FOLDER.parent / preset.model)
+    known = frozenset() if preset.weights else _taught(FOLDER.parent / preset.model)
     words = dict.fromkeys(WORD.findall(text.lower()))
     return [word for word in words if known and word not in known]
 
