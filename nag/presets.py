@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .errors import Refused
+from .home import PRESETS
 from .methods import METHODS
 from .request import (
     DEFAULT,
@@ -31,7 +32,7 @@ from .request import (
 )
 
 log = logging.getLogger("nag")
-FOLDER = Path(__file__).resolve().parent.parent / "presets"
+FOLDER = PRESETS
 WEIGHTS = (".safetensors", ".gguf")
 
 
@@ -215,20 +216,30 @@ def read(path: Path) -> Preset:
 @functools.cache
 def load_all() -> dict[str, Preset]:
     """All presets by name, the default first, those that ship with weights before the others,
-    pictures before videos. Hidden files, such as macOS leaves behind, are named and left out."""
-    files = sorted(FOLDER.glob("*.json"))
-    for path in files:
+    pictures before videos.
+
+    A hidden file, such as macOS leaves behind, and one that is no preset are named in the log and
+    left out. Raises `Refused` where the default is such a file.
+    """
+    presets = {}
+    for path in sorted(FOLDER.glob("*.json")):
         if path.name.startswith("."):
             log.warning("presets/%s is a hidden file: it is not read as a preset.", path.name)
-    presets = {path.stem: read(path) for path in files if not path.name.startswith(".")}
+            continue
+        try:
+            presets[path.stem] = read(path)
+        except Refused as error:
+            if path.stem == DEFAULT:
+                raise
+            log.error("%s It is left out.", error)
     if DEFAULT not in presets:
         raise Refused(f"presets/{DEFAULT}.json is missing: it is what the page opens with.")
-    return dict(
-        sorted(
-            presets.items(),
-            key=lambda item: (item[0] != DEFAULT, not item[1].shipped, bool(item[1].fps), item[0]),
-        )
-    )
+    return dict(sorted(presets.items(), key=_order))
+
+
+def _order(item: tuple[str, Preset]) -> tuple:
+    name, preset = item
+    return name != DEFAULT, not preset.shipped, bool(preset.fps), name
 
 
 def resolve(raw: Any, presets: dict[str, Preset] | None = None) -> tuple[Preset, Request]:
@@ -251,10 +262,25 @@ def resolve(raw: Any, presets: dict[str, Preset] | None = None) -> tuple[Preset,
 
 
 def _check(raw: dict, preset: Preset) -> Request:
+    """The preset's settings with `raw` in place of some, valid for its model. Raises `Refused`."""
     try:
         request = Request(**{**preset.settings, **{str(k): v for k, v in raw.items()}})
     except ValidationError as error:
         raise Refused(_sentence(error)) from None
+    _check_ranges(request, preset)
+    _check_steps_of_sizes(request, preset)
+    if not preset.cfg and any(METHODS[column].cfg for column in request.guidance):
+        without = ", ".join(key for key, method in METHODS.items() if not method.cfg)
+        raise Refused(
+            f"guidance must be out of {without} for {preset.title}, whose pipeline takes no "
+            "negative prompt."
+        )
+    if raw:
+        _check_work(request, preset)
+    return request
+
+
+def _check_ranges(request: Request, preset: Preset) -> None:
     for field in {*preset.ranges, "num_frames"}:
         low, high = preset.range(field)
         if not low <= getattr(request, field) <= high:
@@ -262,6 +288,10 @@ def _check(raw: dict, preset: Preset) -> Request:
             raise Refused(
                 f"{field} must be {limits} for {preset.title}, got {getattr(request, field)}."
             )
+
+
+def _check_steps_of_sizes(request: Request, preset: Preset) -> None:
+    """Widths, heights and numbers of frames come in multiples."""
     for field in ("width", "height"):
         if getattr(request, field) % preset.multiple:
             raise Refused(
@@ -274,23 +304,17 @@ def _check(raw: dict, preset: Preset) -> Request:
             f"num_frames must be a multiple of {preset.frames} plus 1 for {preset.title}, "
             f"like {lower} or {lower + preset.frames}, got {request.num_frames}."
         )
-    if not preset.cfg and any(METHODS[column].cfg for column in request.guidance):
-        without = ", ".join(key for key, method in METHODS.items() if not method.cfg)
+
+
+def _check_work(request: Request, preset: Preset) -> None:
+    cost, cap = work(request), preset.cap or 4 * work(_check({}, preset))
+    if cost > cap:
+        frames = f", num_frames ({request.num_frames})" if preset.fps else ""
         raise Refused(
-            f"guidance must be out of {without} for {preset.title}, whose pipeline takes no "
-            "negative prompt."
+            f"This asks for {cost / cap:.1f} times the most work that {preset.title} allows: "
+            f"lower width x height ({request.width} x {request.height}), "
+            f"num_inference_steps ({request.num_inference_steps}){frames} or the number of columns."
         )
-    if raw:
-        cost, cap = work(request), preset.cap or 4 * work(_check({}, preset))
-        if cost > cap:
-            raise Refused(
-                f"This asks for {cost / cap:.1f} times the most work that {preset.title} allows: "
-                f"lower width x height ({request.width} x {request.height}), "
-                f"num_inference_steps ({request.num_inference_steps})"
-                + (f", num_frames ({request.num_frames})" if preset.fps else "")
-                + " or the number of columns."
-            )
-    return request
 
 
 def work(request: Request) -> float:

@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +34,44 @@ def test_a_locale_that_knows_ascii_alone_takes_every_word(tmp_path):
     assert done.returncode == 0, done.stderr.decode()
     told = json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))
     assert told["settings"]["prompt"] == "Schöne Grüße → 海賊"
+
+
+def test_what_pip_installs_has_its_presets_and_models(tmp_path):
+    """Not editable, and used from another folder: nothing is read of this checkout."""
+    checkout = tmp_path / "checkout"
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=HOUSE.parent,
+        capture_output=True,
+        check=True,
+    )
+    for name in filter(None, listed.stdout.decode().split("\0")):
+        if (HOUSE.parent / name).is_file():
+            (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(HOUSE.parent / name, checkout / name)
+    site = tmp_path / "site"
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*pip, "--target", site, checkout], check=True)
+    shutil.rmtree(checkout)
+    words = ["compare", "--set", "num_inference_steps=1", "--out", tmp_path / "out"]
+    done = subprocess.run(
+        [sys.executable, "-m", "nag", *words],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(site)},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    assert {"none.png", "cfg.png", "nag.png", "run.json"} <= set(os.listdir(tmp_path / "out"))
+    page = "import nag.page.layout as page; print(page.__file__)"
+    done = subprocess.run(
+        [sys.executable, "-c", page],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(site)},
+        capture_output=True,
+        check=True,
+    )
+    assert str(site) in done.stdout.decode()
 
 
 def test_every_text_file_is_opened_as_utf_8():

@@ -689,9 +689,13 @@ def test_an_address_that_is_none_is_a_sentence():
         ("mine.json", {"nag_tau": 99}, "presets/mine.json: nag_tau must be between"),
         ("mine.json", None, "presets/mine.json cannot be read"),  # a folder of that name
         ("pocket-portrait.json", "gone", "presets/pocket-portrait.json is missing"),
+        ("pocket-portrait.json", b"{", "presets/pocket-portrait.json is not a preset"),
     ],
 )
-def test_a_broken_preset_file_is_named(tmp_path, monkeypatch, name, content, sentence):
+def test_a_broken_preset_file_is_named_and_the_others_load(
+    tmp_path, monkeypatch, caplog, name, content, sentence
+):
+    """Without the default there is nothing to open with."""
     good = (ROOT / "presets" / "pocket-portrait.json").read_bytes()
     (tmp_path / "pocket-portrait.json").write_bytes(good)
     (tmp_path / "._pocket-portrait.json").write_bytes(b"\x00\x05\x16\x07")  # as macOS leaves
@@ -704,11 +708,16 @@ def test_a_broken_preset_file_is_named(tmp_path, monkeypatch, name, content, sen
     else:
         content = content if isinstance(content, bytes) else json.dumps(json.loads(good) | content)
         (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(Refused, match=re.escape(sentence)):
-        presets.load_all.__wrapped__()
+    if name == "pocket-portrait.json":
+        with pytest.raises(Refused, match=re.escape(sentence)):
+            presets.load_all.__wrapped__()
+        return
+    caplog.clear()
+    assert list(presets.load_all.__wrapped__()) == ["pocket-portrait"]
+    assert sentence in caplog.text and str(tmp_path) not in caplog.text
 
 
-def test_the_server_ends_with_a_sentence_where_a_preset_is_broken(tmp_path):
+def test_the_server_ends_with_a_sentence_where_the_default_preset_is_missing(tmp_path):
     (tmp_path / "mine.json").write_text("{")
     (tmp_path / "._mine.json").write_bytes(b"\xff")
     code = (

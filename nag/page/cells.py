@@ -8,11 +8,11 @@ import re
 from pathlib import Path
 
 from ..engine.run import Column, Run, decisive
+from ..home import ASSETS
 from ..methods import METHODS
 from ..presets import Preset
 from ..request import Request
 
-ASSETS = Path(__file__).resolve().parents[2] / "assets"
 PREVIEW_PIXELS = 256
 KNOBS = ("nag_scale", "nag_tau", "nag_alpha", "nag_end", "num_inference_steps", "guidance_scale")
 SCRIPTS = ("base", "cells", "stage", "zoom", "film", "verdict", "visit", "knobs", "keep", "keys")

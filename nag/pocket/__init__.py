@@ -5,9 +5,8 @@ their models stand `vae`, `text`, `reader` (the classifier), `portrait`, `joint`
 `second` (the portrait's second generation). `export` writes pipelines, `film` the moving picture.
 """
 
-from pathlib import Path
+from ..home import ASSETS
 
-ASSETS = Path(__file__).resolve().parents[2] / "assets"
 SHIPPED = ASSETS / "pocket-portrait"  # what a run has not trained itself is taken from here
 
 # checkpoints of a training run that can be assembled to a pipeline
