@@ -258,23 +258,6 @@ def test_a_prompt_given_as_embeddings_takes_a_negative_in_words():
     assert torch.equal(out, guided("sd"))
 
 
-def test_a_pipeline_that_encodes_nothing_raises():
-    pipe = pipeline("z-image")
-    embeds = pipe.encode_prompt(PROMPT, do_classifier_free_guidance=False)[0]
-    with (
-        pytest.raises(RuntimeError, match="NAG guided nothing: ZImagePipeline encoded no prompt"),
-        nag.guide(pipe, NEGATIVE),
-    ):
-        pipe(
-            prompt_embeds=embeds,
-            guidance_scale=0.0,
-            num_inference_steps=1,
-            height=32,
-            width=32,
-            output_type="latent",
-        )
-
-
 def test_an_encode_prompt_without_a_prompt_raises(monkeypatch):
     pipe = pipeline("sd")
     monkeypatch.setattr(

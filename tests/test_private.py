@@ -281,3 +281,12 @@ def test_a_page_looks_at_inputs_and_answers_where_ours_does():
     }.items():
         found = list(inspect.signature(getattr(gr.Blocks, name)).parameters)
         assert found[: len(arguments)] == arguments, changed
+
+
+def test_a_change_in_place_is_counted():
+    tensor = torch.zeros(2)
+    before = private.changes_of(tensor)
+    tensor.add_(1)
+    assert private.changes_of(tensor) > before, "torch no longer counts changes in `_version`"
+    with torch.inference_mode():
+        assert private.changes_of(torch.zeros(2)) == 0

@@ -29,7 +29,7 @@ def pieces(kind, texts, count):
 def layer(kind: str, method: str, scale: float, rows: slice, total: int):
     """One guided layer whose text stands first, and its call."""
     family = SimpleNamespace(pieces=pieces)
-    call = CallState(layout=Layout(((PLUS, MINUS),), rows, total))
+    call = CallState(prompt_rows=None, layout=Layout(((PLUS, MINUS),), rows, total))
     return GuidedAttention("here", kind, family, NAGSettings(scale=scale, method=method), call)
 
 

@@ -89,7 +89,7 @@ class GuidedDenoiser:
         state, tensors = self.state, text_tensors(self.family, given)
         if state.texts is None:
             return Plan(None, False)
-        key = (state.texts.same and place, *((id(one), version(one)) for one in tensors))
+        key = (state.texts.same and place, *((id(one), private.changes_of(one)) for one in tensors))
         if key in state.plans:
             return state.plans[key][1]
         forget_texts(self.denoiser)
@@ -129,11 +129,6 @@ def text_tensors(family: Family, given: dict) -> tuple:
     texts = [given.get(p.argument) for p in family.texts]
     texts = [row for text in texts for row in (text if isinstance(text, list) else [text])]
     return tuple(row for row in texts if isinstance(row, torch.Tensor))
-
-
-def version(tensor) -> int:
-    """Counts the changes in place. Tensors made in inference mode have none to read."""
-    return 0 if tensor.is_inference() else tensor._version
 
 
 def check_guidable(denoiser, layers: list, parts: list) -> None:

@@ -1,6 +1,6 @@
 """What `guide` is given, and the sentences for what it cannot use."""
 
-import sys
+import inspect
 
 import torch
 from diffusers import DiffusionPipeline
@@ -144,7 +144,7 @@ def mask_by_argument(family: Family, embeds: dict, mask) -> dict:
 def check_caller(pipe) -> None:
     """Raises NAGRuntimeError where another pipeline runs the denoiser of the guided one: its words
     are not heard, and its picture would be guided only if they happened to be the same."""
-    frame = sys._getframe(1)
+    frame = inspect.currentframe()
     while frame is not None:
         if frame.f_code.co_name == "__call__":
             caller = frame.f_locals.get("self")
