@@ -166,6 +166,12 @@ def own_forward(module: Any) -> str:
 # torch
 
 
+def changes_of(tensor: Any) -> int:
+    """How often a tensor was changed in place; 0 for those made in inference mode, which have no
+    count to read."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
 def uncompiled(module: Any) -> Any:
     """The module inside `torch.compile`."""
     return getattr(module, "_orig_mod", module)
@@ -204,12 +210,3 @@ def waiting_events(blocks: Any, concurrency_id: str) -> list[Any]:
     """The events that wait in one line of a page's queue."""
     line = queue_of(blocks).event_queue_per_concurrency_id.get(concurrency_id)
     return list(line.queue) if line else []
-
-
-# torch
-
-
-def changes_of(tensor: Any) -> int:
-    """How often a tensor was changed in place; 0 for those made in inference mode, which have no
-    count to read."""
-    return 0 if tensor.is_inference() else tensor._version
