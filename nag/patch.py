@@ -56,6 +56,22 @@ class Wrapped:
     def __deepcopy__(self, memo: dict) -> Callable:
         return copy.deepcopy(self.original, memo)
 
+    def __reduce_ex__(self, protocol: int):
+        return self.original.__reduce_ex__(protocol)
+
+
+def refuse_copy(guided: Any, *_):
+    """In place of what copies and pickles ask. Raises NAGRuntimeError."""
+    raise NAGRuntimeError(
+        f"This {type(guided).__name__} is guided, and a copy of it would be broken for good: copy "
+        "or pickle it before you enter nag.guide, or after you leave it. Inside, its state_dict() "
+        "and save_pretrained() work."
+    )
+
+
+# what `copy` and `pickle` ask an object for, and torch.save with them
+COPYING = ("__copy__", "__deepcopy__", "__reduce_ex__")
+
 
 @contextlib.contextmanager
 def wrap_call(owner: Any, wrapper: Callable):
@@ -83,7 +99,7 @@ def wrap_call(owner: Any, wrapper: Callable):
 
 @functools.cache  # one for each class: to torch.compile another class is another program
 def _callable(cls: type) -> type:
-    """A subclass that differs in `__call__` alone, which asks the instance for its wrapper."""
+    """A subclass whose `__call__` asks the instance for its wrapper, and which is not copied."""
 
     @functools.wraps(cls.__call__)
     def call(self, *args, **kwargs):
@@ -94,7 +110,8 @@ def _callable(cls: type) -> type:
         return wrapper(functools.partial(cls.__call__, self), *args, **kwargs)
 
     same = ("__module__", "__qualname__", "__doc__")
-    return type(cls.__name__, (cls,), {"__call__": call} | {n: getattr(cls, n) for n in same})
+    members = {n: getattr(cls, n) for n in same} | dict.fromkeys(COPYING, refuse_copy)
+    return type(cls.__name__, (cls,), {"__call__": call} | members)
 
 
 def own_forward(denoiser: Any, function: Callable) -> contextlib.AbstractContextManager:

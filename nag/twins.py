@@ -26,6 +26,7 @@ import torch.nn.functional as F
 
 from .attention_processor import GuidedAttention
 from .errors import NAGRuntimeError, NAGValueError
+from .patch import refuse_copy
 from .settings import NAGSettings
 
 ATTENTION = {"scaled_dot_product_attention", "dispatch_attention_fn"}
@@ -151,6 +152,7 @@ def twin_class(cls: type, current: CurrentLayer) -> type:
     # diffusers reads it at every call: found here, it need not be made of what is wrapped
     call.__signature__ = inspect.signature(function)
     members = {"nag_current": current, "nag_namespaces": (namespace, functional)}
+    members |= {"__copy__": copied, "__deepcopy__": copied, "__reduce_ex__": reduced}
     members["nag_source"] = function, dict(function.__globals__)
     return type(cls.__name__, (cls,), {"__call__": call} | members)
 
@@ -160,6 +162,21 @@ def is_outdated(twin: type, cls: type) -> bool:
     function, names = twin.nag_source
     now = function.__globals__
     return cls.__call__ is not function or any(now.get(n) is not names[n] for n in names)
+
+
+def copied(self, memo: dict | None = None):
+    """A twin that somebody kept is copied as the processor that it stands for."""
+    if self.nag_layer.installed:
+        refuse_copy(self)
+    original = self.nag_layer.original
+    return copy.copy(original) if memo is None else copy.deepcopy(original, memo)
+
+
+def reduced(self, protocol: int):
+    """The same for `pickle`."""
+    if self.nag_layer.installed:
+        refuse_copy(self)
+    return self.nag_layer.original.__reduce_ex__(protocol)
 
 
 def twin(denoiser, processor, layer: GuidedAttention):
@@ -181,6 +198,10 @@ def install(denoiser, family, settings: NAGSettings, call) -> tuple[list, Callab
     NAGRuntimeError where a denoiser is guided already.
     """
     found = family.layers(denoiser)
+    for _, module in found.values():  # kept from an earlier nag.guide, and set again
+        kept = getattr(module.processor, "nag_layer", None)
+        if kept is not None and not kept.installed:
+            module.processor = kept.original
     if any(hasattr(module.processor, "nag_layer") for _, module in found.values()):
         raise NAGRuntimeError(
             f"This {type(denoiser).__name__} is guided already; leave one nag.guide before you "
@@ -194,7 +215,7 @@ def install(denoiser, family, settings: NAGSettings, call) -> tuple[list, Callab
             original = module.processor
             pictures = hasattr(original, "to_k_ip")
             layer = GuidedAttention(name, kind, family, settings, call, decided, pictures)
-            layer.module, layer.original = module, original
+            layer.module, layer.original, layer.installed = module, original, True
             layer.twin = module.processor = twin(denoiser, original, layer)
             layers.append(layer)
         # found under their names in sys.modules, the namespaces can be traced by torch.compile
@@ -210,6 +231,7 @@ def put_back(layers: list[GuidedAttention], namespaces: dict[str, types.ModuleTy
     for name in namespaces:
         sys.modules.pop(name, None)
     for layer in layers:
+        layer.installed = False
         type(layer.twin).nag_current.layer = None
         if layer.module.processor is layer.twin:
             layer.module.processor = layer.original

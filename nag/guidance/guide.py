@@ -114,6 +114,7 @@ def guide(
         for denoiser in families.denoisers_of(pipe):
             guide_denoiser(pipe, denoiser, family, state, steps, stack)
         stack.callback(state.forget)
+        stack.callback(setattr, steps, "closed", True)
         yield progress
         if steps.stepped and not progress.guided_calls:
             raise steps.nothing_guided()

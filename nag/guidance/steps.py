@@ -32,6 +32,7 @@ class StepCounter:
         self.progress, self.nothing_guided = progress, nothing_guided
         self.stepped = False  # in the running pipeline call, whoever made the denoiser's calls
         self.denoised = False  # a denoiser call since the picture began
+        self.closed = False  # `guide` was left: copies of the scheduler may go on stepping
         self._schedule_start = 0  # the step at which the schedule was last set
         self._next_step()
 
@@ -63,6 +64,8 @@ class StepCounter:
 
     def scheduler_stepped(self) -> None:
         """Raises NAGRuntimeError where a step that was to be guided was not."""
+        if self.closed:
+            return
         if self._missed and not self._found:
             raise self.nothing_guided()
         self.stepped = True
