@@ -27,7 +27,8 @@ def clip_folder(tmp_path_factory):
         CLIPVisionConfig,
     )
 
-    tokenizer = clip_tokenizer()
+    # one of its own: a tokenizer keeps the truncation that it was last asked for, and saves it
+    tokenizer = clip_tokenizer.__wrapped__()
     text = CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=16,
