@@ -125,7 +125,10 @@ def save(run: Run, column: Column) -> dict:
     """
     name = f"{column.run or run.id}-{column.key}.png"
     info = metadata.png_info(run.preset, run.request, column.key)
-    write = lambda path: column.image.save(path, "PNG", compress_level=1, pnginfo=info)  # noqa: E731
+
+    def write(path: Path) -> None:
+        column.image.save(path, "PNG", compress_level=1, pnginfo=info)
+
     return file_data(FOLDER.write(name, write), "image/png")
 
 
