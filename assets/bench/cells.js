@@ -12,7 +12,8 @@ function cellNode(key) {
   const progress = make('div', 'progress', frame);
   progress.setAttribute('role', 'progressbar');
   make('i', '', progress);
-  const caption = make('figcaption', 'cap', figure), head = make('div', 'head', caption);
+  const caption = make('figcaption', 'cap', figure);
+  const head = make('div', 'head', caption);
   make('b', '', head);
   make('span', 'set', head);
   make('span', 'cost', head);
@@ -27,14 +28,28 @@ function cellNode(key) {
 }
 
 function drawCell(told) {
-  const node = cellNode(told.key), pinned = pins.includes(told), old = pinned ? null : finished.get(told.key);
+  const node = cellNode(told.key);
+  const pinned = pins.includes(told);
+  const old = pinned ? null : finished.get(told.key);
   // a column that will be the same again is not taken away in between
   const alike = old && !changed(told.made, old.made).length;
-  const cell = alike && BUSY.includes(told.state) ? { ...old, state: 'done' }
-    : alike && told.state === 'done' && !told.meters.length ? { ...told, meters: old.meters, cost: told.cost || old.cost } : told;
-  node.className = ['cell', cell.state, cell.key.includes('nag') ? 'nag' : '', pinned ? 'pinned' : '', cell === told ? '' : 'again'].join(' ');
+  const cell =
+    alike && BUSY.includes(told.state)
+      ? { ...old, state: 'done' }
+      : alike && told.state === 'done' && !told.meters.length
+        ? { ...told, meters: old.meters, cost: told.cost || old.cost }
+        : told;
+  node.className = [
+    'cell',
+    cell.state,
+    cell.key.includes('nag') ? 'nag' : '',
+    pinned ? 'pinned' : '',
+    cell === told ? '' : 'again',
+  ].join(' ');
   drawCaption(node, cell, old);
-  const image = $('img.new', node), under = $('img.old', node), url = shownPicture(cell);
+  const image = $('img.new', node);
+  const under = $('img.old', node);
+  const url = shownPicture(cell);
   image.alt = describe(cell);
   setSource(image, url);
   setSource($('video', node), film(cell));
@@ -54,13 +69,26 @@ function shownPicture(cell) {
 }
 
 function noteOf(cell) {
-  if (cell.state === 'stopped') return cell.step ? 'Stopped at step ' + cell.step + ' of ' + cell.total : 'Stopped before it began';
-  return { queued: 'Waiting', loading: 'Loading the model', step: 'First step', decoding: 'Decoding', failed: 'Failed' }[cell.state] || '';
+  if (cell.state === 'stopped')
+    return cell.step
+      ? 'Stopped at step ' + cell.step + ' of ' + cell.total
+      : 'Stopped before it began';
+  return (
+    {
+      queued: 'Waiting',
+      loading: 'Loading the model',
+      step: 'First step',
+      decoding: 'Decoding',
+      failed: 'Failed',
+    }[cell.state] || ''
+  );
 }
 
 function describe(cell) {
   const read = (cell.meters || []).map(row => row.name + ' ' + row.text).join(', ');
-  return [cell.name, ...cell.set.map(part => part.slice(1).join(' ')), STATES[cell.state], read].filter(Boolean).join(', ');
+  return [cell.name, ...cell.set.map(part => part.slice(1).join(' ')), STATES[cell.state], read]
+    .filter(Boolean)
+    .join(', ');
 }
 
 function drawCaption(node, cell, old) {
@@ -68,25 +96,39 @@ function drawCaption(node, cell, old) {
   drawSet($('.set', node), cell, old);
   const cost = $('.cost', node);
   cost.replaceChildren();
-  if (cell.cost) { make('strong', '', cost, cell.cost.text); make('span', 'unit', cost, ' ' + cell.cost.unit); }
+  if (cell.cost) {
+    make('strong', '', cost, cell.cost.text);
+    make('span', 'unit', cost, ' ' + cell.cost.unit);
+  }
   drawMeters($('.meters', node), cell);
   $('.state', node).textContent = stateOf(cell);
-  const save = $('.save', node), url = cell.state === 'done' ? film(cell) || source(cell) : '';
+  const save = $('.save', node);
+  const url = cell.state === 'done' ? film(cell) || source(cell) : '';
   save.textContent = url ? 'Save ' + (film(cell) ? 'MP4' : 'PNG') : '';
-  if (url) { save.href = url; save.download = cell.file + (film(cell) ? '.mp4' : '.png'); } else save.removeAttribute('href');
+  if (url) {
+    save.href = url;
+    save.download = cell.file + (film(cell) ? '.mp4' : '.png');
+  } else save.removeAttribute('href');
   save.setAttribute('aria-label', save.textContent + ' of ' + cell.name);
 }
 
-// "scale 10 · tau 2 · alpha .85 → .3": what moved since the picture before is said with both values.
+// "scale 10 · tau 2 · alpha .85 → .3": what moved since the picture before is said with both
+// values.
 function drawSet(node, cell, old) {
   node.replaceChildren();
-  const last = cell.state === 'done' ? former.get(cell.key) : old, words = ['prompt', 'negative_prompt', 'seed'];
+  const last = cell.state === 'done' ? former.get(cell.key) : old;
+  const words = ['prompt', 'negative_prompt', 'seed'];
   const alike = last && cell.made && words.every(name => same(last.made[name], cell.made[name]));
   const before = new Map((alike ? last.set : []).map(part => [part[0], part[2]]));
   cell.set.forEach((part, i) => {
     if (i) node.append(' · ');
     const moved = before.has(part[0]) && before.get(part[0]) !== part[2];
-    make(moved ? 'strong' : 'span', '', node, [part[1], moved ? before.get(part[0]) + ' → ' + part[2] : part[2]].join(' ').trim());
+    make(
+      moved ? 'strong' : 'span',
+      '',
+      node,
+      [part[1], moved ? before.get(part[0]) + ' → ' + part[2] : part[2]].join(' ').trim(),
+    );
   });
   node.title = node.textContent;
 }
@@ -101,7 +143,7 @@ function drawMeters(node, cell) {
       make('i', '', make('i', 'track', line));
       $('.track', line).setAttribute('role', 'meter');
       const text = make('em', '', line);
-      make('i', 'sign', text).setAttribute('aria-hidden', 'true');
+      sign('', text);
       make('span', '', text);
     }
     line.className = 'meter ' + (row.outcome || '');
@@ -118,7 +160,8 @@ function stateOf(cell) {
   if (cell.pinnedAs) return cell.pinnedAs + ' · ' + cell.note;
   if (cell.state === 'done') return (value().sample ? 'sample · ' : '') + cell.note;
   if (cell.state === 'step') return 'step ' + cell.step + ' of ' + cell.total + left(cell);
-  if (cell.state === 'stopped') return 'stopped' + (cell.step ? ' at step ' + cell.step + ' of ' + cell.total : '');
+  if (cell.state === 'stopped')
+    return 'stopped' + (cell.step ? ' at step ' + cell.step + ' of ' + cell.total : '');
   return STATES[cell.state] || '';
 }
 
@@ -130,8 +173,15 @@ function left(cell) {
     begun.set(cell.key, { run: value().run, step: cell.step, at: performance.now() });
     return '';
   }
-  const each = (performance.now() - first.at) / 1000 / (cell.step - first.step), rest = each * (cell.total - cell.step);
-  return rest < .3 ? '' : ' · ' + (each < 1 ? (1 / each).toFixed(1) + ' steps a second' : each.toFixed(1) + ' s a step') + ' · ' + rest.toFixed(rest < 10 ? 1 : 0) + ' s left';
+  const each = (performance.now() - first.at) / 1000 / (cell.step - first.step);
+  const rest = each * (cell.total - cell.step);
+  return rest < 0.3
+    ? ''
+    : ' · ' +
+        (each < 1 ? (1 / each).toFixed(1) + ' steps a second' : each.toFixed(1) + ' s a step') +
+        ' · ' +
+        rest.toFixed(rest < 10 ? 1 : 0) +
+        ' s left';
 }
 
 function drawProgress(node, cell) {
@@ -141,26 +191,41 @@ function drawProgress(node, cell) {
   node.setAttribute('aria-valuemax', cell.total);
   node.setAttribute('aria-valuenow', cell.step);
   node.classList.toggle('unsure', cell.state !== 'step');
-  $('i', node).style.width = (cell.state === 'step' ? 100 * cell.step / Math.max(1, cell.total) : 100) + '%';
+  $('i', node).style.width =
+    (cell.state === 'step' ? (100 * cell.step) / Math.max(1, cell.total) : 100) + '%';
 }
 
 // What the picture is not: this one's settings, finished, or of this run.
 function mark(node, cell, kept) {
-  const tag = $('.tag', node), old = finished.get(cell.key);
-  const moved = cell.state === 'done' && settings && !pins.includes(cell) && !busy() ? changed(cell.made, settings) : [];
+  const tag = $('.tag', node);
+  const old = finished.get(cell.key);
+  const moved =
+    cell.state === 'done' && fields && !pins.includes(cell) && !busy()
+      ? changed(cell.made, fields)
+      : [];
   node.classList.toggle('stale', moved.length > 0);
-  tag.textContent = moved.length ? 'Settings changed: Compare'
-    : kept ? (changed(cell.made, old.made).length ? 'Shown faint: the picture before' : '')
-    : cell.state !== 'done' && source(cell) ? (cell.state === 'stopped' ? 'Stopped at step ' : 'Preview, step ') + cell.step : '';
+  tag.textContent = moved.length
+    ? 'Settings changed: Compare'
+    : kept
+      ? changed(cell.made, old.made).length
+        ? 'Shown faint: the picture before'
+        : ''
+      : cell.state !== 'done' && source(cell)
+        ? (cell.state === 'stopped' ? 'Stopped at step ' : 'Preview, step ') + cell.step
+        : '';
   tag.hidden = !tag.textContent;
 }
 
 function drawCells() {
-  const shown = columns(), keys = shown.map(cell => cell.key), node = $('.cells');
+  const shown = columns();
+  const keys = shown.map(cell => cell.key);
+  const node = $('.cells');
   element.style.setProperty('--n', Math.max(1, shown.length));
   node.classList.toggle('many', shown.length > 3);
   element.style.setProperty('--aspect', value().aspect || 1);
-  every('.cell').forEach(cell => { if (!keys.includes(cell.dataset.key)) cell.remove(); });
+  every('.cell').forEach(cell => {
+    if (!keys.includes(cell.dataset.key)) cell.remove();
+  });
   shown.forEach((cell, i) => {
     drawCell(cell);
     const figure = cellNode(cell.key);

@@ -10,9 +10,14 @@ function drawLink() {
 }
 
 async function copyLink(button) {
-  const now = value(), place = now.space ? 'https://huggingface.co/spaces/' + now.space : location.origin + location.pathname;
+  const now = value(),
+    place = now.space
+      ? 'https://huggingface.co/spaces/' + now.space
+      : location.origin + location.pathname;
   const address = place + (now.link ? '?' + now.link : '');
-  try { await navigator.clipboard.writeText(address); } catch {
+  try {
+    await navigator.clipboard.writeText(address);
+  } catch {
     const field = Object.assign(make('textarea', '', document.body), { value: address });
     field.select();
     document.execCommand('copy');
@@ -21,19 +26,27 @@ async function copyLink(button) {
   const before = button.textContent;
   button.textContent = 'Copied';
   tell('The link is copied.');
-  setTimeout(() => { button.textContent = before; }, 1600);
+  setTimeout(() => {
+    button.textContent = before;
+  }, 1600);
 }
 
 function openSave(button) {
-  const menu = $('#save-menu'), now = value();
+  const menu = $('#save-menu');
+  const now = value();
   menu.replaceChildren();
   make('h2', '', menu, 'Save');
-  now.cells.filter(cell => cell.state === 'done' && source(cell)).forEach(cell => {
-    const url = film(cell) || source(cell), name = cell.file + (film(cell) ? '.mp4' : '.png');
-    item(menu, cell.name, name, () => download(url, name));
-  });
-  if (now.run && !now.sample && !now.offline) for (const [kind, label, about] of KINDS) item(menu, label, about, () => ask(kind, label));
-  const choice = make('label', 'choice', menu), box = make('input', '', choice);
+  now.cells
+    .filter(cell => cell.state === 'done' && source(cell))
+    .forEach(cell => {
+      const url = film(cell) || source(cell);
+      const name = cell.file + (film(cell) ? '.mp4' : '.png');
+      item(menu, cell.name, name, () => download(url, name));
+    });
+  if (now.run && !now.sample && !now.offline)
+    for (const [kind, label, about] of KINDS) item(menu, label, about, () => ask(kind, label));
+  const choice = make('label', 'choice', menu);
+  const box = make('input', '', choice);
   box.type = 'checkbox';
   box.checked = !bare();
   box.addEventListener('change', () => store('nag-bare', box.checked ? '' : 'yes'));
@@ -49,11 +62,13 @@ const KINDS = [
 
 function ask(kind, label) {
   tell(label + ' is being made.');
-  trigger('like', { run: value().run, kind });  // nag/page/keep.py answers
+  trigger('like', { run: value().run, kind }); // nag/page/keep.py answers
 }
 
 // Pictures carry the settings that made them, unless the visitor does not want that.
-function bare() { return stored('nag-bare') === 'yes'; }
+function bare() {
+  return stored('nag-bare') === 'yes';
+}
 element.addEventListener('click', event => {
   const link = event.target.closest('a.save');
   // the server names a file after its run; what is fetched here gets the name of its words
@@ -63,9 +78,12 @@ element.addEventListener('click', event => {
 });
 
 async function withoutTexts(url) {
-  const bytes = new Uint8Array(await (await fetch(url)).arrayBuffer()), data = new DataView(bytes.buffer), parts = [bytes.slice(0, 8)];
+  const bytes = new Uint8Array(await (await fetch(url)).arrayBuffer());
+  const data = new DataView(bytes.buffer);
+  const parts = [bytes.slice(0, 8)];
   for (let at = 8; at + 12 <= bytes.length;) {
-    const end = at + 12 + data.getUint32(at), kind = String.fromCharCode(...bytes.slice(at + 4, at + 8));
+    const end = at + 12 + data.getUint32(at);
+    const kind = String.fromCharCode(...bytes.slice(at + 4, at + 8));
     if (!['tEXt', 'iTXt', 'zTXt', 'eXIf'].includes(kind)) parts.push(bytes.slice(at, end));
     at = end;
   }
@@ -75,24 +93,25 @@ async function withoutTexts(url) {
 async function download(url, name) {
   if (bare() && name.endsWith('.png')) url = await withoutTexts(url);
   else if (url.startsWith('http')) url = URL.createObjectURL(await (await fetch(url)).blob());
-  const link = make('a', '', document.body);
-  link.href = url;
-  link.download = name;
-  link.click();
-  link.remove();
+  offer(url, name);
 }
 
 // A PNG's text chunks (tEXt, and iTXt as it is), read here: the picture itself is not sent.
 async function textsOf(file) {
-  const data = new DataView(await file.slice(0, 4 * 2 ** 20).arrayBuffer()), bytes = new Uint8Array(data.buffer), found = {};
+  const data = new DataView(await file.slice(0, 4 * 2 ** 20).arrayBuffer());
+  const bytes = new Uint8Array(data.buffer);
+  const found = {};
   if (data.byteLength < 8 || data.getUint32(0) !== 0x89504e47) return null;
   for (let at = 8; at + 12 <= data.byteLength;) {
-    const length = data.getUint32(at), kind = String.fromCharCode(...bytes.slice(at + 4, at + 8)), body = bytes.slice(at + 8, at + 8 + length);
+    const length = data.getUint32(at);
+    const kind = String.fromCharCode(...bytes.slice(at + 4, at + 8));
+    const body = bytes.slice(at + 8, at + 8 + length);
     const end = body.indexOf(0);
     const name = new TextDecoder('latin1').decode(body.slice(0, Math.max(0, end)));
     if (kind === 'tEXt') found[name] = new TextDecoder('latin1').decode(body.slice(end + 1));
     if (kind === 'iTXt' && body[end + 1] === 0) {
-      const language = body.indexOf(0, end + 3), translated = body.indexOf(0, language + 1);
+      const language = body.indexOf(0, end + 3);
+      const translated = body.indexOf(0, language + 1);
       found[name] = new TextDecoder().decode(body.slice(translated + 1));
     }
     if (kind === 'IEND' || kind === 'IDAT') break;
@@ -103,13 +122,28 @@ async function textsOf(file) {
 
 async function openPicture(file) {
   const texts = await textsOf(file);
-  const known = Object.fromEntries(Object.entries(texts || {}).filter(([name, text]) => ['nag', 'parameters', 'prompt'].includes(name) && text.length < 100000));
+  const known = Object.fromEntries(
+    Object.entries(texts || {}).filter(
+      ([name, text]) => ['nag', 'parameters', 'prompt'].includes(name) && text.length < 100000,
+    ),
+  );
   trigger('input', { text: { none: '', ...known } });
   tell('The settings of ' + file.name + ' are read.');
 }
 
-$('.opened').addEventListener('change', event => { const file = event.target.files[0]; event.target.value = ''; if (file) openPicture(file); });
-document.addEventListener('dragover', event => { if (element.isConnected && [...(event.dataTransfer || {}).types || []].includes('Files') && !event.target.closest('#begin')) event.preventDefault(); });
+$('.opened').addEventListener('change', event => {
+  const file = event.target.files[0];
+  event.target.value = '';
+  if (file) openPicture(file);
+});
+document.addEventListener('dragover', event => {
+  if (
+    element.isConnected &&
+    [...((event.dataTransfer || {}).types || [])].includes('Files') &&
+    !event.target.closest('#begin')
+  )
+    event.preventDefault();
+});
 document.addEventListener('drop', event => {
   const file = event.dataTransfer && event.dataTransfer.files[0];
   if (!element.isConnected || !file || event.target.closest('#begin')) return;

@@ -3,7 +3,10 @@ function openMore() {
   const side = document.querySelector('.sidebar');
   if (!side) return;
   $('.toggle-button', side).click();
-  setTimeout(() => { const first = $('input', side); if (side.classList.contains('open') && first) first.focus(); }, 350);
+  setTimeout(() => {
+    const first = $('input', side);
+    if (side.classList.contains('open') && first) first.focus();
+  }, 350);
 }
 
 function openHelp(anchor) {
@@ -23,8 +26,16 @@ function openPhoneMenu(button) {
 }
 
 const BAR = {
-  link: copyLink, save: openSave, open: () => $('.opened').click(), help: openHelp, more: openMore, menu: openPhoneMenu,
-  theme: () => { document.body.classList.toggle('dark'); document.documentElement.classList.toggle('dark', document.body.classList.contains('dark')); },
+  link: copyLink,
+  save: openSave,
+  open: () => $('.opened').click(),
+  help: openHelp,
+  more: openMore,
+  menu: openPhoneMenu,
+  theme: () => {
+    document.body.classList.toggle('dark');
+    document.documentElement.classList.toggle('dark', document.body.classList.contains('dark'));
+  },
 };
 document.addEventListener('click', event => {
   if (!element.isConnected || !event.target.closest) return;
@@ -33,81 +44,180 @@ document.addEventListener('click', event => {
   if (event.target.closest('.tag') && event.target.closest('.stale')) pressCompare();
 });
 
-function wipeTo(at) { view.wipe = Math.min(100, Math.max(0, at)); cut(); }
+function wipeTo(at) {
+  view.wipe = Math.min(100, Math.max(0, at));
+  cut();
+}
 const WIPE = {
-  ArrowLeft: () => wipeTo(view.wipe - 2), ArrowRight: () => wipeTo(view.wipe + 2), ArrowUp: () => wipeTo(view.wipe - 2), ArrowDown: () => wipeTo(view.wipe + 2),
-  Home: () => wipeTo(0), End: () => wipeTo(100), PageUp: () => wipeTo(view.wipe - 10), PageDown: () => wipeTo(view.wipe + 10),
+  ArrowLeft: () => wipeTo(view.wipe - 2),
+  ArrowRight: () => wipeTo(view.wipe + 2),
+  ArrowUp: () => wipeTo(view.wipe - 2),
+  ArrowDown: () => wipeTo(view.wipe + 2),
+  Home: () => wipeTo(0),
+  End: () => wipeTo(100),
+  PageUp: () => wipeTo(view.wipe - 10),
+  PageDown: () => wipeTo(view.wipe + 10),
 };
 const VIEWS = { 1: 'side', 2: 'wipe', 3: 'flicker', 4: 'difference' };
 
 function next(side) {
-  const keys = columns().map(cell => cell.key), taken = view[side === 'a' ? 'b' : 'a'];
+  const keys = columns().map(cell => cell.key);
+  const taken = view[side === 'a' ? 'b' : 'a'];
   let at = keys.indexOf(view[side]);
-  do { at = (at + 1) % keys.length; } while (keys[at] === taken && keys.length > 2);
+  do {
+    at = (at + 1) % keys.length;
+  } while (keys[at] === taken && keys.length > 2);
   view[side] = keys[at];
   stage();
 }
 
 document.addEventListener('keydown', event => {
   if (!element.isConnected) return;
-  if (event.key === 'Enter' && (event.ctrlKey || event.metaKey)) { event.preventDefault(); pressCompare(); return; }
+  if (event.key === 'Enter' && (event.ctrlKey || event.metaKey)) {
+    event.preventDefault();
+    pressCompare();
+    return;
+  }
   const side = document.querySelector('.sidebar.open');
-  if (event.key === 'Escape' && side && !document.querySelector(':popover-open')) { $('.toggle-button', side).click(); document.querySelector('#more').focus(); return; }
-  const target = event.target, writes = /textarea|select/i.test(target.tagName) || (target.tagName === 'INPUT' && !['range', 'checkbox'].includes(target.type));
+  if (event.key === 'Escape' && side && !document.querySelector(':popover-open')) {
+    $('.toggle-button', side).click();
+    document.querySelector('#more').focus();
+    return;
+  }
+  const target = event.target,
+    writes =
+      /textarea|select/i.test(target.tagName) ||
+      (target.tagName === 'INPUT' && !['range', 'checkbox'].includes(target.type));
   if (event.ctrlKey || event.metaKey || event.altKey || writes) return;
-  const single = view.name !== 'side', slider = target.type === 'range', key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+  const single = view.name !== 'side';
+  const slider = target.type === 'range';
+  const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
   if (VIEWS[key]) setView(VIEWS[key]);
   else if (key === '0') reset();
   else if (key === 'f') screenful();
   else if (single && (key === 'a' || key === 'b')) next(key);
-  else if (key === ' ' && single && $('.transport').hidden && !/button|input/i.test(target.tagName)) { event.preventDefault(); if (!event.repeat) { peek = true; tune(); turn(); } }
-  else if (!$('.transport').hidden && [',', '.', ' '].includes(key) && target.tagName !== 'BUTTON') {
+  else if (
+    key === ' ' &&
+    single &&
+    $('.transport').hidden &&
+    !/button|input/i.test(target.tagName)
+  ) {
     event.preventDefault();
-    if (key === ' ') { if (reel.playing) seek(reel.frame); else play(); } else seek(reel.frame + (key === '.' ? 1 : -1));
+    if (!event.repeat) {
+      peek = true;
+      tune();
+      turn();
+    }
+  } else if (
+    !$('.transport').hidden &&
+    [',', '.', ' '].includes(key) &&
+    target.tagName !== 'BUTTON'
+  ) {
+    event.preventDefault();
+    if (key === ' ') {
+      if (reel.playing) seek(reel.frame);
+      else play();
+    } else seek(reel.frame + (key === '.' ? 1 : -1));
+  } else if (
+    view.name === 'wipe' &&
+    WIPE[key] &&
+    !slider &&
+    (target.closest('.frame') || key.startsWith('ArrowL') || key.startsWith('ArrowR'))
+  ) {
+    event.preventDefault();
+    WIPE[key]();
+  } else if (
+    view.name === 'flicker' &&
+    ['Enter', 'ArrowLeft', 'ArrowRight'].includes(key) &&
+    target.closest('.frame')
+  ) {
+    event.preventDefault();
+    other = !other;
+    turn();
   }
-  else if (view.name === 'wipe' && WIPE[key] && !slider && (target.closest('.frame') || key.startsWith('ArrowL') || key.startsWith('ArrowR'))) { event.preventDefault(); WIPE[key](); }
-  else if (view.name === 'flicker' && ['Enter', 'ArrowLeft', 'ArrowRight'].includes(key) && target.closest('.frame')) { event.preventDefault(); other = !other; turn(); }
 });
-addEventListener('keyup', event => { if (event.key === ' ' && peek) { peek = false; tune(); turn(); } });
-addEventListener('blur', () => { if (peek) { peek = false; tune(); turn(); } });
+addEventListener('keyup', event => {
+  if (event.key === ' ' && peek) {
+    peek = false;
+    tune();
+    turn();
+  }
+});
+addEventListener('blur', () => {
+  if (peek) {
+    peek = false;
+    tune();
+    turn();
+  }
+});
 
 // Previews are kept for the scrubber; the cells of a run that is over lie faint under the next one.
 function collect() {
   const now = value();
-  if (shownRun !== now.run) { shownRun = now.run; previews.clear(); view.step = null; }
+  if (shownRun !== now.run) {
+    shownRun = now.run;
+    previews.clear();
+    view.step = null;
+  }
   now.cells.forEach(cell => {
     if (cell.preview && cell.state === 'step') {
       const kept = previews.get(cell.key) || [];
       kept[cell.step - 1] = cell.preview;
-      previews.set(cell.key, Array.from(kept, (one, i) => one || kept.slice(0, i).reverse().find(Boolean) || cell.preview));
+      previews.set(
+        cell.key,
+        Array.from(
+          kept,
+          (one, i) => one || kept.slice(0, i).reverse().find(Boolean) || cell.preview,
+        ),
+      );
     }
   });
 }
 
 function drawScrubber() {
-  const longest = Math.max(0, ...[...previews.values()].map(kept => kept.length)), node = $('.scrubber');
+  const longest = Math.max(0, ...[...previews.values()].map(kept => kept.length));
+  const node = $('.scrubber');
   node.hidden = longest < 2 || busy();
   $('.steps').max = longest + 1;
   if (view.step === null) $('.steps').value = longest + 1;
   $('.scrubber output').textContent = view.step ? 'preview of step ' + view.step : 'finished';
   $('.follow').hidden = view.step === null;
 }
-$('.steps').addEventListener('input', event => { const at = Number(event.target.value); view.step = at >= Number(event.target.max) ? null : at; redraw(); });
-$('.follow').addEventListener('click', () => { view.step = null; redraw(); });
+$('.steps').addEventListener('input', event => {
+  const at = Number(event.target.value);
+  view.step = at >= Number(event.target.max) ? null : at;
+  redraw();
+});
+$('.follow').addEventListener('click', () => {
+  view.step = null;
+  redraw();
+});
 
 let lost = false;
-addEventListener('offline', () => { lost = true; drawState(); });
-addEventListener('online', () => { lost = false; drawState(); });
+addEventListener('offline', () => {
+  lost = true;
+  drawState();
+});
+addEventListener('online', () => {
+  lost = false;
+  drawState();
+});
 
 // The last finished picture of each column, and the one before.
 let model = '';
 function keep() {
-  if (model !== value().preset) { model = value().preset; finished.clear(); former.clear(); }
-  value().cells.filter(cell => cell.state === 'done' && source(cell)).forEach(cell => {
-    const last = finished.get(cell.key);
-    if (last && changed(cell.made, last.made).length) former.set(cell.key, last);
-    finished.set(cell.key, cell);
-  });
+  if (model !== value().preset) {
+    model = value().preset;
+    finished.clear();
+    former.clear();
+  }
+  value()
+    .cells.filter(cell => cell.state === 'done' && source(cell))
+    .forEach(cell => {
+      const last = finished.get(cell.key);
+      if (last && changed(cell.made, last.made).length) former.set(cell.key, last);
+      finished.set(cell.key, cell);
+    });
 }
 
 function redraw() {
@@ -130,8 +240,14 @@ function redraw() {
 let good = value();
 function receive() {
   const now = value();
-  const late = !now.sample && settings && now.preset !== settings.preset && now.run !== wanted && good.preset === settings.preset;
-  if (late) props.value = good; else good = now;
+  const late =
+    !now.sample &&
+    fields &&
+    now.preset !== fields.preset &&
+    now.run !== wanted &&
+    good.preset === fields.preset;
+  if (late) props.value = good;
+  else good = now;
   redraw();
 }
 
@@ -139,4 +255,8 @@ watch('value', receive);
 redraw();
 readSettings();
 restore();
-if (phone.matches) setTimeout(() => { const dock = document.querySelector('#dock'); if (dock) dock.scrollLeft = 0; }, 300);
+if (phone.matches)
+  setTimeout(() => {
+    const dock = document.querySelector('#dock');
+    if (dock) dock.scrollLeft = 0;
+  }, 300);

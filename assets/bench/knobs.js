@@ -1,17 +1,30 @@
-// The page's fields as the bench sees them: stale pictures, live redraws, and what survives a reload.
-const NAMES = ['preset', 'prompt', 'negative_prompt', 'seed', 'nag_scale', 'nag_tau', 'nag_alpha', 'num_inference_steps', 'guidance_scale', 'nag_end', 'width', 'height', 'num_frames', 'nasa_scale', 'vsf_scale', 'nag_normalisation', 'nag_refinement', 'batched', 'guidance', 'fresh'];
+// The page's fields as the bench sees them: stale pictures, live redraws, and what survives a
+// reload.
 const LIVE = '#nag_scale, #nag_tau, #nag_alpha, #nag_end';
-const FAST = 2;  // seconds that a NAG column may take to be drawn while a knob moves
-let chosen = null, waiting = null;
+const FAST = 2; // seconds that a NAG column may take to be drawn while a knob moves
+let chosen = null;
+let waiting = null;
 
-function store(name, text, where = 'localStorage') { try { window[where].setItem(name, text); } catch { /* a browser that keeps nothing */ } }
-function stored(name, where = 'localStorage') { try { return window[where].getItem(name); } catch { return null; } }
+function store(name, text, where = 'localStorage') {
+  try {
+    window[where].setItem(name, text);
+  } catch {
+    /* a browser that keeps nothing */
+  }
+}
+function stored(name, where = 'localStorage') {
+  try {
+    return window[where].getItem(name);
+  } catch {
+    return null;
+  }
+}
 
 addEventListener('nag-settings', () => readSettings());
 function readSettings() {
   if (!window.nagSettings || !element.isConnected) return;
-  settings = Object.fromEntries(NAMES.map((name, i) => [name, window.nagSettings[i]]));
-  if (restored) store('nag-settings', JSON.stringify(settings));
+  fields = settings();
+  if (restored) store('nag-settings', JSON.stringify(fields));
   redraw();
 }
 
@@ -22,31 +35,53 @@ function restore() {
   const own = location.search === '' || location.search === stored('nag-link', 'sessionStorage');
   const kept = own && stored('nag-settings');
   if (kept) {
-    try { trigger('input', { set: { ...JSON.parse(kept), fresh: false }, quiet: true }); } catch { /* not ours */ }
+    try {
+      trigger('input', { set: { ...JSON.parse(kept), fresh: false }, quiet: true });
+    } catch {
+      /* not ours */
+    }
   }
-  setTimeout(() => { restored = true; readSettings(); }, 1200);
+  setTimeout(() => {
+    restored = true;
+    readSettings();
+  }, 1200);
 }
 
 const toggle = () => document.querySelector('#live input');
-function seconds() { const cell = value().cells.find(one => one.key === 'nag'); return cell && cell.state === 'done' ? cell.seconds : null; }
-function quick() { const took = seconds(); return took ? took < FAST : !!value().local; }
-function live() { const box = toggle(); return !!box && (chosen === null ? quick() : chosen); }
-function drawLive() { const box = toggle(); if (box && box.checked !== live()) box.checked = live(); }
+function seconds() {
+  const cell = value().cells.find(one => one.key === 'nag');
+  return cell && cell.state === 'done' ? cell.seconds : null;
+}
+function quick() {
+  const took = seconds();
+  return took ? took < FAST : !!value().local;
+}
+function live() {
+  const box = toggle();
+  return !!box && (chosen === null ? quick() : chosen);
+}
+function drawLive() {
+  const box = toggle();
+  if (box && box.checked !== live()) box.checked = live();
+}
 
 document.addEventListener('change', event => {
   if (!element.isConnected || !event.target.closest) return;
-  if (event.target === toggle()) { chosen = event.target.checked; return; }
+  if (event.target === toggle()) {
+    chosen = event.target.checked;
+    return;
+  }
   if (!event.target.closest(LIVE) || !live()) return;
   clearTimeout(waiting);
-  waiting = setTimeout(redrawNag, 180);  // keys move a knob in many small steps
+  waiting = setTimeout(redrawNag, 180); // keys move a knob in many small steps
 });
 
 // Only where the pictures beside it are those of the settings: else it is a new comparison.
 function redrawNag() {
-  if (!settings || !live()) return;
+  if (!fields || !live()) return;
   const others = value().cells.filter(cell => !cell.key.includes('nag') && cell.state === 'done');
-  if (others.some(cell => changed(cell.made, settings).length) || !value().cells.length) return;
+  if (others.some(cell => changed(cell.made, fields).length) || !value().cells.length) return;
   const nag = value().cells.find(cell => cell.key.includes('nag'));
-  if (!busy() && nag && nag.state === 'done' && !changed(nag.made, settings).length) return;
+  if (!busy() && nag && nag.state === 'done' && !changed(nag.made, fields).length) return;
   trigger('submit', {});
 }

@@ -1,9 +1,20 @@
-// The sentence under the pictures, the examples over them, and the card of a model that cannot run here.
+// The sentence under the pictures, the examples over them, and the card of a model that cannot run
+// here.
 function drawVerdict() {
-  const now = value(), told = now.verdict, line = $('.verdict'), moved = staleColumns();
-  const running = busy(), text = $('.verdict p');
+  const now = value();
+  const told = now.verdict;
+  const line = $('.verdict');
+  const moved = staleColumns();
+  const running = busy();
+  const text = $('.verdict p');
   $('.verdict .sign').className = 'sign ' + (told && !running && !moved ? told.sign : '');
-  const said = running ? progressText() : moved ? 'These pictures were made with other settings.' : told ? told.head : now.hint;
+  const said = running
+    ? progressText()
+    : moved
+      ? 'These pictures were made with other settings.'
+      : told
+        ? told.head
+        : now.hint;
   const rest = running || moved ? '' : untouched() ? now.look_for : told ? told.text : '';
   const both = said + '\n' + rest;
   if (text.dataset.said !== both) {
@@ -14,13 +25,20 @@ function drawVerdict() {
     text.title = both.trim();
   }
   const moves = running ? [] : moved ? [{ label: 'Compare', run: true }] : told ? told.moves : [];
-  const node = $('.moves'), known = JSON.stringify(moves);
+  const node = $('.moves');
+  const known = JSON.stringify(moves);
   if (node.dataset.known !== known) {
     node.dataset.known = known;
     node.replaceChildren();
     if (moves.length && !moved) make('span', '', node, 'Next');
     moves.forEach((move, i) => {
-      make('button', 'button' + (i ? '' : ' next'), node, move.label).addEventListener('click', () => { if (move.run) pressCompare(); else draw(move.set); });
+      make('button', 'button' + (i ? '' : ' next'), node, move.label).addEventListener(
+        'click',
+        () => {
+          if (move.run) pressCompare();
+          else draw(move.set);
+        },
+      );
     });
   }
   line.hidden = (!said && !rest) || !$('.card').hidden;
@@ -29,55 +47,88 @@ function drawVerdict() {
 }
 
 function staleColumns() {
-  if (!settings || busy()) return 0;
-  return value().cells.filter(cell => cell.state === 'done' && changed(cell.made, settings).length).length;
+  if (!fields || busy()) return 0;
+  return value().cells.filter(cell => cell.state === 'done' && changed(cell.made, fields).length)
+    .length;
 }
 
 // The preset's own text stands only under its own sample, or the same settings drawn here.
-function untouched() { return value().sample && !staleColumns(); }
+function untouched() {
+  return value().sample && !staleColumns();
+}
 
 function progressText() {
-  const now = value(), cell = now.cells.find(one => ['step', 'decoding', 'loading'].includes(one.state));
+  const now = value();
+  const cell = now.cells.find(one => ['step', 'decoding', 'loading'].includes(one.state));
   if (!cell) return now.hint || 'Waiting for the engine.';
-  return cell.state === 'step' ? 'Drawing ' + cell.name + (cell.step ? ', step ' + cell.step + ' of ' + cell.total : '') + '.' : cell.state === 'loading' ? 'Loading the model.' : 'Decoding ' + cell.name + '.';
+  return cell.state === 'step'
+    ? 'Drawing ' + cell.name + (cell.step ? ', step ' + cell.step + ' of ' + cell.total : '') + '.'
+    : cell.state === 'loading'
+      ? 'Loading the model.'
+      : 'Decoding ' + cell.name + '.';
 }
 
 function drawState() {
   const node = document.querySelector('#state span');
   if (!node) return;
-  const now = value(), running = busy();
-  const text = lost ? 'Server lost, trying again' : running ? progressText().replace(/\.$/, '') : now.card ? 'Needs a GPU' : 'Ready' + (now.device ? ', ' + now.device.split(',')[0].toUpperCase() : '');
+  const now = value();
+  const running = busy();
+  const text = lost
+    ? 'Server lost, trying again'
+    : running
+      ? progressText().replace(/\.$/, '')
+      : now.card
+        ? 'Needs a GPU'
+        : 'Ready' + (now.device ? ', ' + now.device.split(',')[0].toUpperCase() : '');
   node.className = lost ? 'no' : running ? 'busy' : now.card ? 'no' : 'ready';
   if (node.textContent !== text) node.textContent = text;
 }
 
 function drawChips() {
-  const node = $('.chips'), chips = value().chips || [], known = JSON.stringify(chips);
+  const node = $('.chips');
+  const chips = value().chips || [];
+  const known = JSON.stringify(chips);
   if (node.dataset.known !== known) {
     node.dataset.known = known;
-    node.replaceChildren(...chips.map(chip => {
-      const button = make('button', 'chip', null, chip.label);
-      button.addEventListener('click', () => draw(chip.set));
-      button.title = '“' + chip.set.prompt + '” without “' + chip.set.negative_prompt + '”, seed ' + chip.set.seed;
-      return button;
-    }));
+    node.replaceChildren(
+      ...chips.map(chip => {
+        const button = make('button', 'chip', null, chip.label);
+        button.addEventListener('click', () => draw(chip.set));
+        button.title =
+          '“' +
+          chip.set.prompt +
+          '” without “' +
+          chip.set.negative_prompt +
+          '”, seed ' +
+          chip.set.seed;
+        return button;
+      }),
+    );
   }
   every('.chip', node).forEach((button, i) => {
     const set = chips[i].set;
-    button.setAttribute('aria-pressed', String(!!settings && set.prompt === settings.prompt && set.negative_prompt === settings.negative_prompt));
+    button.setAttribute(
+      'aria-pressed',
+      String(
+        !!fields && set.prompt === fields.prompt && set.negative_prompt === fields.negative_prompt,
+      ),
+    );
   });
 }
 
 // A preset that cannot run here says so before Compare; after Compare it says why.
 function drawCard() {
-  const now = value(), card = now.card, node = $('.card');
+  const now = value();
+  const card = now.card;
+  const node = $('.card');
   const failed = now.cells.length && now.cells.every(cell => cell.state === 'failed') && now.hint;
   const known = JSON.stringify([card, failed && now.hint, now.preset]);
   node.hidden = !(card && (!now.cells.length || failed));
   if (node.hidden || node.dataset.known === known) return;
   node.dataset.known = known;
   node.replaceChildren();
-  const outer = node, text = make('div', 'told', outer);
+  const outer = node;
+  const text = make('div', 'told', outer);
   drawOffers(make('div', 'offers', outer), card.offers || []);
   cardText(text, card, failed);
 }
@@ -88,16 +139,27 @@ function cardText(node, card, failed) {
   make('p', '', node, failed || card.text);
   if (card.look_for) make('p', '', node, 'There you would see: ' + card.look_for);
   const list = make('dl', 'facts', node);
-  for (const [name, text] of card.facts) { make('dt', '', list, name); make('dd', '', list, text); }
+  for (const [name, text] of card.facts) {
+    make('dt', '', list, name);
+    make('dd', '', list, text);
+  }
   const row = make('div', 'actions', node);
-  make('button', 'button main', row, card.instead.label).addEventListener('click', () => trigger('input', { set: { preset: card.instead.preset } }));
-  Object.assign(make('a', 'button', row, 'Open the model’s page'), { href: card.url, target: '_blank', rel: 'noopener' });
+  make('button', 'button main', row, card.instead.label).addEventListener('click', () =>
+    trigger('input', { set: { preset: card.instead.preset } }),
+  );
+  Object.assign(make('a', 'button', row, 'Open the model’s page'), {
+    href: card.url,
+    target: '_blank',
+    rel: 'noopener',
+  });
 }
 
 function drawOffers(node, offers) {
   make('h3', '', node, 'Runs here now');
   offers.forEach(one => {
-    const button = make('button', 'offer', node), image = make('img', '', button), text = make('span', '', button);
+    const button = make('button', 'offer', node);
+    const image = make('img', '', button);
+    const text = make('span', '', button);
     image.alt = '';
     if (one.image) image.src = one.image;
     make('b', '', text, one.title);
@@ -108,5 +170,10 @@ function drawOffers(node, offers) {
 }
 
 // Settings for the fields, and a comparison with them.
-function draw(set) { trigger('select', { set }); }
-function pressCompare() { const button = document.querySelector('#compare'); if (button && !button.disabled) button.click(); }
+function draw(set) {
+  trigger('select', { set });
+}
+function pressCompare() {
+  const button = document.querySelector('#compare');
+  if (button && !button.disabled) button.click();
+}

@@ -8,20 +8,42 @@ function remember() {
   const done = now.cells.filter(cell => cell.state === 'done');
   if (!done.length) return;
   const before = past[0] && past[0].value.request;
-  past.unshift({ run: now.run, value: JSON.parse(JSON.stringify(now)), label: differs(before, now.request), at: new Date() });
+  past.unshift({
+    run: now.run,
+    value: JSON.parse(JSON.stringify(now)),
+    label: differs(before, now.request),
+    at: new Date(),
+  });
   past.length = Math.min(past.length, 24);
 }
 
-const SHORT = { nag_scale: 'scale', nag_tau: 'tau', nag_alpha: 'alpha', nag_end: 'until', guidance_scale: 'CFG', num_inference_steps: 'steps', seed: 'seed', width: 'width', height: 'height' };
+const SHORT = {
+  nag_scale: 'scale',
+  nag_tau: 'tau',
+  nag_alpha: 'alpha',
+  nag_end: 'until',
+  guidance_scale: 'CFG',
+  num_inference_steps: 'steps',
+  seed: 'seed',
+  width: 'width',
+  height: 'height',
+};
 function differs(before, now) {
-  if (!before || before.prompt !== now.prompt || before.negative_prompt !== now.negative_prompt || before.preset !== now.preset) return (now.prompt.split(' ').pop() || 'picture') + ', seed ' + now.seed;
+  if (
+    !before ||
+    before.prompt !== now.prompt ||
+    before.negative_prompt !== now.negative_prompt ||
+    before.preset !== now.preset
+  )
+    return (now.prompt.split(' ').pop() || 'picture') + ', seed ' + now.seed;
   const moved = Object.keys(SHORT).filter(name => !same(before[name], now[name]));
   return moved.length ? moved.map(name => SHORT[name] + ' ' + now[name]).join(', ') : 'again';
 }
 
 function drawVisit() {
   remember();
-  const node = $('.visit'), known = past.map(one => one.run).join() + '|' + value().run;
+  const node = $('.visit');
+  const known = past.map(one => one.run).join() + '|' + value().run;
   node.hidden = !past.length;
   if (node.dataset.known === known) return;
   node.dataset.known = known;
@@ -29,21 +51,27 @@ function drawVisit() {
   past.forEach(one => {
     const cells = one.value.cells.filter(cell => cell.state === 'done');
     const best = cells.find(cell => cell.key === 'nag') || cells[cells.length - 1];
-    const button = make('button', 'past', node), image = make('img', '', button), text = make('span', '', button);
+    const button = make('button', 'past', node);
+    const image = make('img', '', button);
+    const text = make('span', '', button);
     image.alt = '';
     image.src = source(best);
     make('small', '', text, one.label);
     const read = (best.meters || [])[0];
     const line = make('small', 'outcome ' + (read ? read.outcome : ''), text);
-    if (read) make('i', 'sign', line).setAttribute('aria-hidden', 'true');
-    line.append(read ? read.name + ' ' + read.text.replace(/^[\d ]+% ?/, '') : one.at.toLocaleTimeString([], { hour: '2-digit', minute: '2-digit' }));
+    if (read) sign('', line);
+    line.append(
+      read
+        ? read.name + ' ' + read.text.replace(/^[\d ]+% ?/, '')
+        : one.at.toLocaleTimeString([], { hour: '2-digit', minute: '2-digit' }),
+    );
     button.title = 'Go back to it';
     button.setAttribute('aria-current', String(one.run === value().run));
     button.addEventListener('click', () => goBack(one));
   });
 }
 
-let wanted = '';  // the earlier run that was asked for, maybe of another model
+let wanted = ''; // the earlier run that was asked for, maybe of another model
 function goBack(one) {
   if (busy()) return;
   wanted = one.run;
@@ -62,10 +90,15 @@ function pin(cell, label) {
   tell(cell.name + ' is pinned as a column.');
 }
 
-addEventListener('nag-pin', event => { if (element.isConnected) pin(event.detail.cell, event.detail.label); });
+addEventListener('nag-pin', event => {
+  if (element.isConnected) pin(event.detail.cell, event.detail.label);
+});
 
 function unpin(key) {
-  pins.splice(pins.findIndex(cell => cell.key === key), 1);
+  pins.splice(
+    pins.findIndex(cell => cell.key === key),
+    1,
+  );
   redraw();
 }
 
@@ -78,21 +111,41 @@ function addButton() {
   return button;
 }
 
-const METHODS = { none: 'No guidance', cfg: 'CFG', nag: 'NAG', 'cfg+nag': 'CFG + NAG', nasa: 'NASA, for research', vsf: 'VSF, for research' };
+const METHODS = {
+  none: 'No guidance',
+  cfg: 'CFG',
+  nag: 'NAG',
+  'cfg+nag': 'CFG + NAG',
+  nasa: 'NASA, for research',
+  vsf: 'VSF, for research',
+};
 function openAdd(button) {
-  const menu = $('#add-menu'), now = value();
+  const menu = $('#add-menu');
+  const now = value();
   menu.replaceChildren();
   make('h2', '', menu, 'Add a column');
-  now.cells.filter(cell => cell.state === 'done' && cell.key !== 'none').forEach(cell => {
-    item(menu, 'Pin ' + cell.name + ' as it is', cell.set.map(part => part.slice(1).join(' ')).join(', ') + ': then move a knob', () => pin(cell, 'pinned'));
-  });
-  past.filter(one => one.run !== now.run).slice(0, 4).forEach(one => {
-    const cell = one.value.cells.find(cell => cell.key === 'nag' && cell.state === 'done');
-    if (cell) item(menu, 'Pin NAG of “' + one.label + '”', 'from this visit', () => pin(cell, one.label));
-  });
-  const shown = settings ? settings.guidance : now.cells.map(cell => cell.key);
+  now.cells
+    .filter(cell => cell.state === 'done' && cell.key !== 'none')
+    .forEach(cell => {
+      item(
+        menu,
+        'Pin ' + cell.name + ' as it is',
+        cell.set.map(part => part.slice(1).join(' ')).join(', ') + ': then move a knob',
+        () => pin(cell, 'pinned'),
+      );
+    });
+  past
+    .filter(one => one.run !== now.run)
+    .slice(0, 4)
+    .forEach(one => {
+      const cell = one.value.cells.find(cell => cell.key === 'nag' && cell.state === 'done');
+      if (cell)
+        item(menu, 'Pin NAG of “' + one.label + '”', 'from this visit', () => pin(cell, one.label));
+    });
+  const shown = fields ? fields.guidance : now.cells.map(cell => cell.key);
   for (const [key, name] of Object.entries(METHODS)) {
-    if (!shown.includes(key)) item(menu, name, 'drawn with the settings below', () => draw({ guidance: [...shown, key] }));
+    if (!shown.includes(key))
+      item(menu, name, 'drawn with the settings below', () => draw({ guidance: [...shown, key] }));
   }
   openMenu(menu, button);
 }
@@ -101,12 +154,16 @@ function item(menu, label, about, action) {
   const button = make('button', 'item', menu);
   make('b', '', button, label);
   make('small', '', button, about);
-  button.addEventListener('click', () => { menu.hidePopover(); action(); });
+  button.addEventListener('click', () => {
+    menu.hidePopover();
+    action();
+  });
 }
 
 function openMenu(menu, anchor) {
   menu.showPopover();
-  const box = anchor.getBoundingClientRect(), own = menu.getBoundingClientRect();
+  const box = anchor.getBoundingClientRect();
+  const own = menu.getBoundingClientRect();
   menu.style.left = Math.max(8, Math.min(innerWidth - own.width - 8, box.right - own.width)) + 'px';
   menu.style.top = Math.max(8, Math.min(innerHeight - own.height - 8, box.bottom + 4)) + 'px';
   const first = $('button, a', menu);

@@ -1,28 +1,39 @@
-// One zoom and place for all pictures. view.zoom is relative to the fitted picture; 1:1 and 4x are of the picture's own pixels.
+// One zoom and place for all pictures. view.zoom is relative to the fitted picture; 1:1 and 4x are
+// of the picture's own pixels.
 function pixelsOf(frame) {
   const image = every('img', frame).find(one => one.naturalWidth) || $('video', frame);
   return (image && (image.naturalWidth || image.videoWidth)) || 0;
 }
-function shownFrame() { return every('.frame').find(frame => frame.offsetParent && pixelsOf(frame)); }
+function shownFrame() {
+  return every('.frame').find(frame => frame.offsetParent && pixelsOf(frame));
+}
 
 // How many pixels of the screen one pixel of the picture takes.
 function scaleOf(frame) {
   const own = frame && pixelsOf(frame);
-  return own ? view.zoom * frame.clientWidth * devicePixelRatio / own : 0;
+  return own ? (view.zoom * frame.clientWidth * devicePixelRatio) / own : 0;
 }
 
 function place() {
-  const transform = view.zoom === 1 ? '' : 'translate(' + view.x * 100 + '%, ' + view.y * 100 + '%) scale(' + view.zoom + ')';
+  const transform =
+    view.zoom === 1
+      ? ''
+      : 'translate(' + view.x * 100 + '%, ' + view.y * 100 + '%) scale(' + view.zoom + ')';
   every('.frame').forEach(frame => {
     frame.classList.toggle('zoomed', view.zoom !== 1);
     frame.classList.toggle('sharp', view.zoom !== 1 && scaleOf(frame) >= 3.99);
-    every('img, video', frame).forEach(picture => { picture.style.transform = transform; });
+    every('img, video', frame).forEach(picture => {
+      picture.style.transform = transform;
+    });
   });
   cut();
   const scale = scaleOf(shownFrame());
   every('[data-zoom]').forEach(button => {
     const wanted = button.dataset.zoom;
-    button.setAttribute('aria-pressed', wanted === 'fit' ? view.zoom === 1 : view.zoom !== 1 && Math.abs(scale - wanted) < .01);
+    button.setAttribute(
+      'aria-pressed',
+      wanted === 'fit' ? view.zoom === 1 : view.zoom !== 1 && Math.abs(scale - wanted) < 0.01,
+    );
   });
   $('output.zoom').textContent = view.zoom === 1 || !scale ? '' : (100 * scale).toFixed(0) + ' %';
 }
@@ -36,8 +47,11 @@ function setScale(wanted) {
 }
 
 function zoomAt(frame, event, factor) {
-  const box = frame.getBoundingClientRect(), px = (event.clientX - box.left) / box.width, py = (event.clientY - box.top) / box.height;
-  const zoom = Math.min(32, Math.max(1, view.zoom * factor)), ratio = zoom / view.zoom;
+  const box = frame.getBoundingClientRect();
+  const px = (event.clientX - box.left) / box.width;
+  const py = (event.clientY - box.top) / box.height;
+  const zoom = Math.min(32, Math.max(1, view.zoom * factor));
+  const ratio = zoom / view.zoom;
   view.x = px - (px - view.x) * ratio;
   view.y = py - (py - view.y) * ratio;
   view.zoom = zoom;
@@ -52,16 +66,28 @@ function keepInside() {
   place();
 }
 
-function reset() { view.zoom = 1; view.x = view.y = 0; place(); }
+function reset() {
+  view.zoom = 1;
+  view.x = view.y = 0;
+  place();
+}
 
 const fingers = new Map();
 function listen(frame) {
-  frame.addEventListener('wheel', event => {  // without a key the page scrolls, in both directions
-    if (!event.ctrlKey && !event.metaKey && !event.altKey && !document.fullscreenElement) return;
-    event.preventDefault();
-    zoomAt(frame, event, Math.exp(-event.deltaY / 300));
-  }, { passive: false });
-  frame.addEventListener('dblclick', event => { if (view.zoom === 1) zoomAt(frame, event, 4); else reset(); });
+  frame.addEventListener(
+    'wheel',
+    event => {
+      // without a key the page scrolls, in both directions
+      if (!event.ctrlKey && !event.metaKey && !event.altKey && !document.fullscreenElement) return;
+      event.preventDefault();
+      zoomAt(frame, event, Math.exp(-event.deltaY / 300));
+    },
+    { passive: false },
+  );
+  frame.addEventListener('dblclick', event => {
+    if (view.zoom === 1) zoomAt(frame, event, 4);
+    else reset();
+  });
   frame.addEventListener('pointerdown', event => {
     if (event.target.closest('select, button, a')) return;
     fingers.set(event.pointerId, event);
@@ -71,9 +97,20 @@ function listen(frame) {
     const start = { x: event.clientX, y: event.clientY, vx: view.x, vy: view.y };
     const move = e => {
       const box = frame.getBoundingClientRect();
-      if (fingers.size > 1) { pinch(frame, e); return; }
+      if (fingers.size > 1) {
+        pinch(frame, e);
+        return;
+      }
       if (wiping) {
-        view.wipe = Math.min(100, Math.max(0, view.vertical ? 100 * (e.clientY - box.top) / box.height : 100 * (e.clientX - box.left) / box.width));
+        view.wipe = Math.min(
+          100,
+          Math.max(
+            0,
+            view.vertical
+              ? (100 * (e.clientY - box.top)) / box.height
+              : (100 * (e.clientX - box.left)) / box.width,
+          ),
+        );
         cut();
         return;
       }
@@ -82,7 +119,10 @@ function listen(frame) {
       keepInside();
     };
     if (wiping) move(event);
-    const end = e => { fingers.delete(e.pointerId); frame.removeEventListener('pointermove', move); };
+    const end = e => {
+      fingers.delete(e.pointerId);
+      frame.removeEventListener('pointermove', move);
+    };
     frame.addEventListener('pointermove', move);
     frame.addEventListener('pointerup', end, { once: true });
     frame.addEventListener('pointercancel', end, { once: true });
@@ -91,19 +131,35 @@ function listen(frame) {
 }
 
 function pinch(frame, event) {
-  const before = [...fingers.values()], was = Math.hypot(before[0].clientX - before[1].clientX, before[0].clientY - before[1].clientY);
+  const apart = ([a, b]) => Math.hypot(a.clientX - b.clientX, a.clientY - b.clientY);
+  const before = apart([...fingers.values()]);
   fingers.set(event.pointerId, event);
-  const after = [...fingers.values()], now = Math.hypot(after[0].clientX - after[1].clientX, after[0].clientY - after[1].clientY);
-  const middle = { clientX: (after[0].clientX + after[1].clientX) / 2, clientY: (after[0].clientY + after[1].clientY) / 2 };
-  zoomAt(frame, middle, now / Math.max(1, was));
+  const [a, b] = [...fingers.values()];
+  const middle = {
+    clientX: (a.clientX + b.clientX) / 2,
+    clientY: (a.clientY + b.clientY) / 2,
+  };
+  zoomAt(frame, middle, apart([a, b]) / Math.max(1, before));
 }
 
-every('[data-zoom]').forEach(button => button.addEventListener('click', () => { if (button.dataset.zoom === 'fit') reset(); else setScale(Number(button.dataset.zoom)); }));
-element.addEventListener('load', event => { if (event.target.tagName === 'IMG') place(); }, true);
+every('[data-zoom]').forEach(button =>
+  button.addEventListener('click', () => {
+    if (button.dataset.zoom === 'fit') reset();
+    else setScale(Number(button.dataset.zoom));
+  }),
+);
+element.addEventListener(
+  'load',
+  event => {
+    if (event.target.tagName === 'IMG') place();
+  },
+  true,
+);
 addEventListener('resize', place);
 listen($('.stage .frame'));
 
-const screenful = () => document.fullscreenElement ? document.exitFullscreen() : bench.requestFullscreen();
+const screenful = () =>
+  document.fullscreenElement ? document.exitFullscreen() : bench.requestFullscreen();
 $('.full').addEventListener('click', screenful);
 document.addEventListener('fullscreenchange', () => {
   const full = document.fullscreenElement === bench;

@@ -32,8 +32,18 @@ def bench_html() -> str:
 
 
 def bench_script() -> str:
-    """The bench's scripts as one: they share one scope, in this order."""
-    return "\n".join((ASSETS / "bench" / f"{name}.js").read_text("utf-8") for name in SCRIPTS)
+    """The bench's scripts as one."""
+    return script("bench", *SCRIPTS)
+
+
+def script(folder: str, *names: str) -> str:
+    """Scripts of assets/<folder>/ behind what all parts of the page share: one scope, in this
+    order."""
+    from .controls import INPUTS
+
+    files = [ASSETS / "page" / "shared.js", *(ASSETS / folder / f"{name}.js" for name in names)]
+    known = f"const NAMES = {json.dumps(INPUTS)};"
+    return "\n".join([known, *(file.read_text("utf-8") for file in files)])
 
 
 def data_uri(image, side: int = PREVIEW_PIXELS) -> str:

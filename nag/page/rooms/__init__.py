@@ -4,23 +4,20 @@ from pathlib import Path
 
 import gradio as gr
 
-from ..cells import ASSETS
+from ..cells import ASSETS, script
 
 FOLDER = ASSETS / "rooms"
 
 
 def room(name: str, value: dict, *scripts: str) -> gr.HTML:
     """A room's component: the scripts of assets/rooms/ draw `value` into its template."""
-    script = "\n".join(
-        (FOLDER / f"{one}.js").read_text(encoding="utf-8") for one in ("base", *scripts)
-    )
     return gr.HTML(
         value=value,
         elem_id=f"room-{name}",
         container=False,
         apply_default_css=False,
         html_template=(FOLDER / f"{name}.html").read_text(encoding="utf-8"),
-        js_on_load=script,
+        js_on_load=script("rooms", "base", *scripts),
     )
 
 

@@ -1,0 +1,33 @@
+// What the bench and every room need. `element` is the component that these scripts belong to,
+// NAMES (from nag/page/cells.py) the page's fields in the order of window.nagSettings.
+const $ = (selector, from = element) => from.querySelector(selector);
+const every = (selector, from = element) => [...from.querySelectorAll(selector)];
+
+function make(tag, name, parent, text) {
+  const node = document.createElement(tag);
+  if (name) node.className = name;
+  if (text !== undefined) node.textContent = text;
+  if (parent) parent.append(node);
+  if (tag === 'button') node.type = 'button';
+  return node;
+}
+
+// The page's fields now, by name; undefined until the page has told them.
+function settings() {
+  return Object.fromEntries(NAMES.map((name, i) => [name, (window.nagSettings || [])[i]]));
+}
+
+function sign(kind, parent) {
+  const node = make('i', 'sign ' + kind, parent);
+  node.setAttribute('aria-hidden', 'true');
+  return node;
+}
+
+// A file for the visitor: an address and the name that it is saved under.
+function offer(url, name) {
+  const link = make('a', '', document.body);
+  link.href = url;
+  link.download = name;
+  link.click();
+  link.remove();
+}
