@@ -50,6 +50,12 @@ def options() -> argparse.ArgumentParser:
         metavar="FILE",
         help="a SQLite file to keep visitors' votes in; without it they end with the visit",
     )
+    parser.add_argument(
+        "--results",
+        type=Path,
+        metavar="DIR",
+        help="what python -m nag evaluate --out DIR has written, to be looked at as a gallery",
+    )
     return parser
 
 
@@ -59,7 +65,7 @@ def main() -> None:
         PRESETS[asked.preset] = PRESETS[asked.preset].with_model(asked.model)
     engine = Engine()
     preload(engine)
-    page = build(engine, asked.preset, asked.votes)
+    page = build(engine, asked.preset, asked.votes, asked.results)
     launch(page, asked.host, asked.port, asked.public, asked.mcp)
 
 

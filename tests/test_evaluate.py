@@ -26,6 +26,7 @@ from nag.evaluate import (
     command,
     compare,
     draw,
+    pictures,
     plan,
     pocket,
     processes,
@@ -398,6 +399,11 @@ def test_an_evaluation_is_written_measured_from_its_files_and_never_drawn_twice(
     assert (
         "cfg_at_same_rate" in nag and whole["settings"]["columns"]["nag steps=2"]["nag_scale"] == 10
     )
+    each = pictures.Results(tmp_path / "b")
+    of_nag = [one for one in each.all if one.column == "nag steps=2"]
+    assert [(tmp_path / "b" / "pictures" / one.file).exists() for one in of_nag] == [True] * 6
+    assert sum(one.kind == "left" for one in of_nag) / 6 == pytest.approx(nag["attribute_rate"])
+    assert sum(one.keep for one in of_nag) / 6 == pytest.approx(nag["keep"], abs=1e-3)
     table = (tmp_path / "b" / "table.md").read_text()
     assert f"| nag steps=2 | {nag['attribute_rate']:.2f} (" in table and "CFG" in table
     assert Image.open(tmp_path / "b" / "sheet.png").height == 40 + 8 * 128

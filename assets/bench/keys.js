@@ -242,6 +242,7 @@ function receive() {
   const now = value();
   const late =
     !now.sample &&
+    !now.opened &&
     fields &&
     now.preset !== fields.preset &&
     now.run !== wanted &&

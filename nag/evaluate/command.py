@@ -13,6 +13,7 @@ from nag.engine.run import versions
 from nag.errors import Refused
 
 from . import captions, compare, draw, processes, report
+from . import pictures as each
 from .options import HUB, POCKET, Plan, add_arguments, plan_of
 from .pocket import Yardstick
 from .references import References
@@ -45,9 +46,10 @@ def run(options: argparse.Namespace) -> int:
         if not process.first:
             return 0
         paths = _files(painter, plan.columns, plan.pictures, options.out)
-        results = measure(options, painter, plan, paths)
+        results, outcomes = measure(options, painter, plan, paths)
         results["settings"]["processes"] = process.count
         remarks = report.write(options.out, plan.columns, results, paths, plan.pictures)
+        each.write(options.out, plan.columns, plan.pictures, paths, outcomes)
     print(report.table(results))
     print("\n".join([*remarks, f"Written to {options.out}."]))
     return 0
@@ -102,11 +104,12 @@ def draw_missing(painter: draw.Painter, plan: Plan, process) -> None:
 
 def measure(
     options: argparse.Namespace, painter: draw.Painter, plan: Plan, paths: dict[str, list[Path]]
-) -> dict:
-    """All numbers, as `results.json` has them."""
-    numbers, found = {column.key: {} for column in plan.columns}, {}
+) -> tuple[dict, dict[str, dict]]:
+    """All numbers, as `results.json` has them, and {column: what became of each picture}."""
+    numbers, found, outcomes = {column.key: {} for column in plan.columns}, {}, {}
     if plan.cases and set(POCKET) & set(plan.metrics):
-        found |= _measure_cases(options, painter, plan, paths, numbers)
+        levels, outcomes = _measure_cases(options, painter, plan, paths, numbers)
+        found |= levels
     if set(HUB) & set(plan.metrics):
         request = plan.columns[0].request
         measured = captions.measure(
@@ -130,13 +133,15 @@ def measure(
         if black := sum(one.get("blacked_out", False) for one in made):
             of_column["blacked_out"] = black  # by the model's own safety checker
     settings = _settings(options, painter, plan)
-    return report.rounded(
-        {"columns": numbers, "settings": settings, "versions": versions(), **found}
-    )
+    results = {"columns": numbers, "settings": settings, "versions": versions(), **found}
+    return report.rounded(results), outcomes
 
 
-def _measure_cases(options, painter, plan: Plan, paths, numbers: dict[str, dict]) -> dict:
-    """By the classifier, into `numbers`. Returns what belongs to no column."""
+def _measure_cases(
+    options, painter, plan: Plan, paths, numbers: dict[str, dict]
+) -> tuple[dict, dict[str, dict]]:
+    """By the classifier, into `numbers`. -> what belongs to no column, and each picture's
+    outcome."""
     size = plan.columns[0].request.width
     references = References(painter, options.out, plan.cases, options.tuning, size)
     yardstick = Yardstick(references, plan.pictures, plan.metrics)
@@ -151,7 +156,10 @@ def _measure_cases(options, painter, plan: Plan, paths, numbers: dict[str, dict]
         numbers[key] |= values
     compare.at_same_strength(plan.columns, numbers)
     compare.paired(yardstick, plan.rivals, plan.plain, numbers)
-    return yardstick.levels(plan.plain)
+    each_one = {key: yardstick.outcomes(key, plan.plain.get(key)) for key in paths}
+    for key, plain in plan.plain.items():
+        each_one[key]["before"] = each_one[plain]["shown"]
+    return yardstick.levels(plan.plain), each_one
 
 
 def _settings(options, painter: draw.Painter, plan: Plan) -> dict:

@@ -145,7 +145,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out",
         type=Path,
         required=True,
-        help="folder for results.json, table.md, sheet.png, plots and the pictures",
+        help="folder for results.json, pictures.json, table.md, sheet.png, plots and the pictures",
     )
 
 

@@ -184,8 +184,14 @@ def more(preset: Preset) -> dict:
     return made
 
 
-def build(engine: Engine, first: str = DEFAULT, votes: Path | None = None) -> Page:
-    """The page, with its buttons answered by `PageHandlers`. votes: a file to keep votes in."""
+def build(
+    engine: Engine, first: str = DEFAULT, votes: Path | None = None, results: Path | None = None
+) -> Page:
+    """The page, with its buttons answered by `PageHandlers`.
+
+    votes: a file to keep votes in. results: the folder of an evaluation, shown as a gallery.
+    Raises `Refused` where one of them cannot be read.
+    """
     preset = PRESETS[first]
     with Page(
         title="NAG side by side", analytics_enabled=False, delete_cache=(600, KEEP), fill_width=True
@@ -201,11 +207,11 @@ def build(engine: Engine, first: str = DEFAULT, votes: Path | None = None) -> Pa
                     js_on_load=DOWNLOAD,
                     visible="hidden",
                 )
-            others = rooms.tabs(preset)
+            others = rooms.tabs(preset, results is not None)
         parts |= dock(preset) | more(preset)
         gr.Markdown(HELP, elem_id="about")
         desk = PageHandlers(engine, demo.audience)
         events.connect(demo, desk, parts)
-        rooms.connect(demo, desk, parts, others, votes)
+        rooms.connect(demo, desk, parts, others, votes, results)
         events.public(desk)
     return demo

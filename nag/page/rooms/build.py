@@ -9,40 +9,58 @@ from .. import restore
 from ..controls import INPUTS
 from ..events import QUIET, SOON, TURN
 from . import room
+from .gallery import GalleryRoom
 from .grids import GridRoom, fields_of
 from .voting import VoteRoom
 from .xrays import XRayRoom
 
+GALLERY = "gallery"
+TO_COMPARE = """() => [...document.querySelectorAll('#rooms [role=tab]')][0].click()"""
 ROOMS = {"sweep": "Sweep", "seeds": "Seeds", "xray": "X-ray", "vote": "Vote"}
 
 
-def tabs(preset: Preset) -> dict[str, gr.HTML]:
+def tabs(preset: Preset, gallery: bool = False) -> dict[str, gr.HTML]:
     """One tab for each room, inside the page's gr.Tabs -> the rooms' components by name."""
     made, start = {}, fields_of(preset)
     for name, label in ROOMS.items():
         with gr.Tab(label, id=name):
             grid = name in ("sweep", "seeds")
             made[name] = room(name, start if grid else {}, "grid" if grid else name)
+    if gallery:
+        with gr.Tab("Gallery", id=GALLERY):
+            made[GALLERY] = room(GALLERY, {}, GALLERY)
     return made
 
 
 def connect(
-    demo: gr.Blocks, desk, parts: dict, rooms: dict[str, gr.HTML], votes: Path | None = None
+    demo: gr.Blocks,
+    desk,
+    parts: dict,
+    rooms: dict[str, gr.HTML],
+    votes: Path | None = None,
+    results: Path | None = None,
 ) -> None:
     """desk: the page's handlers, whose engine the rooms use. parts: the page's, by name.
-    votes: the owner's file of votes, or None."""
+    votes: the owner's file of votes, or None. results: an evaluation's folder, or None."""
     inputs = [parts[name] for name in INPUTS]
     fields = [*inputs, *(parts[name] for name in ("begin", "marks", "bench", "start", "stop"))]
     grids = {name: GridRoom(desk.engine, name) for name in ("sweep", "seeds")}
     vote = VoteRoom(desk.engine, votes)
     answers = grids | {"xray": XRayRoom(desk.engine), "vote": vote}
-    for name, one in rooms.items():
-        one.submit(answers[name].draw, inputs, one, api_name=f"{name}_draw", **TURN, **QUIET)
-        one.stop(answers[name].halt, None, None, api_name=f"{name}_halt", **SOON)
+    for name, answer in answers.items():
+        one = rooms[name]
+        one.submit(answer.draw, inputs, one, api_name=f"{name}_draw", **TURN, **QUIET)
+        one.stop(answer.halt, None, None, api_name=f"{name}_halt", **SOON)
         one.apply(restore.apply(desk), inputs, fields, api_name=f"{name}_apply", **SOON)
-        demo.unload(answers[name].halt)
+        demo.unload(answer.halt)
     for name, grid in grids.items():
         rooms[name].input(grid.plan, inputs, rooms[name], **SOON)
         rooms[name].download(grid.export, inputs, rooms[name], **SOON)
     rooms["vote"].input(vote.answer, None, rooms["vote"], **SOON)
     rooms["vote"].download(vote.export, None, rooms["vote"], **SOON)
+    if results is not None:
+        gallery, room_ = GalleryRoom(desk, results), rooms[GALLERY]
+        room_.input(gallery.page, None, room_, **SOON)
+        room_.select(gallery.open, None, fields, **SOON).success(
+            None, None, None, js=TO_COMPARE, **QUIET
+        )
