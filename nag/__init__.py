@@ -5,6 +5,7 @@ with nag.guide(pipe, "blurry"):
 """
 
 import importlib
+from collections.abc import Callable
 
 __all__ = ["NAGSettings", "XRay", "guide", "normalized_attention_guidance", "supports"]
 
@@ -17,7 +18,7 @@ HOME = {
 }
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Callable | type:
     """The public names, from their modules at first use: torch and diffusers take seconds to
     import, which the page does not wait for."""
     if name not in HOME:

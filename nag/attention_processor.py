@@ -18,25 +18,26 @@ Letters: B rows, H heads, N tokens of a sequence (I of them image, T+ and T- of 
 D features of a head. Every tensor in here is (B, H, N, D).
 """
 
-from collections.abc import Callable
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from . import fused, kernels, merged
 from .rivals import blend, value_sign_flip
-from .segments import (
-    NEGATIVE,
-    POSITIVE,
-    Inputs,
-    Segments,
-    places,
-    portions,
-    put,
-    rows_of,
-    take,
-    tokens_first,
-)
+from .segments import NEGATIVE, POSITIVE, Inputs, Op, Segments
+
+from .segments import places, portions, put, rows_of, take, tokens_first  # isort: skip
 from .settings import NAGSettings
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+
+    from .families.schema import Family
+    from .guidance.state import CallState
+    from .twins import Processor, Twin
 
 
 class GuidedAttention:
@@ -45,27 +46,27 @@ class GuidedAttention:
     kind: see `nag.families.KINDS`. call: what is running, with its `layout`. decided: what was
     found out about a layout, for all layers. pictures: behind the text, an IP-Adapter's pictures
     are attended too. hit: guided once. seen: guided since the processor was called.
+    The rest is set by `nag.twins.install`: whose processor `original` is, and what stands there.
     """
 
+    module: Module
+    original: Processor
+    twin: Twin
+    installed: bool
+
     def __init__(
-        self, name, kind, family, settings: NAGSettings, call, decided=None, pictures=False
-    ):
+        self, name: str, kind: str, family: Family, settings: NAGSettings, call: CallState,
+        decided: dict | None = None, pictures: bool = False,
+    ) -> None:  # fmt: skip
         self.name, self.kind, self.family, self.settings = name, kind, family, settings
         self.call, self.pictures = call, pictures
         self.decided = {} if decided is None else decided
         self.hit = self.seen = False
 
     def attend(
-        self,
-        op: Callable,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        mask: torch.Tensor | None,
-        tokens: int = 2,
-        plain: bool = False,
-        scale: float | None = None,
-    ) -> torch.Tensor:
+        self, op: Op, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None,
+        tokens: int = 2, plain: bool = False, scale: float | None = None,
+    ) -> Tensor:  # fmt: skip
         """`op(query, key, value, mask)` with guided image rows.
 
         tokens: where these tensors count their tokens, 2 in (B, H, N, D), 1 in (B, N, H, D).
@@ -91,7 +92,10 @@ class GuidedAttention:
         inputs = Inputs(*(x.transpose(1, 2) for x in (query, key, value)), mask)
         return self._guided(heads_first, inputs, *found, plain, scale).transpose(1, 2)
 
-    def _guided(self, op, inputs: Inputs, queries: Segments, keys: Segments, plain, scale):
+    def _guided(
+        self, op: Op, inputs: Inputs, queries: Segments, keys: Segments, plain: bool,
+        scale: float | None,
+    ) -> Tensor:  # fmt: skip
         """Chooses the case. `queries` and `keys` say where the texts and the image stand."""
         if self.kind == "text":
             return self.text(op, inputs, keys)
@@ -113,7 +117,9 @@ class GuidedAttention:
             put(out[rows], queries.image, flipped)
         return out
 
-    def cross(self, op, inputs: Inputs, keys: Segments, rows: slice, plain=False) -> torch.Tensor:
+    def cross(
+        self, op: Op, inputs: Inputs, keys: Segments, rows: slice, plain: bool = False
+    ) -> Tensor:
         """The image's queries against the positive text, of conditional rows against the negative
         too, and the formula."""
         if plain and keys.halved and self._fusable(inputs.query) and inputs.query.shape[0] == 1:
@@ -124,7 +130,9 @@ class GuidedAttention:
             z_negative = op(*inputs.of_rows(rows).seen(keys.with_negative))
         return self.steered(z_positive, z_negative, rows)
 
-    def joint(self, op, inputs, queries: Segments, keys: Segments, rows: slice) -> torch.Tensor:
+    def joint(
+        self, op: Op, inputs: Inputs, queries: Segments, keys: Segments, rows: slice
+    ) -> Tensor:
         """Each text attends itself and the image. The image attends both; the formula makes one of
         its two answers. Keys may be fewer (a text is injected) or more (cached references)."""
         out = inputs.output()  # zeros for the negative of unconditional rows, which nobody reads
@@ -137,7 +145,7 @@ class GuidedAttention:
         put(out, queries.image, self.steered(z_positive, z_negative, rows))
         return out
 
-    def text(self, op, inputs: Inputs, at: Segments) -> torch.Tensor:
+    def text(self, op: Op, inputs: Inputs, at: Segments) -> Tensor:
         """Each text attends itself alone."""
         out = inputs.output()
         for pieces in (at.positive, at.negative):
@@ -145,7 +153,7 @@ class GuidedAttention:
                 put(out, pieces, op(*inputs.seen(pieces, pieces)))
         return out
 
-    def steered(self, z_positive, z_negative, rows: slice) -> torch.Tensor:
+    def steered(self, z_positive: Tensor, z_negative: Tensor, rows: slice) -> Tensor:
         """The image's answer, (B, H, I, D): conditional rows guided, the others as they are."""
         if self._fusable(z_positive):
             return fused.steer(z_positive, z_negative, rows, self.settings)
@@ -155,7 +163,7 @@ class GuidedAttention:
             put(out, [piece], self._steer(positive, negative, rows))
         return out
 
-    def _steer(self, z_positive, z_negative, rows: slice) -> torch.Tensor:
+    def _steer(self, z_positive: Tensor, z_negative: Tensor, rows: slice) -> Tensor:
         """The same in one piece. The paper's norm is over all heads together."""
         if self.call.record:
             self.call.record(self.name, z_positive[rows], z_negative)
@@ -180,7 +188,7 @@ class GuidedAttention:
         """Whether log-sum-exps are to be had: the op is nothing but attention, and a kernel can."""
         return plain and not self.call.exact and kernels.able(*inputs)
 
-    def _fusable(self, z: torch.Tensor) -> bool:
+    def _fusable(self, z: Tensor) -> bool:
         """Whether the formula may go into a kernel, out of which nothing in between is read."""
         alone = self.settings.method == "nag" and not self.call.exact and not self.call.record
         return alone and fused.able(z)

@@ -1,7 +1,12 @@
 """The ways to guide, in one table: what a column is called, what it does, what settings it uses."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .request import Request
 
 # setting -> the switch of a request that turns it off
 SWITCHES = {"nag_tau": "nag_normalisation", "nag_alpha": "nag_refinement"}
@@ -35,7 +40,7 @@ class Method:
     def label(self) -> str:
         return f"{self.name} (research)" if self.research else self.name
 
-    def used(self, request: Any) -> dict[str, Any]:
+    def used(self, request: Request) -> dict[str, Any]:
         """The settings out of a request that this way uses; one that is switched off is not."""
         used = {}
         for name in self.settings:

@@ -1,16 +1,21 @@
 """What is put in place of something of somebody else's for a while, and taken away on exit."""
 
+from __future__ import annotations
+
 import contextlib
 import copy
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, NoReturn
 
 from . import private
 from .errors import NAGRuntimeError
 
+if TYPE_CHECKING:
+    from diffusers import ModelMixin
 
-def wrap_method(owner: Any, name: str, wrapper: Callable) -> contextlib.AbstractContextManager:
+
+def wrap_method(owner: object, name: str, wrapper: Callable) -> contextlib.AbstractContextManager:
     """Within this context `owner.name(...)` is `wrapper(original, ...)`; on exit what it was."""
     original = getattr(owner, name)
 
@@ -22,7 +27,7 @@ def wrap_method(owner: Any, name: str, wrapper: Callable) -> contextlib.Abstract
 
 
 @contextlib.contextmanager
-def set_attribute(owner: Any, name: str, value: Any):
+def set_attribute(owner: object, name: str, value: object) -> Iterator[None]:
     """Within this context `owner.name` is `value`; on exit what it was.
 
     A method of the class is shadowed on the instance, and the shadow removed: the instance then has
@@ -46,21 +51,21 @@ class Wrapped:
     own method back, where a plain function would go on changing the state of the original.
     """
 
-    def __init__(self, original: Callable, wrapper: Callable):
+    def __init__(self, original: Callable, wrapper: Callable) -> None:
         functools.update_wrapper(self, original)
         self.original, self.wrapper = original, wrapper
 
-    def __call__(self, *args, **kwargs):
+    def __call__(self, *args: object, **kwargs: object) -> object:
         return self.wrapper(self.original, *args, **kwargs)
 
     def __deepcopy__(self, memo: dict) -> Callable:
         return copy.deepcopy(self.original, memo)
 
-    def __reduce_ex__(self, protocol: int):
+    def __reduce_ex__(self, protocol: int) -> str | tuple:
         return self.original.__reduce_ex__(protocol)
 
 
-def refuse_copy(guided: Any, *_):
+def refuse_copy(guided: object, *_: object) -> NoReturn:
     """In place of what copies and pickles ask. Raises NAGRuntimeError."""
     raise NAGRuntimeError(
         f"This {type(guided).__name__} is guided, and a copy of it would be broken for good: copy "
@@ -74,7 +79,7 @@ COPYING = ("__copy__", "__deepcopy__", "__reduce_ex__")
 
 
 @contextlib.contextmanager
-def wrap_call(owner: Any, wrapper: Callable):
+def wrap_call(owner: object, wrapper: Callable) -> Iterator[None]:
     """Within this context `owner(...)` is `wrapper(original, ...)`; on exit what it was.
 
     By its class, which is what Python asks for `__call__`, and not by `forward`: there
@@ -114,7 +119,7 @@ def _callable(cls: type) -> type:
     return type(cls.__name__, (cls,), {"__call__": call} | members)
 
 
-def own_forward(denoiser: Any, function: Callable) -> contextlib.AbstractContextManager:
+def own_forward(denoiser: ModelMixin, function: Callable) -> contextlib.AbstractContextManager:
     """Within this context, which is one call, a denoiser runs `function` inside of its hooks.
 
     accelerate's put its own `forward` aside as `_old_forward`. Always give the same function: to

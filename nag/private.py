@@ -5,9 +5,23 @@ in this one place, and tests/test_private.py says for each what has changed. Not
 imported before a function needs it.
 """
 
+from __future__ import annotations
+
 import inspect
 import re
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    import torch
+    from accelerate.hooks import ModelHook
+    from diffusers import DiffusionPipeline, ModelMixin
+    from diffusers.hooks import HookRegistry
+    from gradio import Blocks
+    from gradio.queueing import Event, Queue
+    from torch.nn import Module
+
+M = TypeVar("M")  # a module, compiled or not
 
 # diffusers, `encode_prompt` of pipelines: names of its arguments
 PROMPTS = ("prompt", "prompts")
@@ -19,7 +33,7 @@ OTHER_WORDS = re.compile(
 )
 
 
-def old_encoders(pipe: Any) -> list[str]:
+def old_encoders(pipe: DiffusionPipeline) -> list[str]:
     """What pipelines had before `encode_prompt`, and fifteen of them have alone."""
     return [name for name in ("_encode_prompt",) if hasattr(pipe, name)]
 
@@ -29,7 +43,7 @@ def old_encoders(pipe: Any) -> list[str]:
 ERNIE_PADS = "_pad_text"  # of ErnieImagePipeline: brings the texts of all rows to one length
 
 
-def announced_steps(pipe: Any) -> int | None:
+def announced_steps(pipe: DiffusionPipeline) -> int | None:
     """How many steps the running call will make, where the pipeline says so.
 
     Image-to-image and refiners make a part of the scheduler's. Most pipelines have the property;
@@ -38,12 +52,16 @@ def announced_steps(pipe: Any) -> int | None:
     return getattr(pipe, "num_timesteps", None)
 
 
-def execution_device(pipe: Any, otherwise: Any) -> Any:
+def execution_device(
+    pipe: DiffusionPipeline, otherwise: torch.device | None
+) -> torch.device | None:
     """Where a pipeline computes: with offloading that is not where its weights are."""
     return getattr(pipe, "_execution_device", otherwise)
 
 
-def unpack_latents(pipe: Any, latents: Any, height: int, width: int) -> Any:
+def unpack_latents(
+    pipe: DiffusionPipeline, latents: torch.Tensor, height: int, width: int
+) -> torch.Tensor:
     """Tokens (B, N, C) of a picture of `height` x `width` px as the VAE takes them (B, C, H, W)."""
     values = {
         "latents": latents,
@@ -110,14 +128,14 @@ def attention_is_replaced() -> bool:
     )
 
 
-def usual_processor(attention: Any) -> str | None:
+def usual_processor(attention: Module) -> str | None:
     """The class of the processor that an attention module comes with; None where it does not say.
     Those of the class `Attention` come with what their model chooses."""
     usual = getattr(type(attention), "_default_processor_cls", None)
     return usual and usual.__name__
 
 
-def stateful_hooks(denoiser: Any) -> list[Any]:
+def stateful_hooks(denoiser: ModelMixin) -> list[HookRegistry]:
     """The registries of a denoiser's hooks that carry tensors from step to step (step caches)."""
     registries = [vars(module).get("_diffusers_hook") for module in denoiser.modules()]
     return [
@@ -127,7 +145,7 @@ def stateful_hooks(denoiser: Any) -> list[Any]:
     ]
 
 
-def text_caches(denoiser: Any) -> list[Any]:
+def text_caches(denoiser: ModelMixin) -> list[HookRegistry]:
     """Of these, the ones that keep a text's keys and know it by its tensor's address."""
     from diffusers.hooks import text_kv_cache
 
@@ -142,12 +160,12 @@ def text_caches(denoiser: Any) -> list[Any]:
 # accelerate
 
 
-def offload_hook(module: Any) -> Any:
+def offload_hook(module: Module) -> ModelHook | None:
     """The hook by which accelerate brings a module to the GPU, or None."""
     return getattr(module, "_hf_hook", None)
 
 
-def bring_to_gpu(module: Any) -> None:
+def bring_to_gpu(module: Module) -> None:
     """What model offload would do at the next call of `module`; else nothing."""
     hook = offload_hook(module)
     if hook is None:
@@ -158,7 +176,7 @@ def bring_to_gpu(module: Any) -> None:
         hook.pre_forward(module)
 
 
-def own_forward(module: Any) -> str:
+def own_forward(module: Module) -> str:
     """The name of what a module runs inside of its hooks: accelerate puts its `forward` aside."""
     return "_old_forward" if "_old_forward" in vars(module) else "forward"
 
@@ -166,13 +184,13 @@ def own_forward(module: Any) -> str:
 # torch
 
 
-def changes_of(tensor: Any) -> int:
+def changes_of(tensor: torch.Tensor) -> int:
     """How often a tensor was changed in place; 0 for those made in inference mode, which have no
     count to read."""
     return 0 if tensor.is_inference() else tensor._version
 
 
-def uncompiled(module: Any) -> Any:
+def uncompiled(module: M) -> M:
     """The module inside `torch.compile`."""
     return getattr(module, "_orig_mod", module)
 
@@ -184,14 +202,14 @@ def has_matrix_units() -> bool:
     return getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
 
 
-def cpu_attention() -> Any:
+def cpu_attention() -> Callable:
     """The processor's attention kernel, (query, key, value, ...) -> (output, log-sum-exp)."""
     import torch
 
     return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 
-def lerp_all(averages: list[Any], values: list[Any], weight: float) -> None:
+def lerp_all(averages: list[torch.Tensor], values: list[torch.Tensor], weight: float) -> None:
     """Moves each average by `weight` of its way to its value, in place."""
     import torch
 
@@ -201,12 +219,12 @@ def lerp_all(averages: list[Any], values: list[Any], weight: float) -> None:
 # gradio
 
 
-def queue_of(blocks: Any) -> Any:
+def queue_of(blocks: Blocks) -> Queue:
     """The queue in which every event of a page waits; its `push` is asked first."""
     return blocks._queue
 
 
-def waiting_events(blocks: Any, concurrency_id: str) -> list[Any]:
+def waiting_events(blocks: Blocks, concurrency_id: str) -> list[Event]:
     """The events that wait in one line of a page's queue."""
     line = queue_of(blocks).event_queue_per_concurrency_id.get(concurrency_id)
     return list(line.queue) if line else []

@@ -31,7 +31,7 @@ def _whole(value):
     return int(number)
 
 
-def check_text(value) -> str:
+def check_text(value: object) -> str:
     """A prompt as it is. Raises ValueError with the end of a sentence, "must be text"."""
     if not isinstance(value, str):
         raise ValueError("must be text")

@@ -1,11 +1,17 @@
 """Where texts and image stand in a packed sequence, and how it is cut: tokens, rows, masks."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 from .errors import NAGRuntimeError
+
+if TYPE_CHECKING:
+    from .families.schema import Family
 
 
 @dataclass
@@ -64,7 +70,7 @@ class Segments:
     `nag.fused.labels_of`.
     """
 
-    def __init__(self, labelled: list[tuple[int, int, str]]):
+    def __init__(self, labelled: list[tuple[int, int, str]]) -> None:
         self.labelled = labelled
         self.positive, self.negative = self.only(POSITIVE), self.only(NEGATIVE)
         self.image = self.only(IMAGE)
@@ -81,7 +87,7 @@ class Segments:
         return start == 0 and length == other
 
     @classmethod
-    def of(cls, positive: Pieces, negative: Pieces, count: int) -> "Segments":
+    def of(cls, positive: Pieces, negative: Pieces, count: int) -> Segments:
         """A sequence of `count` tokens. Pieces that stand in both texts belong to neither.
 
         Sorted by hand, and pieces are neither looked up nor hashed: torch.compile can do none of
@@ -112,7 +118,7 @@ class Segments:
         """The pieces with one of these labels."""
         return [(start, length) for start, length, label in self.labelled if label in labels]
 
-    def texts_first(self) -> "Segments":
+    def texts_first(self) -> Segments:
         """The same pieces in another order, the image behind the texts."""
         texts = [piece for piece in self.labelled if piece[2] != IMAGE]
         return Segments(texts + [piece for piece in self.labelled if piece[2] == IMAGE])
@@ -127,7 +133,9 @@ class Segments:
         return take(tokens, found[text]), take(tokens, found[IMAGE])
 
 
-def places(family, kind: str, layout: Layout, queries: int, keys: int) -> tuple | None:
+def places(
+    family: Family, kind: str, layout: Layout, queries: int, keys: int
+) -> tuple[Segments, Segments] | None:
     """What stands where in an attention of a `kind` (see `nag.families.KINDS`) with so many queries
     and keys -> (Segments of the queries, Segments of the keys); None: this one sees no text.
 
@@ -158,6 +166,10 @@ def places(family, kind: str, layout: Layout, queries: int, keys: int) -> tuple 
     return of_image, of_keys
 
 
+# an attention op: (query, key, value, mask) as in `Inputs` -> (B, H, queries, D)
+Op = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
+
+
 class Inputs(NamedTuple):
     """What an attention op takes: (B, H, queries, D), twice (B, H or fewer, keys, D), and a mask
     that broadcasts to (B, H, queries, keys), or None."""
@@ -167,13 +179,13 @@ class Inputs(NamedTuple):
     value: torch.Tensor
     mask: torch.Tensor | None = None
 
-    def seen(self, keys: Pieces, queries: Pieces | None = None) -> "Inputs":
+    def seen(self, keys: Pieces, queries: Pieces | None = None) -> Inputs:
         """These keys alone, and of the queries these or all."""
         query = self.query if queries is None else take(self.query, queries)
         mask = mask_of(self.mask, keys, queries)
         return Inputs(query, take(self.key, keys), take(self.value, keys), mask)
 
-    def of_rows(self, rows: slice) -> "Inputs":
+    def of_rows(self, rows: slice) -> Inputs:
         """These rows of the batch alone; a mask may be the same for all."""
         if rows.stop - rows.start == self.query.shape[0]:
             return self
@@ -182,7 +194,7 @@ class Inputs(NamedTuple):
             mask = mask[rows]
         return Inputs(self.query[rows], self.key[rows], self.value[rows], mask)
 
-    def twice(self) -> "Inputs":
+    def twice(self) -> Inputs:
         """One row's inputs as those of two rows: one with the first half of the keys, one with the
         second. That is one call for two texts of the same length."""
         mask = self.mask

@@ -29,7 +29,7 @@ class NAGSettings:
     end: float = 1.0
     method: str = "nag"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise NAGValueError(
                 f"NAG method must be one of {', '.join(METHODS)}, got {self.method!r}."

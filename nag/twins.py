@@ -12,6 +12,8 @@ that the processor's own signature does not name. And replacing `F.scaled_dot_pr
 for everybody would change other models, in other threads.
 """
 
+from __future__ import annotations
+
 import contextlib
 import copy
 import functools
@@ -21,6 +23,7 @@ import sys
 import types
 import weakref
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
 
 import torch.nn.functional as F
 
@@ -29,6 +32,15 @@ from .errors import NAGRuntimeError, NAGValueError
 from .patch import refuse_copy
 from .settings import NAGSettings
 
+if TYPE_CHECKING:
+    from diffusers import ModelMixin
+    from torch import Tensor
+    from torch.nn import Module
+
+    from .families.schema import Family
+    from .guidance.state import CallState
+
+Namespace = types.ModuleType | types.SimpleNamespace
 ATTENTION = {"scaled_dot_product_attention", "dispatch_attention_fn"}
 _serial = itertools.count()
 
@@ -36,6 +48,20 @@ _serial = itertools.count()
 # torch.compile another class is another program, which it would compile anew for every layer of a
 # repeated block and every time that `guide` is entered.
 _twins = weakref.WeakKeyDictionary()
+
+
+class Processor(Protocol):
+    """What diffusers calls an attention processor."""
+
+    def __call__(
+        self, attn: Module, hidden_states: Tensor, *args: Tensor | None, **kwargs: Tensor | None
+    ) -> Tensor | tuple[Tensor, ...]: ...
+
+
+class Twin(Processor, Protocol):
+    """A processor with another attention op, that of its `nag_layer`."""
+
+    nag_layer: GuidedAttention
 
 
 class CurrentLayer:
@@ -55,7 +81,7 @@ def copy_code(code: types.CodeType) -> types.CodeType:
     return code.replace(co_consts=tuple(map(again, code.co_consts)))
 
 
-def with_globals(function: types.FunctionType, namespace: types.ModuleType) -> types.FunctionType:
+def with_globals(function: types.FunctionType, namespace: Namespace) -> types.FunctionType:
     """The same function, which looks names up in another module."""
     other = types.FunctionType(
         copy_code(function.__code__),
@@ -164,7 +190,7 @@ def is_outdated(twin: type, cls: type) -> bool:
     return cls.__call__ is not function or any(now.get(n) is not names[n] for n in names)
 
 
-def copied(self, memo: dict | None = None):
+def copied(self: Twin, memo: dict | None = None) -> Processor:
     """A twin that somebody kept is copied as the processor that it stands for."""
     if self.nag_layer.installed:
         refuse_copy(self)
@@ -172,14 +198,14 @@ def copied(self, memo: dict | None = None):
     return copy.copy(original) if memo is None else copy.deepcopy(original, memo)
 
 
-def reduced(self, protocol: int):
+def reduced(self: Twin, protocol: int) -> str | tuple:
     """The same for `pickle`."""
     if self.nag_layer.installed:
         refuse_copy(self)
     return self.nag_layer.original.__reduce_ex__(protocol)
 
 
-def twin(denoiser, processor, layer: GuidedAttention):
+def twin(denoiser: ModelMixin, processor: Processor, layer: GuidedAttention) -> Processor:
     """`processor` again, with the same attributes, whose attention op is that of `layer`."""
     classes = _twins.setdefault(denoiser, {})
     cls = type(processor)
@@ -191,7 +217,9 @@ def twin(denoiser, processor, layer: GuidedAttention):
     return other
 
 
-def install(denoiser, family, settings: NAGSettings, call) -> tuple[list, Callable]:
+def install(
+    denoiser: ModelMixin, family: Family, settings: NAGSettings, call: CallState
+) -> tuple[list, Callable]:
     """Gives every layer of `family` a twin of its processor.
 
     Returns the guided layers and a function that puts the original processors back. Raises

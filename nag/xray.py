@@ -17,13 +17,20 @@ settings the model would have seen another picture there.
 Letters: N image tokens, S recorded scales, L layers, K steps.
 """
 
+from __future__ import annotations
+
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 
 from .errors import NAGValueError
 from .formula import EPS
+
+if TYPE_CHECKING:
+    from .guidance.state import Progress
 
 SCALES = (1.0, 1.5, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0, 50.0)
 LIMIT = 60_000.0  # what half precision holds
@@ -44,12 +51,19 @@ class XRay:
     _parts: list = field(default_factory=list, repr=False)
     _open: tuple[int, int] | None = field(default=None, repr=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.scales = tuple(sorted({float(scale) for scale in self.scales}))
         if len(self.scales) < 2 or self.scales[0] < 1 or not math.isfinite(self.scales[-1]):
             raise NAGValueError(f"scales must be two or more numbers from 1 up, got {self.scales}.")
 
-    def add(self, layer: str, step: int, z_positive, z_negative, dim: tuple[int, int]) -> None:
+    def add(
+        self,
+        layer: str,
+        step: int,
+        z_positive: torch.Tensor,
+        z_negative: torch.Tensor,
+        dim: tuple[int, int],
+    ) -> None:
         """Called by the attention op with outputs of image tokens, `dim` naming heads and features.
 
         Parts of one layer's tokens come one after another. Rows are frames: record one picture.
@@ -146,7 +160,7 @@ class XRay:
 class Recorder:
     """Tells an `XRay` what attention sees, with the step of the running picture."""
 
-    def __init__(self, xray: XRay, progress):
+    def __init__(self, xray: XRay, progress: Progress) -> None:
         self.xray, self.progress = xray, progress
 
     def begin(self) -> None:
@@ -159,7 +173,12 @@ class Recorder:
         self.xray.add(layer, self.progress.step, z_positive, z_negative, (-3, -1))
 
 
-def measured(z_positive, z_negative, dim: tuple[int, int], scales) -> torch.Tensor:
+def measured(
+    z_positive: torch.Tensor,
+    z_negative: torch.Tensor,
+    dim: tuple[int, int],
+    scales: Sequence[float],
+) -> torch.Tensor:
     """What is kept of every token: (rows, N, S + 2) in float32."""
     plus = z_positive.float()
     push = plus - z_negative.float()

@@ -1,15 +1,20 @@
 """What is to be drawn, for the commands that draw: words of the command line become a request."""
 
+from __future__ import annotations
+
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import presets
 from ..errors import Refused
 from ..media import uploads
 from ..presets import Preset
 from ..request import DEFAULT, Request
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def asked(options: argparse.Namespace) -> tuple[Preset, Request, Any]:
+def asked(options: argparse.Namespace) -> tuple[Preset, Request, Image.Image | None]:
     """-> the preset, the request, and the PIL image that it begins with, or None.
 
     Raises `Refused`.
@@ -67,7 +72,7 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
     return raw
 
 
-def _value(text: str) -> Any:
+def _value(text: str) -> str | float | bool | list | dict | None:
     """JSON, or the text itself where it is none."""
     try:
         return json.loads(text)

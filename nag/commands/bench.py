@@ -1,14 +1,20 @@
 """`python -m nag bench`: what guidance costs with a preset on this machine, as a row of a table."""
 
+from __future__ import annotations
+
 import argparse
 import statistics
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from ..engine.run import Run
 from ..errors import NAGRuntimeError, Refused
 from ..methods import METHODS
 from ..presets import Preset
 from ..request import Request
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(options: argparse.Namespace, preset: Preset, request: Request, start: Any) -> int:
+def run(
+    options: argparse.Namespace, preset: Preset, request: Request, start: Image.Image | None
+) -> int:
     """Prints the row. Raises `Refused` for a request without un-guided column to compare with."""
     if "none" not in request.guidance or len(request.guidance) < 2:
         raise Refused(
@@ -30,7 +38,9 @@ def run(options: argparse.Namespace, preset: Preset, request: Request, start: An
     return 0
 
 
-def rounds(count: int, preset: Preset, request: Request, start: Any):
+def rounds(
+    count: int, preset: Preset, request: Request, start: Image.Image | None
+) -> Iterator[Run]:
     """Yields finished runs; every column is drawn anew in each, right behind the others."""
     from ..engine.engine import Engine
 

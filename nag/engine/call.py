@@ -1,10 +1,12 @@
 """One pipeline call: its arguments, guidance around it, and what came of it, row by row."""
 
+from __future__ import annotations
+
 import contextlib
 import inspect
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import NAGRuntimeError
 from ..media import video
@@ -15,6 +17,14 @@ from ..settings import NAGSettings
 from . import noise
 from .clock import OnStep, StepClock
 from .loading import Loaded
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from diffusers import DiffusionPipeline
+    from PIL import Image
+
+    from ..xray import XRay
 
 # argument of pipelines -> setting of a request
 SIZES = {
@@ -47,14 +57,18 @@ class Drawn:
     safety checker. seconds: from the first denoiser call until all was decoded.
     """
 
-    pixels: list[Any]
+    pixels: list[np.ndarray]
     blacked_out: list[bool]
     clock: StepClock
     seconds: float
 
 
 def call_arguments(
-    pipe: Any, preset: Preset, request: Request, key: str, start: Any = None
+    pipe: DiffusionPipeline,
+    preset: Preset,
+    request: Request,
+    key: str,
+    start: Image.Image | None = None,
 ) -> dict[str, Any]:
     """What one column asks of its pipeline. start: the PIL image that it begins with."""
     known = inspect.signature(pipe.__call__).parameters
@@ -76,7 +90,7 @@ def call_arguments(
     return arguments
 
 
-def generator(seed: int) -> Any:
+def generator(seed: int) -> torch.Generator:
     """A torch generator on the processor, so that a seed's noise is the same on every device."""
     import torch
 
@@ -88,8 +102,8 @@ def call_pipeline(
     request: Request,
     rows: list[Row],
     on_step: OnStep | None = None,
-    start: Any = None,
-    record: Any = None,
+    start: Image.Image | None = None,
+    record: XRay | None = None,
 ) -> Drawn:
     """Runs the pipeline once, each row from a fresh generator of its seed.
 
@@ -150,7 +164,7 @@ def _around(loaded: Loaded, rows: list[Row]) -> Iterator[None]:
 
 
 def _guided(
-    pipe: Any, request: Request, rows: list[Row], record: Any
+    pipe: DiffusionPipeline, request: Request, rows: list[Row], record: XRay | None
 ) -> contextlib.AbstractContextManager:
     """`guide` for the rows that are guided, which all have the same settings, or nothing."""
     from ..guidance import guide
@@ -168,7 +182,7 @@ def _guided(
 
 
 @contextlib.contextmanager
-def _watched(pipe: Any, clock: StepClock) -> Iterator[None]:
+def _watched(pipe: DiffusionPipeline, clock: StepClock) -> Iterator[None]:
     from .. import families
     from ..patch import Wrapped, set_attribute
 

@@ -1,17 +1,25 @@
 """Counts and times the steps of one pipeline call."""
 
+from __future__ import annotations
+
 import hashlib
 import inspect
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from .. import private
 from ..errors import NAGRuntimeError
 
+if TYPE_CHECKING:
+    import torch
+    from diffusers import DiffusionPipeline, ModelMixin
+
+P = ParamSpec("P")
+R = TypeVar("R")
 # (steps done, latents that a preview can be made of) after every step
-OnStep = Callable[[int, Any], None]
+OnStep = Callable[[int, "torch.Tensor"], None]
 
 
 class StepClock:
@@ -24,19 +32,21 @@ class StepClock:
     sha256: of the first noise of each row. latents: (rows or rows * frames, ...), the last ones.
     """
 
-    def __init__(self, pipe: Any, device: str, on_step: OnStep | None = None, rows: int = 1):
+    def __init__(
+        self, pipe: DiffusionPipeline, device: str, on_step: OnStep | None = None, rows: int = 1
+    ) -> None:
         self.pipe, self.device, self.on_step, self.rows = pipe, device, on_step, rows
         self.step, self.times, self.guided, self.sha256, self.latents = 0, [], 0, [], None
         self.started = self.resumed = None
 
-    def begin(self, denoiser: Any, *_: Any) -> None:
+    def begin(self, denoiser: ModelMixin, *_: object) -> None:
         """A forward pre-hook of the denoiser: the first call starts the clock."""
         if self.started is None:
             private.bring_to_gpu(denoiser)  # the weights' way there is not guidance
             self._resume()
             self.started = self.resumed
 
-    def stepped(self, step: Callable, *args: Any, **kwargs: Any) -> Any:
+    def stepped(self, step: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Stands around the scheduler's `step`."""
         given = inspect.signature(step).bind(*args, **kwargs).arguments
         sample = given.get("sample", given.get("sample_hat"))
@@ -93,7 +103,7 @@ class StepClock:
         if self.device != "cpu":
             getattr(torch, self.device).synchronize()
 
-    def _estimate(self, sample: Any, model_output: Any) -> Any:
+    def _estimate(self, sample: torch.Tensor, model_output: torch.Tensor) -> torch.Tensor:
         """The picture as it would be if it were finished now, where the noise level says how:
         clearer than the noisy latents."""
         scheduler = self.pipe.scheduler
@@ -107,12 +117,12 @@ class StepClock:
         return self.latents.detach()
 
 
-def checksum(latents: Any) -> str:
+def checksum(latents: torch.Tensor) -> str:
     """SHA-256 of the values in float32."""
     return hashlib.sha256(latents.float().cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
-def split_rows(latents: Any, count: int) -> tuple[Any, ...]:
+def split_rows(latents: torch.Tensor, count: int) -> tuple[torch.Tensor, ...]:
     """The latents of each of `count` pictures of one call; a picture may have several rows (one a
     frame). Raises `NAGRuntimeError` where they cannot be told apart."""
     if len(latents) % count:

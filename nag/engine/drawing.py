@@ -1,22 +1,28 @@
 """The columns of one run, drawn call by call: warm-up, steps, results, failures."""
 
+from __future__ import annotations
+
 import contextlib
 import functools
 import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..errors import NAGRuntimeError, Refused, Stopped
 from ..media import video
 from . import failures, work
 from .call import Drawn, Row, call_pipeline
+from .clock import OnStep
 from .loading import Loaded
 from .memory import free_memory
 from .previews import Previews
 from .run import Column, Run
 from .sharing import calls_of
+
+if TYPE_CHECKING:
+    import torch
 
 log = logging.getLogger("nag")
 DEADLINE = 30 * 60  # seconds that one run may take; loading does not count
@@ -41,7 +47,7 @@ class Drawing:
 
     def __init__(
         self, loaded: Loaded, run: Run, stop: threading.Event, tell: Tell, previews: bool = True
-    ):
+    ) -> None:
         self.loaded, self.run, self.stop, self.tell = loaded, run, stop, tell
         self.previews, self.until = previews, time.monotonic() + DEADLINE
         self.coders: list[threading.Thread] = []
@@ -90,7 +96,7 @@ class Drawing:
             put_back(self.loaded)
         return True
 
-    def _pipeline(self, keys: tuple[str, ...], on_step: Callable[[int, Any], None]) -> Drawn:
+    def _pipeline(self, keys: tuple[str, ...], on_step: OnStep) -> Drawn:
         request = self.run.request
         words = request.prompt, request.negative_prompt, request.seed
         rows = [Row(key, *words) for key in keys]
@@ -105,7 +111,7 @@ class Drawing:
         if (self._size, keys) in self.loaded.warm:
             return
 
-        def one_step(step: int, latents: Any) -> None:
+        def one_step(step: int, latents: torch.Tensor) -> None:
             if self.previews:
                 previews.draw(latents)
             raise Stopped
@@ -122,7 +128,9 @@ class Drawing:
         request = self.run.request
         return request.width, request.height, request.num_frames
 
-    def _stepped(self, columns: list[Column], previews: Previews, step: int, latents: Any) -> None:
+    def _stepped(
+        self, columns: list[Column], previews: Previews, step: int, latents: torch.Tensor
+    ) -> None:
         """After every step of a call. Raises `Stopped` and `OutOfTime`."""
         made = previews.make(latents) if self.previews else [None] * len(columns)
         for column, preview in zip(columns, made, strict=True):

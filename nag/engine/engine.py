@@ -9,13 +9,15 @@ closed tab) or setting `stop` ends the sampling within one step. torch and diffu
 the first run.
 """
 
+from __future__ import annotations
+
 import contextlib
 import logging
 import queue
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..errors import NAGRuntimeError, Refused, Stopped, unexpected
 from ..presets import Preset
@@ -27,11 +29,16 @@ from .reuse import LeastRecentlyUsed
 from .run import OVER, Column, Run, identity, size_of
 from .verdict import judge
 
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from ..xray import XRay
+
 log = logging.getLogger("nag")
 NOT_MEASURED = "The pictures could not be measured; the log says why."
 
 # (the run, a column that changed or None, a small PIL image of it or None)
-Event = tuple[Run, Column | None, Any]
+Event = tuple[Run, Column | None, "Image.Image | None"]
 
 
 class Engine:
@@ -46,7 +53,7 @@ class Engine:
 
     KEPT = 64, 512 * 2**20
 
-    def __init__(self, shelf: PipelineCache | None = None, previews: bool = True):
+    def __init__(self, shelf: PipelineCache | None = None, previews: bool = True) -> None:
         self.shelf, self.lock, self.previews = shelf or PipelineCache(), threading.Lock(), previews
         # (identity, drawn with others) -> (column, device, dtype); the lock guards it
         self.kept = LeastRecentlyUsed(*self.KEPT, 3600)
@@ -61,8 +68,8 @@ class Engine:
         request: Request,
         stop: threading.Event | None = None,
         run_id: str = "run",
-        image: Any = None,
-        record: Any = None,
+        image: Image.Image | None = None,
+        record: XRay | None = None,
     ) -> Iterator[Event]:
         """Yields whenever something changed; the last one has `run.over`.
 
@@ -185,7 +192,7 @@ def _conclude(run: Run, loaded: Loaded | None, remark: str) -> None:
         run.verdict["text"] = " ".join(filter(None, (run.verdict["text"], unread, remark)))
 
 
-def fitted(image: Any, width: int, height: int) -> Any:
+def fitted(image: Image.Image, width: int, height: int) -> Image.Image:
     """A PIL image cut to the shape asked for, around its middle, and scaled to it."""
     from PIL import ImageOps
 

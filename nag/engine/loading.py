@@ -1,10 +1,12 @@
 """A preset becomes a loaded pipeline: device, dtype, scheduler, LoRA, offload."""
 
+from __future__ import annotations
+
 import importlib
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 from .. import private
 from ..errors import NAGError, Refused
@@ -15,6 +17,13 @@ from .repairs import repair
 from .reuse import EmbeddingCache
 from .single_file import from_file, pipeline_class
 from .words import CutWords
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import DiffusionPipeline
+
+    from ..media.meter import Meter
+    from .single_file import Dtypes
 
 PROJECT = FOLDER.parent
 _importing = threading.Lock()
@@ -29,16 +38,17 @@ class Loaded:
     """
 
     preset: Preset
-    pipe: Any
+    pipe: DiffusionPipeline
     device: str
     dtype: str
-    vae_dtype: Any
-    meter: Any = None
+    vae_dtype: torch.dtype | None
+    meter: Meter | None = None
     placement: str = ""
     warm: set = field(default_factory=set)  # ((width, height, frames), columns) that ran once
     # (width, height, frames, count) -> seconds that so many previews take
     previews: dict = field(default_factory=dict)
-    colours: Any = None  # (channels + 1, 3): latents to red, green, blue, see `previews`
+    # (channels + 1, 3): latents to red, green, blue, see `previews`
+    colours: torch.Tensor | None = None
     operations: dict = field(default_factory=dict)  # (size, column) -> of one step, see `work`
     words: EmbeddingCache = field(default_factory=EmbeddingCache)  # encoded already
     cut: CutWords = field(default_factory=CutWords)  # of them, how many words
@@ -87,7 +97,7 @@ def import_libraries() -> None:
         importlib.import_module("nag.guidance")
 
 
-def _from_pretrained(preset: Preset, dtype: Any) -> Any:
+def _from_pretrained(preset: Preset, dtype: Dtypes) -> DiffusionPipeline:
     import diffusers
     import torch
 
@@ -108,7 +118,7 @@ def _from_pretrained(preset: Preset, dtype: Any) -> Any:
     return cls.from_pretrained(source, dtype=dtype, **options)
 
 
-def _prepare(preset: Preset, pipe: Any) -> None:
+def _prepare(preset: Preset, pipe: DiffusionPipeline) -> None:
     """The preset's scheduler and LoRA, and what the pipeline still needs."""
     import diffusers
 
@@ -130,7 +140,7 @@ def _prepare(preset: Preset, pipe: Any) -> None:
     repair(pipe, video=bool(preset.fps))
 
 
-def _meter(preset: Preset) -> Any:
+def _meter(preset: Preset) -> Meter | None:
     """The classifier that reads a preset's pictures, or None."""
     if not preset.meter:
         return None
@@ -154,7 +164,7 @@ class PipelineCache:
     """Keeps the last loaded pipeline, and the pocket models beside it. Not thread-safe: the
     engine's lock guards it."""
 
-    def __init__(self, loader: Callable[[Preset], Loaded] = load):
+    def __init__(self, loader: Callable[[Preset], Loaded] = load) -> None:
         self.loader, self.loaded = loader, {}
 
     def get(self, preset: Preset) -> Loaded:

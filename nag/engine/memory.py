@@ -1,12 +1,17 @@
 """Where a model's weights stay, and whether there is room for them."""
 
+from __future__ import annotations
+
 import gc
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..errors import Refused
 from ..presets import Preset, needed
 from .zero_gpu import on_zero_gpu
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 ON_A_PROCESSOR = 2.4  # half-precision weights run in float32 there, and with what is beside them
 
@@ -20,7 +25,7 @@ def placement(total_gb: float, largest_gb: float, free_gb: float) -> str:
     return "model offload" if needed(largest_gb) <= free_gb else "sequential offload"
 
 
-def place(pipe: Any, device: str) -> str:
+def place(pipe: DiffusionPipeline, device: str) -> str:
     """Brings a pipeline to a device, as much of it as fits. -> its `placement`."""
     import torch
 

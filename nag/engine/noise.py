@@ -2,10 +2,11 @@
 
 import contextlib
 import types
+from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def in_float32():
+def in_float32() -> Iterator[None]:
     """Within this context diffusers draws in float32 what it is asked for in half precision, and
     rounds it. Left alone it draws other numbers: seed 17 in bfloat16, which a GPU takes by itself,
     would be another picture than seed 17 on a processor.

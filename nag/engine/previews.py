@@ -5,13 +5,20 @@ nothing. It is fitted to what the model's own decoder made of the first latents 
 again to every finished picture.
 """
 
+from __future__ import annotations
+
 import logging
 import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from .. import private
 from ..request import Request
 from .clock import split_rows
 from .loading import Loaded
+
+if TYPE_CHECKING:
+    import torch
 
 log = logging.getLogger("nag")
 PREVIEW_EVERY = 1 / 8  # seconds
@@ -31,7 +38,7 @@ class Previews:
         24  # decoding is done at most this large: a preview costs a fraction of a step on any model
     )
 
-    def __init__(self, loaded: Loaded, request: Request, count: int = 1):
+    def __init__(self, loaded: Loaded, request: Request, count: int = 1) -> None:
         self.loaded, self.request, self.count, self.next = loaded, request, count, 0.0
         self.size = request.width, request.height, request.num_frames, count
 
@@ -41,7 +48,7 @@ class Previews:
             PREVIEW_EVERY, self.loaded.previews.get(self.size, 0) / PREVIEW_SHARE
         )
 
-    def make(self, latents) -> list:
+    def make(self, latents: torch.Tensor) -> list:
         """A preview for each column of the call; None for each where there is no map yet."""
         if time.monotonic() < self.next:
             return self._each(latents, self._linear)
@@ -49,7 +56,7 @@ class Previews:
         self.wait()
         return previews
 
-    def draw(self, latents) -> list:
+    def draw(self, latents: torch.Tensor) -> list:
         """Previews at once, whose time is noted."""
         begun = time.monotonic()
         try:
@@ -57,11 +64,11 @@ class Previews:
         finally:
             self.loaded.previews[self.size] = time.monotonic() - begun
 
-    def learn(self, latents, images: list) -> None:
+    def learn(self, latents: torch.Tensor, images: list) -> None:
         """Fits the linear map to the last latents of a call and the picture of its first column."""
         self._each(latents, lambda one: self._fit(self._plane(one), images[0]))
 
-    def _each(self, latents, function) -> list:
+    def _each(self, latents: torch.Tensor, function: Callable) -> list:
         """`function` of each column's latents."""
         try:
             return [function(one[:1]) for one in split_rows(latents, self.count)]

@@ -1,13 +1,20 @@
 """What a pipeline that loaded without an error still needs before its first call."""
 
+from __future__ import annotations
+
 import json
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+    from transformers import PreTrainedTokenizerBase
 
 log = logging.getLogger("nag")
 
 
-def repair(pipe, video: bool) -> None:
+def repair(pipe: DiffusionPipeline, video: bool) -> None:
     """Changes `pipe` in place. video: whether it makes videos, which are decoded in tiles.
 
     diffusers' documentation of HunyuanVideo and LTX-2 decodes in tiles throughout, for without them
@@ -21,7 +28,7 @@ def repair(pipe, video: bool) -> None:
         vae.enable_tiling()
 
 
-def _tokenizers_of(pipe) -> list[tuple[object, str]]:
+def _tokenizers_of(pipe: DiffusionPipeline) -> list[tuple[object, str]]:
     """Where each tokenizer of `pipe` stands: (the pipeline or a processor in it, attribute)."""
     from transformers import PreTrainedTokenizerBase
 
@@ -31,7 +38,7 @@ def _tokenizers_of(pipe) -> list[tuple[object, str]]:
     return found + [(p, "tokenizer") for p, t in inner if isinstance(t, PreTrainedTokenizerBase)]
 
 
-def _as_its_file_says(tokenizer):
+def _as_its_file_says(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase | None:
     """The tokenizer loaded again as its tokenizer.json says, or None where it already is.
 
     The Llama tokenizer of transformers 5 puts a splitter of its own in place of the file's. If the

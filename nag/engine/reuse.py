@@ -1,18 +1,26 @@
 """What columns and runs share is made once: the words' embeddings, and finished columns."""
 
+from __future__ import annotations
+
 import contextlib
 import inspect
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
+
+if TYPE_CHECKING:
+    import torch
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class LeastRecentlyUsed:
     """The values used last: at most `count`, of together `size` bytes, none unused for `seconds`.
     Not thread-safe."""
 
-    def __init__(self, count: int, size: float, seconds: float):
+    def __init__(self, count: int, size: float, seconds: float) -> None:
         self.count, self.size, self.seconds = count, size, seconds
         self.values = OrderedDict()  # key -> (value, bytes, last used)
 
@@ -46,8 +54,8 @@ class LeastRecentlyUsed:
 class Parked(NamedTuple):
     """A tensor's copy in main memory, and where the tensor was."""
 
-    tensor: Any
-    device: Any
+    tensor: torch.Tensor
+    device: torch.device
 
 
 class EmbeddingCache:
@@ -60,10 +68,10 @@ class EmbeddingCache:
     may write into what it gets.
     """
 
-    def __init__(self, count: int = 32, size: int = 512 * 2**20, seconds: float = 3600):
+    def __init__(self, count: int = 32, size: int = 512 * 2**20, seconds: float = 3600) -> None:
         self.kept = LeastRecentlyUsed(count, size, seconds)
 
-    def recall(self, encode_prompt: Callable, /, *args: Any, **kwargs: Any) -> Any:
+    def recall(self, encode_prompt: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """`encode_prompt(*args, **kwargs)`, or a copy of what the same call returned before."""
         key = _key(encode_prompt, args, kwargs)
         if key is None:
@@ -75,12 +83,12 @@ class EmbeddingCache:
         self._keep(key, result)
         return result
 
-    def _keep(self, key: Hashable, result: Any) -> None:
+    def _keep(self, key: Hashable, result: object) -> None:
         import torch
 
         sizes = []
 
-        def park(tensor: Any) -> Parked:
+        def park(tensor: torch.Tensor) -> Parked:
             # embeddings of a few MB come back in a moment, and GPU memory is scarce
             copy = tensor.to("cpu", copy=True)
             sizes.append(copy.nbytes)
@@ -102,7 +110,7 @@ def _key(function: Callable, args: tuple, kwargs: dict) -> Hashable | None:
         return None
 
 
-def _plain(value: Any) -> Hashable:
+def _plain(value: object) -> Hashable:
     """Hashable, and different for 1, 1.0 and True, which hash alike. Raises TypeError for more than
     plain values."""
     import torch

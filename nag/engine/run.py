@@ -1,17 +1,24 @@
 """A comparison, running or over, and its columns."""
 
+from __future__ import annotations
+
 import contextlib
 import functools
 import hashlib
 import json
 from dataclasses import dataclass, field
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..methods import METHODS
 from ..presets import Preset
 from ..request import Request
 from .words import words_of
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from ..xray import XRay
 
 OVER = ("done", "stopped", "failed")  # states that are the last
 
@@ -43,8 +50,8 @@ class Column:
     seconds: float = 0.0
     steady: float = 0.0
     together: tuple[str, ...] = ()
-    image: Any = None  # PIL image, when done; of a video the middle frame
-    frames: list | None = None  # PIL images, of a video
+    image: Image.Image | None = None  # when done; of a video the middle frame
+    frames: list[Image.Image] | None = None  # of a video
     video: bytes = b""  # the same as MP4, a little later
     reason: str = ""  # when failed
     latents_sha256: str = ""  # of the starting noise
@@ -64,7 +71,7 @@ class Column:
 class Run:
     """A comparison, running or over.
 
-    start: the PIL image that the model begins with. record: the nag.XRay in which the column with
+    start: the picture that the model begins with. record: the nag.XRay in which the column with
     NAG is recorded.
     """
 
@@ -77,8 +84,8 @@ class Run:
     hint: str = ""
     verdict: dict | None = None  # the same with its next moves, see `engine.verdict.judge`
     over: bool = False
-    start: Any = None
-    record: Any = None
+    start: Image.Image | None = None
+    record: XRay | None = None
 
     def relative(self, column: Column) -> float | None:
         """Time against the un-guided column, by the medians of their steps, or None where one of

@@ -3,11 +3,21 @@
 The preset's own model gives the configuration, and the parts that the file does not have.
 """
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import Refused
 from ..presets import FOLDER, Preset
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import DiffusionPipeline, ModelMixin
+
+    # of all parts, or {part: its own, "default": the others'}
+    Dtypes = torch.dtype | dict[str, torch.dtype]
 
 # where checkpoints of whole pipelines keep their text encoders and their VAE
 OTHER_PARTS = (
@@ -30,7 +40,9 @@ def pipeline_class(preset: Preset) -> type | None:
     return getattr(diffusers, name, None)
 
 
-def from_file(cls: type, preset: Preset, source: str, dtype, options: dict):
+def from_file(
+    cls: type, preset: Preset, source: str, dtype: Dtypes, options: dict
+) -> DiffusionPipeline:
     """A pipeline of class `cls` with the weights of `preset.weights`.
 
     source: the folder or repository of the preset's own model. dtype: of all parts, or a dictionary
@@ -53,7 +65,9 @@ def _is_whole(file: Path) -> bool:
         raise Refused(f"{file.name} is not a safetensors file: {error}.") from None
 
 
-def _whole(cls: type, preset: Preset, file: Path, source: str, dtype, options: dict):
+def _whole(
+    cls: type, preset: Preset, file: Path, source: str, dtype: Dtypes, options: dict
+) -> DiffusionPipeline:
     from diffusers.loaders.single_file_utils import SingleFileComponentError
 
     if not hasattr(cls, "from_single_file"):
@@ -71,7 +85,9 @@ def _whole(cls: type, preset: Preset, file: Path, source: str, dtype, options: d
     return pipe
 
 
-def _denoiser(cls: type, preset: Preset, file: Path, source: str, dtype, options: dict):
+def _denoiser(
+    cls: type, preset: Preset, file: Path, source: str, dtype: Dtypes, options: dict
+) -> tuple[str, ModelMixin]:
     """(Its name in the pipeline, the denoiser with the file's weights)."""
     import diffusers
     from diffusers.loaders.single_file_utils import SingleFileComponentError
@@ -100,7 +116,7 @@ def _denoiser(cls: type, preset: Preset, file: Path, source: str, dtype, options
         ) from None
 
 
-def _of(dtype, part: str):
+def _of(dtype: Dtypes, part: str) -> torch.dtype:
     return dtype.get(part, dtype["default"]) if isinstance(dtype, dict) else dtype
 
 

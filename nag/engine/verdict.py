@@ -4,15 +4,26 @@ Everything said is measured: by the meter, which reads the pocket models' pictur
 no meter, only by what the pictures and latents themselves say.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from ..media.outcome import likeliest, outcome
 from ..request import Request
 from .run import Column, Run
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from ..media.meter import Meter
 
 NOTHING, TOO_MUCH = 1.5, 1.6  # of 255; times the spread of the un-guided latents
 MANY, ALTOGETHER = 2, 4  # attributes that nobody asked to change
 
 
-def mean_difference(a, b) -> float:
+def mean_difference(
+    a: Image.Image | list[Image.Image], b: Image.Image | list[Image.Image]
+) -> float:
     """Mean absolute difference of two pictures, or of two lists of frames, 0 to 255."""
     import numpy as np
 
@@ -27,7 +38,7 @@ def mean_difference(a, b) -> float:
     )
 
 
-def judge(meter, run: Run) -> None:
+def judge(meter: Meter | None, run: Run) -> None:
     """Fills in what the meter (or None) reads of each column, and the run's verdict and hint.
 
     The verdict: {"sign": a kind or "", "head": a sentence, "text": what else was measured,

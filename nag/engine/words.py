@@ -1,16 +1,27 @@
 """Which words of a prompt do not reach the picture: beyond what the text encoders read, or never
 taught to the model."""
 
+from __future__ import annotations
+
 import contextlib
 import functools
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from ..presets import FOLDER, Preset
 from .reuse import LeastRecentlyUsed
 
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+    from transformers import PreTrainedTokenizerBase
+
+    from .run import Run
+
+P = ParamSpec("P")
+R = TypeVar("R")
 WORD = re.compile(r"\w+(?:['’]\w+)*")
 MOST_NAMED = 8  # unknown words
 
@@ -22,7 +33,7 @@ class CutWords:
     that comes out of there meets no tokenizer.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._cut = LeastRecentlyUsed(256, math.inf, math.inf)
 
     def of(self, text: str) -> int:
@@ -30,7 +41,7 @@ class CutWords:
         return self._cut.get(text) or 0
 
     @contextlib.contextmanager
-    def listening(self, pipe, texts: list[str]) -> Iterator[None]:
+    def listening(self, pipe: DiffusionPipeline, texts: list[str]) -> Iterator[None]:
         """Hears what the pipeline's tokenizers make of `texts` in the meantime."""
         from ..patch import wrap_call, wrap_method
 
@@ -45,7 +56,7 @@ class CutWords:
                 stack.enter_context(wrap_method(pipe, "encode_prompt", shortened))
             yield
 
-    def _remember(self, heard: "Heard") -> None:
+    def _remember(self, heard: Heard) -> None:
         for text, cuts in heard.cuts.items():
             if least := min(cuts.values()):
                 self._cut.put(text, least, 0)
@@ -54,10 +65,17 @@ class CutWords:
 class Heard:
     """What tokenizers made of some texts. cuts: {text: {a tokenizer's id: words cut}}"""
 
-    def __init__(self, texts: list[str]):
+    def __init__(self, texts: list[str]) -> None:
         self.texts, self.cuts, self.latest = texts, {}, []
 
-    def tokenized(self, tokenizer, tokenize, /, *args, **kwargs):
+    def tokenized(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        tokenize: Callable[P, R],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> R:
         """One call of a tokenizer."""
         result = tokenize(*args, **kwargs)
         given = args[0] if args else kwargs.get("text")
@@ -70,7 +88,14 @@ class Heard:
             self._note(options)
         return result
 
-    def shortened(self, pipe, encode_prompt, /, *args, **kwargs):
+    def shortened(
+        self,
+        pipe: DiffusionPipeline,
+        encode_prompt: Callable[P, R],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> R:
         """One call of Qwen-Image's `encode_prompt`, which cuts what its encoder has read: its
         template at the beginning, and tokens beyond the longest text at the end."""
         result = encode_prompt(*args, **kwargs)
@@ -85,7 +110,7 @@ class Heard:
             cuts[id(tokenizer)] = max(cut, cuts.get(id(tokenizer), 0))
 
 
-def tokenizers_of(pipe) -> list:
+def tokenizers_of(pipe: DiffusionPipeline) -> list:
     """A pipeline's tokenizers, those inside of processors too."""
     from transformers import PreTrainedTokenizerBase
 
@@ -143,7 +168,7 @@ def unknown_words(preset: Preset, text: str) -> list[str]:
     return [word for word in words if known and word not in known]
 
 
-def words_of(run) -> dict[str, dict]:
+def words_of(run: Run) -> dict[str, dict]:
     """{"prompt": {"count": 40, "cut": 12, "unknown": ["banana"]}} for each text of a run that a
     finished column used, and of which not every word counts."""
     done, found = [column for column in run.columns if column.state == "done"], {}
@@ -157,7 +182,7 @@ def words_of(run) -> dict[str, dict]:
     return found
 
 
-def remark(run) -> str:
+def remark(run: Run) -> str:
     """What `words_of` found, in a sentence for each text, or ""."""
     sentences = []
     for name, words in words_of(run).items():

@@ -1,15 +1,20 @@
 """Counts the arithmetic of a denoiser's step, so that cost can be said without a stopwatch."""
 
+from __future__ import annotations
+
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 from .. import private
 from ..methods import METHODS
 
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
 
 @contextlib.contextmanager
-def counted(pipe: Any) -> Iterator[Callable[[], int]]:
+def counted(pipe: DiffusionPipeline) -> Iterator[Callable[[], int]]:
     """-> a function that returns the operations of all denoiser calls since then. Text encoders and
     the decoder, which are the same for every way of guiding, are not counted."""
     from torch.utils.flop_counter import FlopCounterMode
@@ -18,11 +23,11 @@ def counted(pipe: Any) -> Iterator[Callable[[], int]]:
 
     total, running = 0, []
 
-    def before(*_: Any) -> None:
+    def before(*_: object) -> None:
         running.append(FlopCounterMode(display=False, custom_mapping=attention_operations()))
         running[-1].__enter__()
 
-    def after(*_: Any) -> None:
+    def after(*_: object) -> None:
         nonlocal total
         counter = running.pop()
         counter.__exit__(None, None, None)
@@ -35,7 +40,7 @@ def counted(pipe: Any) -> Iterator[Callable[[], int]]:
         yield lambda: total
 
 
-def attention_operations() -> dict[Any, Callable]:
+def attention_operations() -> dict[Callable, Callable]:
     """Of the kernels of attention, PyTorch's counter does not know that of a processor."""
     from torch.utils.flop_counter import sdpa_flop_count
 

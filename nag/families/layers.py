@@ -3,17 +3,25 @@
 Each returns {name: (kind, module)}; the kinds are `nag.families.KINDS`.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from ..errors import NAGValueError
 
+if TYPE_CHECKING:
+    from diffusers import ModelMixin
 
-def named(**patterns: str) -> Callable:
+    from .schema import Layers
+
+
+def named(**patterns: str) -> Callable[[ModelMixin], Layers]:
     """Attention modules whose whole name matches: `named(joint=r"blocks\\.\\d+\\.attn")`."""
     expressions = {kind: re.compile(pattern) for kind, pattern in patterns.items()}
 
-    def layers(denoiser) -> dict:
+    def layers(denoiser: ModelMixin) -> Layers:
         return {
             name: (kind, module)
             for name, module in denoiser.named_modules()
@@ -24,7 +32,7 @@ def named(**patterns: str) -> Callable:
     return layers
 
 
-def cross_attention(denoiser, kind: str = "cross") -> dict:
+def cross_attention(denoiser: ModelMixin, kind: str = "cross") -> Layers:
     """By what it is, not by its name: with `only_cross_attention` the text reaches `attn1` too."""
     if denoiser.config.get("encoder_hid_dim_type") in ("image_proj", "text_image_proj"):
         raise NAGValueError(
@@ -38,7 +46,7 @@ def cross_attention(denoiser, kind: str = "cross") -> dict:
     }
 
 
-def audioldm2_texts(denoiser) -> dict:
+def audioldm2_texts(denoiser: ModelMixin) -> Layers:
     """Of the transformers behind one another in a block, from the third on they see the second
     text."""
     second = set()
@@ -54,7 +62,7 @@ def audioldm2_texts(denoiser) -> dict:
     }
 
 
-def motif_video(denoiser) -> dict:
+def motif_video(denoiser: ModelMixin) -> Layers:
     """The last `num_decoder_layers` single blocks attend the video's own encoder states instead of
     a text."""
     count = len(denoiser.single_transformer_blocks)

@@ -1,15 +1,22 @@
 """A pipeline's denoisers, and the row that describes them."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from .. import private
 from ..errors import NAGError, NAGValueError
 from .refused import PIPELINES, REFUSED
 from .schema import Family
 from .table import FAMILIES
 
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline, ModelMixin
+
 DENOISERS = "transformer", "transformer_2", "unet"
 
 
-def denoisers_of(pipe) -> list:
+def denoisers_of(pipe: DiffusionPipeline | ModelMixin) -> list:
     """The UNet or transformers of a pipeline as they stand there (Wan 2.2 has two), or the module
     itself."""
     for names in (DENOISERS, ("prior",)):
@@ -18,23 +25,23 @@ def denoisers_of(pipe) -> list:
     return [pipe]
 
 
-def unwrapped(denoiser):
+def unwrapped(denoiser: ModelMixin) -> ModelMixin:
     """The model inside `torch.compile`."""
     return private.uncompiled(denoiser)
 
 
-def name_of(pipe, denoiser) -> str:
+def name_of(pipe: DiffusionPipeline | ModelMixin, denoiser: ModelMixin) -> str:
     """What a pipeline calls one of its denoisers, e.g. "unet"."""
     names = (*DENOISERS, "prior")
     return next(name for name in names if unwrapped(getattr(pipe, name, None)) is denoiser)
 
 
-def denoiser_of(pipe):
+def denoiser_of(pipe: DiffusionPipeline | ModelMixin) -> ModelMixin:
     """The first denoiser of a pipeline, unwrapped."""
     return unwrapped(denoisers_of(pipe)[0])
 
 
-def row_of(cls) -> str | None:
+def row_of(cls: type) -> str | None:
     """The name of the row that describes a denoiser class: its own, or that of a class it inherits
     from."""
     return next(
@@ -47,7 +54,7 @@ def row_of(cls) -> str | None:
     )
 
 
-def find(pipe) -> Family:
+def find(pipe: DiffusionPipeline | ModelMixin) -> Family:
     """The row of a pipeline's denoiser. Raises a NAGValueError that says why it is refused, or
     names what is supported."""
     denoiser = denoiser_of(pipe)
@@ -62,19 +69,19 @@ def find(pipe) -> Family:
     return FAMILIES[row]
 
 
-def published_alpha(pipe) -> float | None:
+def published_alpha(pipe: DiffusionPipeline | ModelMixin) -> float | None:
     """NAG's alpha that is published for a pipeline's denoiser, or None."""
     alpha = find(pipe).alpha
     return alpha(denoiser_of(pipe)) if callable(alpha) else alpha
 
 
-def encoders_of(pipe) -> list[str]:
+def encoders_of(pipe: DiffusionPipeline | ModelMixin) -> list[str]:
     """The methods of a pipeline that turn words into text."""
     named = [name for name in find(pipe).encoders if hasattr(pipe, name)]
     return named or private.old_encoders(pipe)
 
 
-def obstacle(pipe) -> str | None:
+def obstacle(pipe: DiffusionPipeline | ModelMixin) -> str | None:
     """Why NAG cannot guide a pipeline whose denoiser it could, and what would work; None for all
     others. It depends on what is switched on."""
     for base in type(pipe).__mro__:
@@ -88,7 +95,7 @@ def obstacle(pipe) -> str | None:
     return None
 
 
-def supports(pipe) -> tuple[bool, str]:
+def supports(pipe: DiffusionPipeline | ModelMixin) -> tuple[bool, str]:
     """Whether `nag.guide` works on this pipeline (or on pipelines with this denoiser), and in one
     sentence how, or why not."""
     if why := obstacle(pipe):

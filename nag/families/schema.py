@@ -1,10 +1,25 @@
 """What NAG must be told of a denoiser class."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from __future__ import annotations
 
-from .spans import one_after_another
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+from ..segments import Pieces
+from .spans import Lengths, one_after_another
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline, ModelMixin
+    from torch.nn import Module
+
+    from ..guidance.state import CallState
+
+    Layers = dict[str, tuple[str, Module]]  # name of an attention -> (one of `KINDS`, the module)
+    Adapter = Callable[
+        [DiffusionPipeline, ModelMixin, CallState], AbstractContextManager["Adapted | None"]
+    ]
 
 KINDS = {
     "cross": "keys are the text, queries the image",
@@ -130,23 +145,23 @@ class Family:
     remark: what a user should know, for the table of families.
     """
 
-    layers: Callable
+    layers: Callable[[ModelMixin], Layers]
     inputs: tuple[Packed, ...] = field(default_factory=lambda: (text(),))
     order: str = "image, text"
-    spans: Callable | None = None
-    grow: Callable | None = None
-    adapter: Callable | None = None
+    spans: Callable[[str, Lengths, int], tuple[Pieces, Pieces]] | None = None
+    grow: Callable[[int], int] | None = None
+    adapter: Adapter | None = None
     rows: tuple[str, ...] = ()
     repeats: bool = False
     empty: bool = False
     silent: str = ""
     encoders: tuple[str, ...] = ("encode_prompt",)
-    phrase: Callable | None = None
+    phrase: Callable[[str, str], str] | None = None
     cfg_order: tuple[bool, ...] = (False, True)
     each: str | None = None
     tokenizer: str = ""
     tokens_before: str = ""
-    alpha: float | Callable | None = None
+    alpha: float | Callable[[ModelMixin], float] | None = None
     remark: str = ""
 
     @property
@@ -157,7 +172,7 @@ class Family:
         """The mask, the ids or the count of a text."""
         return next((p for p in self.inputs if p.kind == kind and p.of == of), None)
 
-    def pieces(self, kind: str, lengths, count: int) -> tuple[list, list]:
+    def pieces(self, kind: str, lengths: Lengths, count: int) -> tuple[Pieces, Pieces]:
         """Where the positive and the negative texts stand in an attention's keys: two lists of
         (start, length). Texts follow one another, each positive before its negative.
 

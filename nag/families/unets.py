@@ -1,14 +1,20 @@
 """UNets: a row for each class."""
 
+from __future__ import annotations
+
 import functools
+from typing import TYPE_CHECKING
 
 from . import adapters
 from .layers import audioldm2_texts, cross_attention, named
 from .schema import Family, mask, text
 from .spans import after_shared, own_attentions
 
+if TYPE_CHECKING:
+    from diffusers import ModelMixin
 
-def alpha_of_unet(unet) -> float:
+
+def alpha_of_unet(unet: ModelMixin) -> float:
     """.5 for SDXL, .375 for SD 1.5 (arXiv 2505.21179, table of settings)."""
     return 0.5 if unet.config.get("addition_embed_type") == "text_time" else 0.375
 

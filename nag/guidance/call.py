@@ -1,9 +1,13 @@
 """One call of the denoiser, with its text packed."""
 
+from __future__ import annotations
+
 import functools
 import inspect
 import re
+from collections.abc import Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
@@ -17,6 +21,12 @@ from .rows import join_outputs, select_rows
 from .state import CallState
 from .steps import StepCounter
 
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline, ModelMixin
+
+    from ..attention_processor import GuidedAttention
+
+R = TypeVar("R")
 MOST_PLANS = 8  # more tensors than that are a pipeline that makes a new one in every step
 
 
@@ -28,21 +38,21 @@ class GuidedDenoiser:
 
     def __init__(
         self,
-        pipe,
-        denoiser,
+        pipe: DiffusionPipeline,
+        denoiser: ModelMixin,
         family: Family,
         layers: list,
         adapted: Adapted,
         state: CallState,
         steps: StepCounter,
-    ):
+    ) -> None:
         self.pipe, self.denoiser, self.family, self.layers = pipe, denoiser, family, layers
         self.adapted, self.state, self.steps = adapted, state, steps
         # of the class: hooks and torch.compile put functions of other names in its place
         self.names = list(inspect.signature(type(denoiser).forward).parameters)[1:]
         self.text, self.exact = family.inputs[0].argument, state.exact
 
-    def __call__(self, forward, /, *args, **kwargs):
+    def __call__(self, forward: Callable[..., R], /, *args: object, **kwargs: object) -> R:
         """`forward(*args, **kwargs)`, with guided rows where its text is the prompt's."""
         self.state.check_thread()
         check_caller(self.pipe)
@@ -131,7 +141,7 @@ def text_tensors(family: Family, given: dict) -> tuple:
     return tuple(row for row in texts if isinstance(row, torch.Tensor))
 
 
-def check_guidable(denoiser, layers: list, parts: list) -> None:
+def check_guidable(denoiser: ModelMixin, layers: list, parts: list) -> None:
     """Raises NAGRuntimeError where a call would be guided in part, or not as it should."""
     if len(parts) > 1 and keeps_tensors(denoiser):
         raise NAGRuntimeError(
@@ -148,7 +158,9 @@ def check_guidable(denoiser, layers: list, parts: list) -> None:
         )
 
 
-def check_all_reached(pipe, denoiser, layers: list, family: Family) -> None:
+def check_all_reached(
+    pipe: DiffusionPipeline, denoiser: ModelMixin, layers: list, family: Family
+) -> None:
     """Raises NAGRuntimeError unless the first guided call has reached every layer."""
     missed = [
         layer for layer in layers if not layer.hit and not re.fullmatch(family.silent, layer.name)
@@ -163,7 +175,7 @@ def check_all_reached(pipe, denoiser, layers: list, family: Family) -> None:
     )
 
 
-def advice(pipe, denoiser, layer) -> str:
+def advice(pipe: DiffusionPipeline, denoiser: ModelMixin, layer: GuidedAttention) -> str:
     """How the denoiser comes by a processor that can be guided in this layer."""
     name, usual = families.name_of(pipe, denoiser), private.usual_processor(layer.module)
     if usual is None and layer.kind.startswith("cross"):

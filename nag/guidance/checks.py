@@ -1,6 +1,7 @@
 """What `guide` is given, and the sentences for what it cannot use."""
 
 import inspect
+from collections.abc import Sequence
 
 import torch
 from diffusers import DiffusionPipeline
@@ -8,10 +9,13 @@ from diffusers import DiffusionPipeline
 from .. import families
 from ..errors import NAGRuntimeError, NAGValueError
 from ..families import Family, Packed
+from .rows import Text
 from .state import CallState
 
+Embeds = Text | dict[str, Text | None]  # by the denoiser's arguments
 
-def guidable_family(pipe) -> Family:
+
+def guidable_family(pipe: DiffusionPipeline) -> Family:
     """The row of a pipeline's denoiser. Raises NAGValueError where NAG cannot guide it."""
     family = families.find(pipe)
     able, why = families.supports(pipe)
@@ -25,7 +29,9 @@ def guidable_family(pipe) -> Family:
     return family
 
 
-def check_negative(words, embeds, mask) -> None:
+def check_negative(
+    words: str | Sequence[str | None] | None, embeds: Embeds | None, mask: torch.Tensor | None
+) -> None:
     """Raises NAGValueError unless there is one negative, as words or as embeddings."""
     if words is None and embeds is None:
         raise NAGValueError(
@@ -44,7 +50,7 @@ def check_negative(words, embeds, mask) -> None:
         )
 
 
-def check_words(words) -> None:
+def check_words(words: Sequence[str | None]) -> None:
     """Raises NAGValueError unless these are words (or None) for each prompt."""
     listed = isinstance(words, (list, tuple))
     if not listed or not all(word is None or isinstance(word, str) for word in words):
@@ -58,7 +64,9 @@ def check_words(words) -> None:
         )
 
 
-def check_trim(pipe, family: Family, words) -> None:
+def check_trim(
+    pipe: DiffusionPipeline, family: Family, words: str | Sequence[str | None] | None
+) -> None:
     """Raises NAGValueError where the negative's padding cannot be told from its words."""
     if words is None:
         raise NAGValueError("trim needs the negative prompt as words.")
@@ -69,7 +77,9 @@ def check_trim(pipe, family: Family, words) -> None:
         )
 
 
-def embeds_by_argument(family: Family, embeds, mask) -> dict | None:
+def embeds_by_argument(
+    family: Family, embeds: Embeds | None, mask: torch.Tensor | None
+) -> dict | None:
     """Embeddings given by hand, by the denoiser's arguments. Raises NAGValueError for another form
     than the pipeline's own."""
     if embeds is None:
@@ -93,7 +103,7 @@ def embeds_by_argument(family: Family, embeds, mask) -> dict | None:
     return embeds if mask is None else {**embeds, **mask_by_argument(family, embeds, mask)}
 
 
-def check_embeds(p: Packed, value) -> None:
+def check_embeds(p: Packed, value: Text | None) -> None:
     """Raises NAGValueError unless the pipeline's `encode_prompt` could have returned this."""
     if p.kind not in ("text", "layers") or value is None:
         return
@@ -118,7 +128,7 @@ def check_embeds(p: Packed, value) -> None:
             )
 
 
-def mask_by_argument(family: Family, embeds: dict, mask) -> dict:
+def mask_by_argument(family: Family, embeds: dict, mask: torch.Tensor) -> dict:
     """The mask of embeddings given by hand, by the denoiser's argument."""
     if family.companion("mask") is None:
         raise NAGValueError(
@@ -141,7 +151,7 @@ def mask_by_argument(family: Family, embeds: dict, mask) -> dict:
     return {family.companion("mask").argument: mask}
 
 
-def check_caller(pipe) -> None:
+def check_caller(pipe: DiffusionPipeline) -> None:
     """Raises NAGRuntimeError where another pipeline runs the denoiser of the guided one: its words
     are not heard, and its picture would be guided only if they happened to be the same."""
     frame = inspect.currentframe()
@@ -159,7 +169,7 @@ def check_caller(pipe) -> None:
         frame = frame.f_back
 
 
-def nothing_guided(pipe, state: CallState, step: int) -> NAGRuntimeError:
+def nothing_guided(pipe: DiffusionPipeline, state: CallState, step: int) -> NAGRuntimeError:
     """What to raise where no denoiser call of a step, counted from 1, showed the prompt."""
     name = type(pipe).__name__
     if state.texts is None:

@@ -1,15 +1,24 @@
 """Text encoders that a pipeline was freed of, and embeddings in place of words."""
 
+from __future__ import annotations
+
 import functools
 import inspect
 import re
 from collections.abc import Callable
+from typing import TYPE_CHECKING, ParamSpec
 
 from .. import families, private
 from ..errors import NAGError, NAGValueError
 from ..families import Family
+from .encoding import Encoded
+from .rows import Text
 from .state import CallState
 
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+P = ParamSpec("P")
 PART = re.compile(r"(text_encoder|tokenizer)(_\d+)?")
 
 
@@ -21,12 +30,21 @@ class Encoders:
     in_words: whether the negative is words.
     """
 
-    def __init__(self, pipe, family: Family, state: CallState, encode: Callable, in_words: bool):
+    def __init__(
+        self,
+        pipe: DiffusionPipeline,
+        family: Family,
+        state: CallState,
+        encode: Callable,
+        in_words: bool,
+    ) -> None:
         self.pipe, self.family, self.state = pipe, family, state
         self.encode, self.in_words = encode, in_words
         self.original = getattr(pipe, families.encoders_of(pipe)[0])
 
-    def __call__(self, encode_prompt: Callable, /, *args, **kwargs):
+    def __call__(
+        self, encode_prompt: Callable[P, Encoded], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Encoded:
         """`encode(encode_prompt, ...)`. Raises NAGValueError where an encoder that is None would
         have to encode words."""
         given = inspect.signature(encode_prompt).bind_partial(*args, **kwargs).arguments
@@ -57,7 +75,7 @@ class Encoders:
             return None
         return functools.partial(self._lead, text, given)
 
-    def _lead(self, text, given: dict) -> None:
+    def _lead(self, text: Text, given: dict) -> None:
         signature = inspect.signature(self.original)
         parameters = signature.parameters
         prompt = next(name for name in private.PROMPTS if name in parameters)
@@ -95,14 +113,14 @@ class Encoders:
         )
 
 
-def parts_of(pipe) -> dict[str, bool]:
+def parts_of(pipe: DiffusionPipeline) -> dict[str, bool]:
     """The names of a pipeline's text encoders and tokenizers, and whether they are there."""
     names = filter(PART.fullmatch, inspect.signature(type(pipe).__init__).parameters)
     # not by `getattr`: of a part that was deleted, diffusers gives the entry in its configuration
     return {name: vars(pipe).get(name) is not None for name in names}
 
 
-def half_freed(pipe) -> bool:
+def half_freed(pipe: DiffusionPipeline) -> bool:
     """Whether an encoder was freed and its tokenizer was not, or the reverse. A pipeline that does
     without both of a pair (SD3 without T5) encodes as it always did."""
     parts = parts_of(pipe)

@@ -6,6 +6,9 @@ from collections.abc import Callable
 from .. import private
 from ..errors import NAGValueError
 from ..families import Family
+from .rows import Text
+
+Encoded = Text | tuple  # what `encode_prompt` returns
 
 
 class EncodeCall:
@@ -16,7 +19,7 @@ class EncodeCall:
     cfg: whether CFG may be on. asks_for_cfg: whether the result shall hold CFG's rows too.
     """
 
-    def __init__(self, function: Callable, args: tuple, kwargs: dict):
+    def __init__(self, function: Callable, args: tuple, kwargs: dict) -> None:
         self.function, self.signature = function, inspect.signature(function)
         self.bound = self.signature.bind(*args, **kwargs)
         self.bound.apply_defaults()
@@ -44,7 +47,7 @@ class EncodeCall:
 
     def again(
         self, words: list[str], phrase: Callable | None, cfg: bool = False
-    ) -> tuple[list[str], object]:
+    ) -> tuple[list[str], Encoded]:
         """The same call with other words, one for each prompt -> the words in their final form, and
         what it returns, with one row for each prompt. cfg: CFG's rows stay in the result."""
         given, single = self._with_defaults(cfg), isinstance(self.given[self.prompt], str)
@@ -71,7 +74,7 @@ class EncodeCall:
                 given[name] = None if default is inspect.Parameter.empty else default
         return given
 
-    def with_cfg_words(self, words: str):
+    def with_cfg_words(self, words: str) -> Encoded:
         """What the same call returns with `words` as CFG's negative prompt."""
         given = dict(self.given)
         for name in given:
@@ -81,12 +84,12 @@ class EncodeCall:
             given[name] = words
         return self._run(given)
 
-    def _run(self, given: dict):
+    def _run(self, given: dict) -> Encoded:
         bound = inspect.BoundArguments(self.signature, given)
         return self.function(*bound.args, **bound.kwargs)
 
 
-def inputs_of(family: Family, result, encoder_call: int = 0) -> dict:
+def inputs_of(family: Family, result: Encoded, encoder_call: int = 0) -> dict:
     """What a call of `encode_prompt` returned, by the denoiser's arguments; some pipelines have
     fewer texts than their denoiser takes."""
     result = result if isinstance(result, tuple) else (result,)

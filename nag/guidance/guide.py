@@ -1,9 +1,12 @@
 """`guide(pipe, "blurry")`: NAG around any unmodified diffusers pipeline, given back on exit."""
 
+from __future__ import annotations
+
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import torch
 
@@ -17,6 +20,7 @@ from ..xray import Recorder, XRay
 from .caches import forget_caches
 from .call import GuidedDenoiser
 from .checks import (
+    Embeds,
     check_negative,
     check_trim,
     embeds_by_argument,
@@ -29,6 +33,11 @@ from .state import CallState, Progress
 from .steps import CountingMethod, StepCounter
 from .words import Negative, encode_both_prompts, rewritten_texts, without_padding
 
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
+
+P = ParamSpec("P")
+R = TypeVar("R")
 DEFAULTS = NAGSettings()
 COMPILED_INSIDE = (
     "torch.compile(..., fullgraph=True) was called inside nag.guide; compile first, then enter "
@@ -38,11 +47,11 @@ COMPILED_INSIDE = (
 
 @contextlib.contextmanager
 def guide(
-    pipe,
+    pipe: DiffusionPipeline,
     negative_prompt: str | list[str | None] | None = None,
     *,
-    negative_prompt_embeds=None,
-    negative_prompt_attention_mask=None,
+    negative_prompt_embeds: Embeds | None = None,
+    negative_prompt_attention_mask: torch.Tensor | None = None,
     scale: float = DEFAULTS.scale,
     tau: float = DEFAULTS.tau,
     alpha: float | None = None,
@@ -105,12 +114,13 @@ def guide(
     with contextlib.ExitStack() as stack:
         negative = Negative(negative_prompt, embeds, cut)
         encode = functools.partial(encode_both_prompts, state, steps, family, negative)
-        encode = Encoders(pipe, family, state, encode, negative_prompt is not None)
-        one_call = functools.partial(one_pipeline_call, pipe, pipe.scheduler, state, steps, encode)
+        encoders = Encoders(pipe, family, state, encode, negative_prompt is not None)
+        scheduler = pipe.scheduler
+        one_call = functools.partial(one_pipeline_call, pipe, scheduler, state, steps, encoders)
         stack.enter_context(wrap_call(pipe, one_call))
         for name in families.encoders_of(pipe):
-            stack.enter_context(wrap_method(pipe, name, encode))
-        count_steps(pipe.scheduler, steps, stack)
+            stack.enter_context(wrap_method(pipe, name, encoders))
+        count_steps(scheduler, steps, stack)
         for denoiser in families.denoisers_of(pipe):
             guide_denoiser(pipe, denoiser, family, state, steps, stack)
         stack.callback(state.forget)
@@ -120,7 +130,7 @@ def guide(
             raise steps.nothing_guided()
 
 
-def count_steps(scheduler, steps: StepCounter, stack: contextlib.ExitStack) -> None:
+def count_steps(scheduler: SchedulerMixin, steps: StepCounter, stack: contextlib.ExitStack) -> None:
     """Lets `steps` hear of a scheduler's steps and schedules."""
     for name, report in (
         ("step", steps.scheduler_stepped),
@@ -131,8 +141,8 @@ def count_steps(scheduler, steps: StepCounter, stack: contextlib.ExitStack) -> N
 
 
 def guide_denoiser(
-    pipe,
-    outer,
+    pipe: DiffusionPipeline,
+    outer: ModelMixin,
     family: Family,
     state: CallState,
     steps: StepCounter,
@@ -163,16 +173,16 @@ def guide_denoiser(
 
 
 def one_pipeline_call(
-    pipe,
-    scheduler,
+    pipe: DiffusionPipeline,
+    scheduler: SchedulerMixin,
     state: CallState,
     steps: StepCounter,
     encoders: Encoders,
-    call,
+    call: Callable[P, R],
     /,
-    *args,
-    **kwargs,
-):
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> R:
     """One call of the pipeline. Whatever the call before left behind (it may have been stopped
     before its first step) is forgotten."""
     state.check_thread()

@@ -1,9 +1,16 @@
 """Results of `encode_prompt` that hold the prompt's rows and CFG's in one tensor, in blocks."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from ..families import Family, Packed
 from .encoding import EncodeCall, inputs_of
 from .recognition import untold
 from .rows import count_rows, for_each_layer, same_values
+
+if TYPE_CHECKING:
+    import torch
 
 
 def blocks_in(call: EncodeCall, count: int) -> int:
@@ -13,7 +20,12 @@ def blocks_in(call: EncodeCall, count: int) -> int:
 
 
 def order_of(
-    call: EncodeCall, family: Family, p: Packed, whole, other, blocks: int
+    call: EncodeCall,
+    family: Family,
+    p: Packed,
+    whole: torch.Tensor,
+    other: torch.Tensor,
+    blocks: int,
 ) -> tuple[bool, ...]:
     """For each block whether it is the prompt's, asked of the encoder itself: such a block changes
     with the prompt's words, and does not with CFG's.
@@ -36,7 +48,7 @@ def order_of(
     raise untold(f"which of {blocks} rows of a picture are which")
 
 
-def changed_blocks(whole, other, blocks: int) -> tuple[bool, ...]:
+def changed_blocks(whole: torch.Tensor, other: torch.Tensor, blocks: int) -> tuple[bool, ...]:
     """For each block of (B, T, D) whether it differs; of `other`, rows may stand for several."""
     times = len(whole) // len(other)
     pairs = zip(whole.chunk(blocks), other.repeat_interleave(times, 0).chunk(blocks), strict=True)

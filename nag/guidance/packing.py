@@ -9,7 +9,7 @@ import torch
 from ..errors import NAGValueError
 from ..families import Family, Packed
 from ..segments import Layout
-from .rows import token_count
+from .rows import Text, token_count
 
 
 def pack(
@@ -39,7 +39,7 @@ def pack(
     return Layout(tuple(lengths), rows, total), packed
 
 
-def packed_text(p: Packed, plus, minus, positive: int):
+def packed_text(p: Packed, plus: Text, minus: Text, positive: int) -> Text:
     """(B, T+ + rest, D) and (B, T-, D) -> (B, T+ + T- + rest, D); of lists each (T, D)"""
     if isinstance(plus, list):
         return [torch.cat([a, b.to(a)], p.dim) for a, b in zip(plus, minus, strict=True)]
@@ -47,7 +47,9 @@ def packed_text(p: Packed, plus, minus, positive: int):
     return torch.cat([plus.narrow(p.dim, 0, positive), minus.to(plus), rest], p.dim)
 
 
-def packed_mask(plus, minus, positive: int, negative: int, rows: int):
+def packed_mask(
+    plus: torch.Tensor | None, minus: torch.Tensor | None, positive: int, negative: int, rows: int
+) -> torch.Tensor | None:
     """(B, T+ + rest) and (B, T-) -> (B, T+ + T- + rest); None where nothing is padded."""
     if plus is None and (minus is None or minus.all()):
         return None
@@ -56,12 +58,16 @@ def packed_mask(plus, minus, positive: int, negative: int, rows: int):
     return torch.cat([plus[:, :positive], minus, plus[:, positive:]], 1)
 
 
-def packed_count(p: Packed, plus, minus, positive: int, negative: int):
+def packed_count(
+    p: Packed, plus: torch.Tensor, minus: torch.Tensor, positive: int, negative: int
+) -> torch.Tensor:
     """(B,): how many tokens are not padding."""
     return plus + negative
 
 
-def packed_layers(p: Packed, plus, minus, positive: int, negative: int) -> list:
+def packed_layers(
+    p: Packed, plus: list[torch.Tensor], minus: list[torch.Tensor], positive: int, negative: int
+) -> list:
     """A text in every layer of its encoder. The pipeline chooses: the last layers, or the last
     one again."""
     minus = minus[-len(plus) :]
@@ -69,7 +75,9 @@ def packed_layers(p: Packed, plus, minus, positive: int, negative: int) -> list:
     return [torch.cat([a, b.to(a)], p.dim) for a, b in zip(plus, minus, strict=True)]
 
 
-def packed_ids(p: Packed, plus, minus, positive: int, negative: int):
+def packed_ids(
+    p: Packed, plus: torch.Tensor, minus: torch.Tensor | None, positive: int, negative: int
+) -> torch.Tensor:
     """([B,] T+ + rest, axes) and (T-, axes) -> ([B,] T+ + T- + rest, axes)"""
     dim = plus.ndim + p.dim if p.dim < 0 else p.dim
     if minus is None:
@@ -81,7 +89,7 @@ def packed_ids(p: Packed, plus, minus, positive: int, negative: int):
     return torch.cat([text, minus, image], dim)
 
 
-def counted_ids(plus, dim: int, positive: int, negative: int):
+def counted_ids(plus: torch.Tensor, dim: int, positive: int, negative: int) -> torch.Tensor:
     """Ids for embeddings given by hand, which come without: all alike, or counting on, as the
     positive's first two do."""
     first, second = plus.narrow(dim, 0, 1), plus.narrow(dim, min(1, positive - 1), 1)
@@ -92,7 +100,7 @@ def counted_ids(plus, dim: int, positive: int, negative: int):
 COMPANIONS = {"count": packed_count, "layers": packed_layers, "ids": packed_ids}
 
 
-def check_form(plus, minus, p: Packed) -> None:
+def check_form(plus: Text, minus: Text | None, p: Packed) -> None:
     """Raises NAGValueError unless the negative's input is the prompt's but for its length."""
     if minus is None:
         raise NAGValueError(
@@ -106,7 +114,7 @@ def check_form(plus, minus, p: Packed) -> None:
         )
 
 
-def same_form(plus, minus, p: Packed) -> bool:
+def same_form(plus: Text, minus: Text, p: Packed) -> bool:
     """Whether two texts differ in their length alone."""
     if isinstance(plus, list) or isinstance(minus, list):
         lists = isinstance(plus, list) and isinstance(minus, list)
@@ -118,5 +126,5 @@ def same_form(plus, minus, p: Packed) -> bool:
     )
 
 
-def form(value) -> str:
+def form(value: Text) -> str:
     return f"list of {form(value[0])}" if isinstance(value, list) else str(tuple(value.shape))

@@ -9,20 +9,22 @@ from ..families import Family, Packed
 from ..segments import Layout
 from .packing import pack
 from .recognition import PromptRows
-from .rows import for_each_layer, join_outputs, match_dimensions, negative_for_rows
+from .rows import Text, for_each_layer, join_outputs, match_dimensions, negative_for_rows
 from .texts import Texts
+
+# rows or None for all, layout or None where they are not guided, {argument: packed input}
+Piece = tuple[slice | None, Layout | None, dict]
 
 
 class Plan(NamedTuple):
     """How to run a denoiser call: as it is, or in pieces with guided rows.
 
-    pieces: [(rows or None for all, layout or None where they are not guided, {argument: packed
-        input})], or None.
+    pieces: None where it runs as it is.
     known: whether the prompt was found, so that without pieces there is nothing to guide: its
         prompt has no negative one.
     """
 
-    pieces: list | None
+    pieces: list[Piece] | None
     known: bool
 
 
@@ -44,7 +46,7 @@ def plan_call(
 
 def pieces_of(
     texts: Texts, family: Family, given: dict, found: list[int | None], rest: int
-) -> list:
+) -> list[Piece]:
     """`Plan.pieces` of a call whose rows are these of the prompt; `rest` as in `Found`."""
     first = family.inputs[0].argument
     text, count = given[first], len(texts.positive[first])
@@ -85,7 +87,7 @@ def neighbours(rows: list[int], total: int) -> slice:
     return slice(rows[0], rows[-1] + 1)
 
 
-def pack_row(family: Family, inputs: dict, others: dict, row: int, index: int | None) -> tuple:
+def pack_row(family: Family, inputs: dict, others: dict, row: int, index: int | None) -> Piece:
     """One row as a piece of its own, without the tokens that its mask leaves out."""
     here = slice(row, row + 1)
     if index is None:
@@ -98,7 +100,7 @@ def pack_row(family: Family, inputs: dict, others: dict, row: int, index: int | 
     return here, layout, packed
 
 
-def group_rows(pieces: list) -> list:
+def group_rows(pieces: list[Piece]) -> list[Piece]:
     """Neighbours with texts of the same lengths go together."""
     groups = []
     for piece in pieces:
@@ -109,12 +111,12 @@ def group_rows(pieces: list) -> list:
     return groups
 
 
-def lengths_of(piece) -> tuple | None:
+def lengths_of(piece: Piece) -> tuple | None:
     layout = piece[1]
     return layout and layout.texts
 
 
-def joined_pieces(first, second) -> tuple:
+def joined_pieces(first: Piece, second: Piece) -> Piece:
     """Two neighbouring pieces as one."""
     rows = slice(first[0].start, second[0].stop)
     count = rows.stop - rows.start
@@ -126,7 +128,7 @@ def joined_pieces(first, second) -> tuple:
     return rows, layout, packed
 
 
-def without_masked_tokens(p: Packed, family: Family, side: dict, rows: slice):
+def without_masked_tokens(p: Packed, family: Family, side: dict, rows: slice) -> Text | None:
     """One row of a text or its companions without the tokens that its mask leaves out."""
     value = side.get(p.argument)
     if value is None:

@@ -14,7 +14,7 @@ import torch
 
 from ..errors import NAGRuntimeError
 from ..families import Family
-from .rows import match_dimensions, same_values
+from .rows import Text, match_dimensions, same_values
 from .texts import Texts
 
 
@@ -36,7 +36,7 @@ class Blocks(NamedTuple):
     count: int
     equal: list[int]
 
-    def part(self, text, block: int):
+    def part(self, text: Text, block: int) -> Text:
         """The rows of one block."""
         size = len(self.indices)
         return text[block * size : (block + 1) * size]
@@ -71,7 +71,7 @@ class PromptRows:
         self.decided.clear()
         self.mixed = False
 
-    def find(self, texts: Texts, text, place: int) -> Found | None:
+    def find(self, texts: Texts, text: Text, place: int) -> Found | None:
         """What a denoiser call shows; None where nobody can know.
 
         text: (B, T, D), or a list of B tensors (T, D).
@@ -84,7 +84,7 @@ class PromptRows:
         found = self.seen[place, len(text)] = Found(rows, tokens_behind(text, rows, prompt))
         return found
 
-    def _rows(self, texts: Texts, text, prompt, place: int) -> list[int | None] | None:
+    def _rows(self, texts: Texts, text: Text, prompt: Text, place: int) -> list[int | None] | None:
         if texts.whole is not None and same_values(text, texts.whole):
             blocks = Blocks(list(range(len(prompt))), len(texts.order), [])
             return blocks.rows([block for block, own in enumerate(texts.order) if own])
@@ -108,7 +108,7 @@ class PromptRows:
             ]
         )
 
-    def _told_by_order(self, texts: Texts, text, blocks: Blocks, place: int) -> list[int]:
+    def _told_by_order(self, texts: Texts, text: Text, blocks: Blocks, place: int) -> list[int]:
         """Which of the equal blocks are the prompt's, where CFG's are equal too."""
         if blocks.count == 1 or self.family.repeats:
             return blocks.equal if self._is_the_prompts(texts, text, place) else []
@@ -118,7 +118,7 @@ class PromptRows:
         self.mixed = True
         return [block for block in blocks.equal if order[block * len(order) // blocks.count]]
 
-    def _is_the_prompts(self, texts: Texts, text, place: int) -> bool:
+    def _is_the_prompts(self, texts: Texts, text: Text, place: int) -> bool:
         """Of a text without CFG's rows, where CFG's text has the same value."""
         own = is_same(text, texts.positive[self.family.inputs[0].argument])
         others = any(is_same(text, other) for other in texts.others)
@@ -142,14 +142,14 @@ def untold(what: str) -> NAGRuntimeError:
     )
 
 
-def is_same(text, other) -> bool:
+def is_same(text: Text, other: Text) -> bool:
     """Whether two texts are the same object, or lists of the same."""
     if isinstance(text, list) and isinstance(other, list):
         return len(text) == len(other) and all(a is b for a, b in zip(text, other, strict=True))
     return text is other
 
 
-def rows_by_identity(text, prompt) -> list[int | None] | None:
+def rows_by_identity(text: Text, prompt: Text) -> list[int | None] | None:
     """The pipeline's own tensors in another list: no doubt which is which."""
     if not (isinstance(text, list) and isinstance(prompt, list)):
         return None
@@ -157,7 +157,7 @@ def rows_by_identity(text, prompt) -> list[int | None] | None:
     return rows if any(row is not None for row in rows) else None
 
 
-def blocks_of(text, prompt) -> Blocks | None:
+def blocks_of(text: Text, prompt: Text) -> Blocks | None:
     """A text in blocks of the prompt's rows; None where none of them is the prompt by value.
 
     A row may come several times: of some pipelines, several pictures are made of the texts after
@@ -190,7 +190,7 @@ def blocks_of(text, prompt) -> Blocks | None:
     return None
 
 
-def tokens_behind(text, rows: list[int | None], prompt) -> int:
+def tokens_behind(text: Text, rows: list[int | None], prompt: Text) -> int:
     """How many tokens of something else, and not padding, stand behind the prompt's own."""
     own = [place for place, row in enumerate(rows) if row is not None]
     if not own or isinstance(text, list) or text.ndim != 3 or text.shape[1] <= prompt.shape[1]:

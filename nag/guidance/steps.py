@@ -1,23 +1,29 @@
 """Counting the scheduler's steps, and when `end` has come."""
 
+from __future__ import annotations
+
 import copy
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from .. import private
 from ..patch import Wrapped
 from .state import Progress
 
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
 
 class CountingMethod(Wrapped):
     """A scheduler's method that also reports its calls, and those of the scheduler's copies."""
 
-    def __init__(self, original, report):
+    def __init__(self, original: Callable, report: Callable[[], None]) -> None:
         super().__init__(
             original, lambda method, *args, **kwargs: (report(), method(*args, **kwargs))[1]
         )
         self.report = report
 
-    def __deepcopy__(self, memo):
+    def __deepcopy__(self, memo: dict) -> CountingMethod:
         return CountingMethod(copy.deepcopy(self.original, memo), self.report)
 
 
@@ -28,7 +34,7 @@ class StepCounter:
     one round, and LTX-2 has a scheduler for the sound.
     """
 
-    def __init__(self, progress: Progress, nothing_guided: Callable[[], Exception]):
+    def __init__(self, progress: Progress, nothing_guided: Callable[[], Exception]) -> None:
         self.progress, self.nothing_guided = progress, nothing_guided
         self.stepped = False  # in the running pipeline call, whoever made the denoiser's calls
         self.denoised = False  # a denoiser call since the picture began
@@ -77,7 +83,7 @@ class StepCounter:
         """Pipelines that go chunk by chunk set it for each."""
         self._schedule_start = self.progress.step
 
-    def active(self, pipe) -> bool:
+    def active(self, pipe: DiffusionPipeline) -> bool:
         """Whether `end` is still to come. At 1 that holds to the last call: some pipelines run the
         denoiser once more after the last step, to remember what they made."""
         end = self.progress.settings.end

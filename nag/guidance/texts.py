@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from ..families import Family
-from .rows import same_values
+from .encoding import Encoded
+from .rows import Text, same_values
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Texts:
     order: tuple[bool, ...] | None = None
 
 
-def with_others(texts: Texts, family: Family, result) -> Texts:
+def with_others(texts: Texts, family: Family, result: Encoded) -> Texts:
     """`texts` with what else a call of `encode_prompt` returned that may be a text."""
     prompt = texts.positive.get(family.inputs[0].argument)
     if prompt is None:
@@ -51,7 +52,7 @@ def with_others(texts: Texts, family: Family, result) -> Texts:
     return replace(texts, others=(*texts.others, *found), same=same)
 
 
-def alike(value, text) -> bool:
+def alike(value: Text | None, text: Text) -> bool:
     """Whether a value may be a text as this one is: (B, T, D), or a list of (T, D)."""
     if isinstance(text, list):
         return isinstance(value, list) and bool(value) and alike(value[0], text[0])

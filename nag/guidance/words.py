@@ -1,16 +1,26 @@
 """Encoding both prompts: what `encode_prompt` is asked, and what it returned."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from ..errors import NAGValueError
 from ..families import Family
-from .encoding import EncodeCall, inputs_of
+from .encoding import EncodeCall, Encoded, inputs_of
 from .mixed import blocks_in, order_of, own_block
 from .rows import count_rows, expand_rows, for_each_layer, token_count
 from .state import CallState
 from .steps import StepCounter
 from .texts import Texts, with_others
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -42,11 +52,11 @@ def encode_both_prompts(
     steps: StepCounter,
     family: Family,
     negative: Negative,
-    encode_prompt: Callable,
+    encode_prompt: Callable[P, Encoded],
     /,
-    *args,
-    **kwargs,
-):
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> Encoded:
     """Runs `encode_prompt`, and the first time in a pipeline call once more with the negative words
     in place of the prompt: the same tokenizer, length limits and clip skip. The second time it is
     CFG's own negative prompt, in mid-run it is a callback's: none of our business."""
@@ -67,7 +77,14 @@ def encode_both_prompts(
     return result
 
 
-def rewritten_texts(state: CallState, function: Callable, original: Callable, /, *args, **kwargs):
+def rewritten_texts(
+    state: CallState,
+    function: Callable,
+    original: Callable[P, R],
+    /,
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> R:
     """Runs `original`, after which the texts are what `function` makes of them: see `Adapted`."""
     state.hear_embeddings()
     result = original(*args, **kwargs)
@@ -76,7 +93,9 @@ def rewritten_texts(state: CallState, function: Callable, original: Callable, /,
     return result
 
 
-def both_texts(texts: Texts, call: EncodeCall, family: Family, negative: Negative, result) -> Texts:
+def both_texts(
+    texts: Texts, call: EncodeCall, family: Family, negative: Negative, result: Encoded
+) -> Texts:
     """`texts` with what one call of `encode_prompt` makes of the prompt and of the negative."""
     inputs = inputs_of(family, result, texts.encoder_call)
     first = next(p for p in family.inputs if p.argument in inputs)
@@ -127,7 +146,9 @@ def expanded(negative: dict, family: Family, count: int) -> dict:
     return negative | {p.argument: expand(p) for p in family.inputs if p.argument in negative}
 
 
-def without_padding(pipe, family: Family, words: list[str], negative: dict) -> dict:
+def without_padding(
+    pipe: DiffusionPipeline, family: Family, words: list[str], negative: dict
+) -> dict:
     """The negative's inputs cut behind the last token of its words (of the longest of several)."""
     tokenizer, text = getattr(pipe, family.tokenizer, None), family.inputs[0]
     if tokenizer is None:

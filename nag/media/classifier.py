@@ -11,7 +11,7 @@ class Classifier(nn.Module):
     128, 128).
     """
 
-    def __init__(self, counts: list[int]):
+    def __init__(self, counts: list[int]) -> None:
         super().__init__()
         layers, width = [], 3
         for out in (32, 64, 96, 128, 256):
@@ -25,9 +25,9 @@ class Classifier(nn.Module):
         self.project = nn.Linear(256 * 16, 256)
         self.heads = nn.ModuleList(nn.Linear(256, count) for count in counts)
 
-    def features(self, pictures):
+    def features(self, pictures: torch.Tensor) -> torch.Tensor:
         return torch.relu(self.project(self.trunk(pictures).flatten(1)))
 
-    def forward(self, pictures):
+    def forward(self, pictures: torch.Tensor) -> list[torch.Tensor]:
         features = self.features(pictures)
         return [head(features) for head in self.heads]

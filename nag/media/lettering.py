@@ -10,7 +10,7 @@ LACKING = str.maketrans({"×": "x", "→": "->", "↓": "(down),", "−": "-", "
 
 
 @functools.cache
-def font(size: int) -> ImageFont.FreeTypeFont:
+def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     """`size` in px."""
     return ImageFont.load_default(size)
 
@@ -36,7 +36,12 @@ def wrap(text: str, width: int, size: int) -> list[str]:
 
 
 def write(
-    sheet: Image.Image, at: tuple[float, float], text: str, size: int, colour=INK, anchor="la"
+    sheet: Image.Image,
+    at: tuple[float, float],
+    text: str,
+    size: int,
+    colour: str = INK,
+    anchor: str = "la",
 ) -> None:
     """Text at a point of a picture; anchor as in Pillow."""
     ImageDraw.Draw(sheet).text(at, text.translate(LACKING), colour, font(size), anchor)

@@ -4,13 +4,19 @@
 with the schema of a preset file's settings. What is read is only ever handed to the validator.
 """
 
+from __future__ import annotations
+
 import json
 import re
+from typing import TYPE_CHECKING
 
 from ..errors import Refused
 from ..methods import METHODS
 from ..presets import Preset
 from ..request import Request
+
+if TYPE_CHECKING:
+    from PIL.PngImagePlugin import PngInfo
 
 LONGEST = 100_000  # characters of one text chunk that are looked at
 A1111 = {  # their names of what we can take over
@@ -40,7 +46,7 @@ def texts(preset: Preset, request: Request, column: str) -> dict[str, str]:
     }
 
 
-def png_info(preset: Preset, request: Request, column: str):
+def png_info(preset: Preset, request: Request, column: str) -> PngInfo:
     """Pillow's `pnginfo` of such texts; UTF-8 throughout."""
     from PIL.PngImagePlugin import PngInfo
 

@@ -1,21 +1,28 @@
 """Reads what a picture of the pocket models shows: "hat 93 %". The classifier's own accuracy stands
 in its model card."""
 
+from __future__ import annotations
+
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 class Meter:
     """`attributes`: {name: (value, ...)}; pictures are read at `size` px."""
 
-    def __init__(self, model, attributes: dict, size: int):
+    def __init__(self, model: torch.nn.Module, attributes: dict, size: int) -> None:
         self.model, self.attributes, self.size = model, attributes, size
 
     @classmethod
-    def load(cls, folder: Path) -> "Meter":
+    def load(cls, folder: Path) -> Meter:
         from safetensors.torch import load_file
 
         from .classifier import Classifier
@@ -49,7 +56,7 @@ class Meter:
         return f"{pair[1]} {pair[0]}" if pair[0] in ("shirt", "background") else pair[1]
 
     @torch.inference_mode()
-    def read(self, pictures) -> list[dict]:
+    def read(self, pictures: Sequence[Image.Image | list[Image.Image]]) -> list[dict]:
         """PIL images, or lists of a video's frames -> {attribute: {value: probability}} for each;
         of a video, the mean over its frames."""
         pictures = [picture if isinstance(picture, list) else [picture] for picture in pictures]

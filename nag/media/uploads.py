@@ -1,9 +1,15 @@
 """A start picture that somebody gives us: looked at before it is decoded, and never trusted."""
 
+from __future__ import annotations
+
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import Refused
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 BYTES = 12 * 2**20
 PIXELS = 4096 * 4096
@@ -24,7 +30,7 @@ def look(path: str | Path | None, title: str) -> None:
         pass
 
 
-def load(path: str | Path | None, title: str):
+def load(path: str | Path | None, title: str) -> Image.Image:
     """A file of `FORMATS` -> PIL image: upright, RGB of 8 bits, what is transparent on white.
 
     `title`: of the preset that begins with a picture. Raises `Refused`.

@@ -1,11 +1,17 @@
 """What a pipeline returns becomes pictures, and frames become a video that every browser plays."""
 
+from __future__ import annotations
+
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from diffusers.utils import BaseOutput
 
 
-def pixels_of(result: Any, index: int = 0) -> Any:
+def pixels_of(result: BaseOutput, index: int = 0) -> np.ndarray:
     """One picture or video of what a pipeline returns as "np" -> array (F, H, W, 3), 0 to 1.
 
     Pipelines call them images, frames or videos; some give a video as a tensor (F, 3, H, W).
@@ -21,7 +27,7 @@ def pixels_of(result: Any, index: int = 0) -> Any:
     return np.asarray(one)
 
 
-def pictures(pixels: Any) -> list:
+def pictures(pixels: np.ndarray) -> list:
     """(F, H, W, 3), 0 to 1 -> PIL images, as diffusers makes them."""
     from PIL import Image
 

@@ -1,15 +1,29 @@
 """Models that mix, pool or normalise the tokens of their text: each text goes alone."""
 
+from __future__ import annotations
+
 import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
 from ... import private
 from ...patch import own_forward, wrap_method
+from ...segments import Layout
 from ..schema import Adapted
 
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline, ModelMixin
 
-def halves(value, layout, sign: int):
+    from ...guidance.state import CallState
+    from ..schema import Adapter
+
+
+V = TypeVar("V")  # tensors, and tuples or lists of them
+
+
+def halves(value: V, layout: Layout, sign: int) -> V:
     """The positive's (sign 0) or the negative's (sign 1) part of a packed tensor (B, T+ + T-, ...);
     anything else as it is."""
     positive, negative = layout.texts[0]
@@ -18,7 +32,7 @@ def halves(value, layout, sign: int):
     return value
 
 
-def rejoined(positive, negative, layout):
+def rejoined(positive: V, negative: V, layout: Layout) -> V:
     """Two results of a text-only module as one: what has tokens is put behind one another, (B, T+,
     ...) and (B, T-, ...) -> (B, T+ + T-, ...); the rest is the positive's."""
     if isinstance(positive, (tuple, list)):
@@ -31,7 +45,7 @@ def rejoined(positive, negative, layout):
     return positive
 
 
-def each_text_alone(path: str):
+def each_text_alone(path: str) -> Adapter:
     """A module that mixes or pools the tokens of its text runs on each text alone. What it pools (a
     modulation) is the positive's."""
 
@@ -56,7 +70,9 @@ def each_text_alone(path: str):
 
 
 @contextlib.contextmanager
-def hunyuan_video_15(pipe, denoiser, state):
+def hunyuan_video_15(
+    pipe: DiffusionPipeline, denoiser: ModelMixin, state: CallState
+) -> Iterator[None]:
     """Its refiner pools and mixes the first text's tokens, so each text goes through it alone.
     Without a picture, the model keeps masked tokens of one behind the texts, with one they stand
     before: the masked ones are left out, so that the texts are always last."""
@@ -74,7 +90,7 @@ def hunyuan_video_15(pipe, denoiser, state):
         yield
 
 
-def pooled(path: str, of: int = 0):
+def pooled(path: str, of: int = 0) -> Adapter:
     """A module that pools a text into one vector for all tokens (a modulation) would mix both texts
     into it: it sees the positive alone."""
 
@@ -102,7 +118,9 @@ def pooled(path: str, of: int = 0):
 
 
 @contextlib.contextmanager
-def beside_the_image(pipe, denoiser, state):
+def beside_the_image(
+    pipe: DiffusionPipeline, denoiser: ModelMixin, state: CallState
+) -> Iterator[None]:
     """UNets that add their text's keys to the image's may pool it into the time embedding, and
     normalise it over all tokens: each text alone, or they would mix."""
 
@@ -122,7 +140,9 @@ def beside_the_image(pipe, denoiser, state):
 
 
 @contextlib.contextmanager
-def hunyuan_dit_texts(pipe, denoiser, state):
+def hunyuan_dit_texts(
+    pipe: DiffusionPipeline, denoiser: ModelMixin, state: CallState
+) -> Iterator[Adapted]:
     """Padding is a learned token per position of the two texts, the negative's like the positive's;
     T5's text is also pooled into the modulation, by a module that has as many positions, and sees
     the positive's alone."""

@@ -1,7 +1,11 @@
 """Pipelines that rewrite the text between `encode_prompt` and the denoiser."""
 
+from __future__ import annotations
+
 import contextlib
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -11,9 +15,16 @@ from ...errors import NAGValueError
 from ...patch import wrap_method
 from ..schema import Adapted
 
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline, ModelMixin
+
+    from ...guidance.state import CallState
+
 
 @contextlib.contextmanager
-def ernie_texts(pipe, denoiser, state):
+def ernie_texts(
+    pipe: DiffusionPipeline, denoiser: ModelMixin, state: CallState
+) -> Iterator[Adapted]:
     """The pipeline pads its list of texts into a tensor, which is not what `encode_prompt`
     returned. In the model every text is numbered from 0, and the image's number follows the
     positive's (not a rotation, so distances would not do)."""
@@ -54,7 +65,7 @@ def check_same_tensors(encoded: list, given: list) -> None:
         )
 
 
-def first_row(text, wanted) -> int | None:
+def first_row(text: torch.Tensor, wanted: torch.Tensor) -> int | None:
     """Where the rows of `wanted` stand in a batch of texts."""
     if text.shape[1:] != wanted.shape[1:]:
         return None
@@ -64,7 +75,9 @@ def first_row(text, wanted) -> int | None:
     )
 
 
-def connected(pipe, denoiser, state):
+def connected(
+    pipe: DiffusionPipeline, denoiser: ModelMixin, state: CallState
+) -> contextlib.AbstractContextManager[Adapted]:
     """The pipeline's connectors rewrite the text (and make the sound's) between `encode_prompt` and
     the denoiser, which would show rows that nobody encoded: the negative goes through them too, and
     rows are recognised by what they made of the positive."""
@@ -95,7 +108,9 @@ def connected(pipe, denoiser, state):
     return contextlib.nullcontext(Adapted(rewrites=rewrites))
 
 
-def conditioned(pipe, denoiser, state):
+def conditioned(
+    pipe: DiffusionPipeline, denoiser: ModelMixin, state: CallState
+) -> contextlib.AbstractContextManager[Adapted]:
     """The pipeline's condition encoder makes one text of prompt, lyrics and timbre after
     `encode_prompt`, and the denoiser would show rows that nobody encoded: it makes one of the
     negative prompt with the same lyrics and timbre too."""

@@ -1,6 +1,10 @@
 """Models that number their text tokens: the negative has positions of its own."""
 
+from __future__ import annotations
+
 import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -9,8 +13,14 @@ from ...errors import NAGValueError
 from ...patch import wrap_method
 from ..schema import Adapted
 
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline, ModelMixin
 
-def counted_from_zero(*paths: str):
+    from ...guidance.state import CallState
+    from ..schema import Adapter
+
+
+def counted_from_zero(*paths: str) -> Adapter:
     """Rotary tables of a text, looked up by position. The negative's tokens would have none:
     Kandinsky 5 is told the positive's positions alone, and two texts at full length count beyond
     the table's end."""
@@ -36,7 +46,9 @@ def counted_from_zero(*paths: str):
     return adapter
 
 
-def one_text_per_patch_embed(pipe, denoiser, state):
+def one_text_per_patch_embed(
+    pipe: DiffusionPipeline, denoiser: ModelMixin, state: CallState
+) -> contextlib.AbstractContextManager[None]:
     """The table of positions that is added to text and video has room for one text: the negative
     takes the positive's places (in turns of the positive's length where it is longer), or the
     shapes would not match."""
@@ -56,7 +68,9 @@ def one_text_per_patch_embed(pipe, denoiser, state):
     return wrap_method(denoiser.patch_embed, "forward", forward)
 
 
-def joy_image_positions(pipe, denoiser, state):
+def joy_image_positions(
+    pipe: DiffusionPipeline, denoiser: ModelMixin, state: CallState
+) -> contextlib.AbstractContextManager[None]:
     """Where text has positions (rope_type "mrope"), they start behind the image's; the negative's
     must start there again."""
 
@@ -73,7 +87,9 @@ def joy_image_positions(pipe, denoiser, state):
     return wrap_method(denoiser, "get_rotary_pos_embed", get_rotary_pos_embed)
 
 
-def qwen_positions(pipe, denoiser, state):
+def qwen_positions(
+    pipe: DiffusionPipeline, denoiser: ModelMixin, state: CallState
+) -> contextlib.AbstractContextManager[None]:
     """Text positions start behind the image's and count on; the negative's must start there
     again."""
 
@@ -88,7 +104,9 @@ def qwen_positions(pipe, denoiser, state):
     return wrap_method(denoiser.pos_embed, "forward", forward)
 
 
-def z_image_captions(pipe, denoiser, state):
+def z_image_captions(
+    pipe: DiffusionPipeline, denoiser: ModelMixin, state: CallState
+) -> contextlib.AbstractContextManager[None]:
     """Every caption is padded to a multiple of 32 and numbered from 1; the image's numbers follow
     the positive caption's."""
 
@@ -114,13 +132,15 @@ def z_image_captions(pipe, denoiser, state):
     return wrap_method(denoiser, "patchify_and_embed", patchify_and_embed)
 
 
-def shifted(text, image_from, image_to):
+def shifted(text: torch.Tensor, image_from: torch.Tensor, image_to: torch.Tensor) -> torch.Tensor:
     """Rotary factors of a text whose image stands at `image_from`, moved along so that it has its
     distance to `image_to`. All (..., T, D)."""
     return text * (image_to[..., :1, :] / image_from[..., :1, :])
 
 
-def lumina_positions(pipe, denoiser, state):
+def lumina_positions(
+    pipe: DiffusionPipeline, denoiser: ModelMixin, state: CallState
+) -> contextlib.AbstractContextManager[None]:
     """The image's positions start behind the caption. The negative keeps its own distance to the
     image, as if it were alone with it."""
 
@@ -141,7 +161,9 @@ def lumina_positions(pipe, denoiser, state):
     return wrap_method(denoiser.rope_embedder, "forward", forward)
 
 
-def registers(pipe, denoiser, state):
+def registers(
+    pipe: DiffusionPipeline, denoiser: ModelMixin, state: CallState
+) -> contextlib.AbstractContextManager[None]:
     """The model puts its register tokens before its text. The negative needs a copy: registers see
     text and image, and differ with them."""
 
@@ -157,7 +179,9 @@ def registers(pipe, denoiser, state):
 
 
 @contextlib.contextmanager
-def qwen_21_layout(pipe, denoiser, state):
+def qwen_21_layout(
+    pipe: DiffusionPipeline, denoiser: ModelMixin, state: CallState
+) -> Iterator[Adapted]:
     """The model reads where its image tokens are from a mask over the joint sequence, and the
     image's positions start behind the text: the negative keeps its own distance. Its cache of text
     keys is left out: it would not know that guidance has ended."""

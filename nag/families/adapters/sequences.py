@@ -1,9 +1,13 @@
 """Models whose text stands in an unusual place of the sequence."""
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
 import sys
 import types
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -11,6 +15,11 @@ from ...errors import NAGValueError
 from ...patch import own_forward, wrap_method
 from ...twins import with_globals
 from ..schema import Adapted
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline, ModelMixin
+
+    from ...guidance.state import CallState
 
 
 class Hidden:
@@ -21,7 +30,9 @@ class Hidden:
 
 
 @contextlib.contextmanager
-def behind_the_image(pipe, denoiser, state):
+def behind_the_image(
+    pipe: DiffusionPipeline, denoiser: ModelMixin, state: CallState
+) -> Iterator[None]:
     """Image-to-video models cut the context at 512 from its end into image and text: the negative
     is hidden until the text's own projections."""
     hidden = Hidden()
@@ -55,7 +66,9 @@ def behind_the_image(pipe, denoiser, state):
         yield
 
 
-def kept_references(pipe, denoiser, state):
+def kept_references(
+    pipe: DiffusionPipeline, denoiser: ModelMixin, state: CallState
+) -> contextlib.AbstractContextManager[Adapted]:
     """FLUX.2 klein KV keeps the keys of its reference images from the first step: keys without
     queries, which would pass for an attention that is not the text's. The references attend
     themselves alone, so what is kept holds nothing of a text."""
@@ -69,7 +82,9 @@ def kept_references(pipe, denoiser, state):
 
 
 @contextlib.contextmanager
-def mask_of_text_and_image(pipe, denoiser, state):
+def mask_of_text_and_image(
+    pipe: DiffusionPipeline, denoiser: ModelMixin, state: CallState
+) -> Iterator[Adapted]:
     """The mask comes inside `joint_attention_kwargs`, covers the image too and is left out where
     nothing is padded; it would be too short for a packed text. `attention_mask` brings the
     negative's."""
@@ -96,7 +111,9 @@ def mask_of_text_and_image(pipe, denoiser, state):
     yield Adapted(around)
 
 
-def ideogram_sequence(pipe, denoiser, state):
+def ideogram_sequence(
+    pipe: DiffusionPipeline, denoiser: ModelMixin, state: CallState
+) -> contextlib.AbstractContextManager[Adapted]:
     """Text (padded on its left) and image are one sequence from `encode_prompt` on: the negative
     would bring its padding and an image of its own. It is cut out and stands behind the image, with
     roles and positions made for it as the pipeline makes them."""
@@ -147,7 +164,9 @@ def ideogram_sequence(pipe, denoiser, state):
 
 
 @contextlib.contextmanager
-def gist_tokens(pipe, denoiser, state):
+def gist_tokens(
+    pipe: DiffusionPipeline, denoiser: ModelMixin, state: CallState
+) -> Iterator[Adapted]:
     """A perceiver turns the text into gist tokens, fewer than the text's and as many as its length
     asks for, numbered from 1: both texts in one would make the gist of one long text. So each
     text's are counted, made and numbered alone."""
@@ -199,7 +218,9 @@ def gist_tokens(pipe, denoiser, state):
         yield Adapted(around, layout)
 
 
-def text_last(pipe, denoiser, state):
+def text_last(
+    pipe: DiffusionPipeline, denoiser: ModelMixin, state: CallState
+) -> contextlib.AbstractContextManager[None]:
     """Between image and text other tokens could not be told from the text's: the text is moved
     behind them. Keys have no order."""
 
