@@ -11,6 +11,7 @@ from .settings import NAGSettings
 DEFAULT = "pocket-portrait"
 PROMPT_LENGTH = 2000  # characters; the longest text encoder here reads 512 tokens
 NAG = NAGSettings()
+Value = str | int | float | bool | list[str] | None  # of a setting, as JSON has it
 
 
 def _real(value):

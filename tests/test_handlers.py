@@ -306,7 +306,7 @@ def test_a_full_disk_is_a_sentence(monkeypatch, folder):
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
     monkeypatch.setattr(Image.Image, "save", lambda self, path, *a, **k: full(path))
-    monkeypatch.setattr("nag.page.cells.data_uri", lambda image: "")
+    monkeypatch.setattr("nag.page.painting.data_uri", lambda image: "")
     page = desk()
     last = list(page.go(click(page), visitor()))[-1]
     assert last["hint"].endswith("-none.png could not be written: the disk of this server is full.")

@@ -7,9 +7,12 @@ Stopped (Ctrl-C), the same command goes on: finished pictures are kept. `--dry` 
 pictures there would be, and how long they would take by the time of one that it draws.
 """
 
+from __future__ import annotations
+
 import argparse
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..engine.engine import Engine
 from ..errors import NAGRuntimeError, Refused
@@ -20,6 +23,9 @@ from .axis import KINDS, Axis, parse
 from .grid import Grid, Line, lines
 from .reading import Readings, compared, counted
 from .store import Store
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 def add_sweep(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +48,9 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for grid.png, grid.json")
 
 
-def sweep(options, preset: Preset, request: Request, image=None) -> int:
+def sweep(
+    options: argparse.Namespace, preset: Preset, request: Request, image: Image.Image | None = None
+) -> int:
     """Two settings against each other. Raises `Refused`."""
     across, down = _axis(options.across), _axis(options.down) if options.down else None
     if down is not None and down.field == across.field:
@@ -53,7 +61,9 @@ def sweep(options, preset: Preset, request: Request, image=None) -> int:
     return _draw(options, grid, corner, lambda readings: {})
 
 
-def seeds(options, preset: Preset, request: Request, image=None) -> int:
+def seeds(
+    options: argparse.Namespace, preset: Preset, request: Request, image: Image.Image | None = None
+) -> int:
     """The same columns on many seeds, counted. Raises `Refused`."""
     rows = [Line(METHODS[key].label, {}, key) for key in request.guidance]
     grid = Grid(preset, request, lines(parse("seed", options.seeds)), rows, image=image)

@@ -8,9 +8,12 @@
 Cells whose pictures must be equal share one: at alpha 0 every scale is the un-guided picture.
 """
 
+from __future__ import annotations
+
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from ..engine.run import Column, Run, identity
 from ..errors import Refused
@@ -18,6 +21,11 @@ from ..methods import METHODS
 from ..presets import Preset, resolve
 from ..request import Request
 from .axis import Axis, coarse_to_fine
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from ..engine.engine import Engine
 
 MOST = 200  # cells
 
@@ -78,9 +86,9 @@ class Grid:
         across: list[Line],
         down: list[Line],
         key: str = "nag",
-        image=None,
+        image: Image.Image | None = None,
         references: bool | None = None,
-    ):
+    ) -> None:
         if len(across) * len(down) > MOST:
             raise Refused(
                 f"A grid has at most {MOST} cells, "
@@ -148,7 +156,7 @@ class Grid:
         return rate * sum(p.cost for p in self.missing)
 
     def draw(
-        self, engine, stop: threading.Event | None = None, run_id: str = "grid"
+        self, engine: Engine, stop: threading.Event | None = None, run_id: str = "grid"
     ) -> Iterator[Picture]:
         """Draws what is missing, and yields each picture when it is done or has failed.
 
@@ -170,7 +178,7 @@ class Grid:
 class Following(threading.Event):
     """Set with another event, or by itself: a run that ends sets its own, and the grid goes on."""
 
-    def __init__(self, other: threading.Event):
+    def __init__(self, other: threading.Event) -> None:
         super().__init__()
         self.other = other
 

@@ -1,6 +1,9 @@
 """What the meter of a pocket model says of a grid's pictures."""
 
+from __future__ import annotations
+
 import functools
+from typing import TYPE_CHECKING
 
 from ..engine.loading import PROJECT, import_libraries
 from ..media.outcome import Outcome, outcome
@@ -8,11 +11,14 @@ from ..presets import Preset
 from .counting import mcnemar, paired_difference, wilson
 from .grid import Grid, Picture
 
+if TYPE_CHECKING:
+    from ..media.meter import Meter
+
 
 class Readings:
     """Reads each picture once. Without a meter, or with words unknown to it, all is None."""
 
-    def __init__(self, grid: Grid):
+    def __init__(self, grid: Grid) -> None:
         self.grid, self.meter, self.known = grid, meter_of(grid.preset), {}
 
     def reading(self, picture: Picture) -> dict | None:
@@ -51,7 +57,7 @@ def _meter(folder: str):
     return Meter.load(PROJECT / folder)
 
 
-def meter_of(preset: Preset):
+def meter_of(preset: Preset) -> Meter | None:
     """The meter of a preset, or None. One for all: it is read only."""
     return _meter(preset.meter) if preset.meter else None
 

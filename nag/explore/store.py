@@ -22,7 +22,7 @@ KEPT = ("key", "total", "step", "seconds", "steady", "guided_steps", "latents_sh
 class Store:
     """Raises `Refused` where the folder cannot be written."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         try:
             (folder / "pictures").mkdir(parents=True, exist_ok=True)

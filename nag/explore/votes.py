@@ -33,7 +33,7 @@ class Vote:
     question: str
     choice: str
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.question not in QUESTIONS or self.choice not in CHOICES:
             raise Refused(
                 f"A vote answers one of {', '.join(QUESTIONS)} with one of {', '.join(CHOICES)}; "
@@ -104,7 +104,7 @@ class VoteFile:
     Each call opens and closes it: visitors come from several threads.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path) -> None:
         self.path, self.names = path, [f.name for f in fields(Vote)]
         columns = ", ".join(
             f"{name} {'INTEGER' if name == 'seed' else 'TEXT'} NOT NULL" for name in self.names

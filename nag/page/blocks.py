@@ -1,9 +1,12 @@
 """gr.Blocks and gr.Image as the page needs them: no way around the queue, no file of the machine,
 and a sentence for everything that goes wrong."""
 
+from __future__ import annotations
+
 import html
 import logging
 import uuid
+from typing import TYPE_CHECKING
 
 import gradio as gr
 from fastapi import HTTPException
@@ -14,6 +17,11 @@ from ..errors import NAGError, Refused, unexpected
 from .files import FULL, not_written
 from .gate import Audience
 from .line import Place, address_of, refusal
+
+if TYPE_CHECKING:
+    from gradio.block_function import BlockFunction
+    from gradio.data_classes import FileData
+    from gradio.state_holder import SessionState
 
 ENGINE = "engine"  # concurrency_id of the events that draw
 UNREADABLE = (
@@ -29,7 +37,7 @@ class StartPicture(gr.Image):
     and only where the preset begins with a picture. gr.Image would open it before that, with
     whatever decoder it asks for, and end the click where it cannot."""
 
-    def preprocess(self, payload):
+    def preprocess(self, payload: FileData | None) -> str | None:
         """-> str, or None where no picture was given."""
         return payload.path if payload else None
 
@@ -41,11 +49,11 @@ class Page(gr.Blocks):
     """gr.Blocks with its doors shut: a queue that cannot be skipped and where nobody takes every
     place, inputs that name no file of the machine, and refusals in sentences."""
 
-    def __init__(self, **options):
+    def __init__(self, **options: object) -> None:
         self.audience = Audience()
         super().__init__(**options)
 
-    def queue(self, *args, **options):
+    def queue(self, *args: object, **options: object) -> Page:
         """As gr.Blocks does, but `api_open` is False, and `line.refusal` decides who may wait."""
         super().queue(*args, **options | {"api_open": False})
         line, arriving = private.queue_of(self), []
@@ -82,7 +90,13 @@ class Page(gr.Blocks):
         """The names of the API."""
         return [fn.api_name for fn in self.fns.values() if fn.api_visibility == "public"]
 
-    async def preprocess_data(self, block_fn, inputs, state, explicit_call=False):
+    async def preprocess_data(
+        self,
+        block_fn: BlockFunction,
+        inputs: list,
+        state: SessionState | None,
+        explicit_call: bool = False,
+    ) -> list:
         """Raises gr.Error with a sentence for whatever is no value of these inputs."""
         try:
             inputs = [
@@ -96,7 +110,9 @@ class Page(gr.Blocks):
             log.info("inputs of %s", block_fn.name, exc_info=True)
             raise Refused(UNREADABLE) from None
 
-    async def process_api(self, block_fn, *args, **options):
+    async def process_api(
+        self, block_fn: BlockFunction | int, *args: object, **options: object
+    ) -> dict:
         """Raises gr.Error alone: Gradio answers every other error with `null`."""
         try:
             return await super().process_api(block_fn, *args, **options)

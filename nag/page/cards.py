@@ -6,6 +6,7 @@ from PIL import Image
 
 from ..presets import FOLDER, Preset, load_all
 from . import machine
+from .inline import data_uri
 
 NEAREST = {"joint": "pocket-joint", "video": "pocket-video", "cross": "pocket-portrait"}
 JOINT = ("flux", "sd35", "qwen", "z-image", "chroma", "cogview", "hunyuan", "lumina")
@@ -37,8 +38,6 @@ def card(preset: Preset) -> dict | None:
 
 def offer(preset: Preset) -> dict:
     """A model that runs here, with its sample."""
-    from .cells import data_uri
-
     with Image.open(sample(preset)) as image:
         small = data_uri(image, 96)
     about = f"{preset.size_gb:g} GB · {preset.licence.upper()}"

@@ -1,19 +1,25 @@
 """What the bench in the browser is told: a run as plain values, previews as data URIs, finished
 pictures as files."""
 
+from __future__ import annotations
+
 import base64
-import io
 import json
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..engine.run import Column, Run, decisive
 from ..home import ASSETS
 from ..methods import METHODS
 from ..presets import Preset
 from ..request import Request
+from .cards import card
+from .link import compact, query
 
-PREVIEW_PIXELS = 256
+if TYPE_CHECKING:
+    from ..presets import PromptPair
+
 KNOBS = ("nag_scale", "nag_tau", "nag_alpha", "nag_end", "num_inference_steps", "guidance_scale")
 SCRIPTS = ("base", "cells", "stage", "zoom", "film", "verdict", "visit", "knobs", "keep", "keys")
 SHOWN = {  # of the settings that made a picture, what its caption says
@@ -44,22 +50,6 @@ def script(folder: str, *names: str) -> str:
     files = [ASSETS / "page" / "shared.js", *(ASSETS / folder / f"{name}.js" for name in names)]
     known = f"const NAMES = {json.dumps(INPUTS)};"
     return "\n".join([known, *(file.read_text("utf-8") for file in files)])
-
-
-def data_uri(image, side: int = PREVIEW_PIXELS) -> str:
-    """A small WebP of a PIL image, for the page only; finished pictures travel as PNG files."""
-    image = image.convert("RGB")
-    image.thumbnail((side, side))
-    buffer = io.BytesIO()
-    image.save(buffer, "WEBP", quality=70)
-    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def compact(value) -> str:
-    """A setting as short as a caption or an address has it: .85, 10, true."""
-    if isinstance(value, float):
-        return f"{value:g}"
-    return json.dumps(value, ensure_ascii=False)
 
 
 def caption(request: Request, key: str) -> list[list[str]]:
@@ -142,7 +132,13 @@ def slug(text: str, length: int) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower())[:length].strip("-") or "nothing"
 
 
-def cell(run: Run, column: Column, preview="", image=None, video=None) -> dict:
+def cell(
+    run: Run,
+    column: Column,
+    preview: str = "",
+    image: dict | None = None,
+    video: dict | None = None,
+) -> dict:
     """One column as the bench draws it. `image` and `video` are Gradio FileData, `preview` a data
     URI."""
     return {
@@ -165,10 +161,10 @@ def cell(run: Run, column: Column, preview="", image=None, video=None) -> dict:
     }
 
 
-def value(run: Run, previews: dict, images: dict, hint=None, videos=None) -> dict:
+def value(
+    run: Run, previews: dict, images: dict, hint: str | None = None, videos: dict | None = None
+) -> dict:
     """The bench's whole value. previews, images and videos by column."""
-    from .restore import query
-
     request, videos = run.request, videos or {}
     shown = [
         cell(
@@ -197,8 +193,6 @@ def value(run: Run, previews: dict, images: dict, hint=None, videos=None) -> dic
 
 def about(preset: Preset) -> dict:
     """What the bench knows of a preset, whatever was run."""
-    from .cards import card
-
     return {
         "preset": preset.name,
         "title": preset.title,
@@ -209,7 +203,7 @@ def about(preset: Preset) -> dict:
     }
 
 
-def chip(pair, preset: Preset) -> dict:
+def chip(pair: PromptPair, preset: Preset) -> dict:
     """An example: words, and the seed that shows the point."""
     words = re.sub(r"^(a )?portrait of (an? )?", "", pair.prompt.rstrip("."), flags=re.I)
     seed = preset.settings["seed"] if pair.seed is None else pair.seed

@@ -32,7 +32,7 @@ class Clicks:
     """The newest click of each browser tab. Those that wait are at most `MOST`, and `OF_ONE` of an
     address; the oldest are forgotten first."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.newest, self.lock = {}, threading.Lock()  # by tab, in the order of the clicks
         self.forgotten = deque(maxlen=MOST)  # numbers of clicks that cannot begin any more
 

@@ -1,12 +1,13 @@
 """Sliders, lists and fields, and what a preset, a link or a picture's settings put into them."""
 
 import json
+from collections.abc import Iterable
 
 import gradio as gr
 
 from ..methods import METHODS
 from ..presets import Preset, load_all
-from ..request import Request
+from ..request import Request, Value
 
 PRESETS = dict(load_all())
 DOCK = ("nag_scale", "nag_tau", "nag_alpha", "num_inference_steps", "guidance_scale")
@@ -45,7 +46,7 @@ def fill(preset: Preset, request: Request) -> list:
     ]
 
 
-def in_order(columns) -> list[str]:
+def in_order(columns: Iterable[str]) -> list[str]:
     """Columns in the order of `METHODS`, however they were ticked."""
     return [key for key in METHODS if key in columns]
 
@@ -54,12 +55,14 @@ def columns_of(preset: Preset) -> list[str]:
     return list(default(preset, "guidance"))
 
 
-def default(preset: Preset, name: str):
+def default(preset: Preset, name: str) -> Value:
     """What a setting is for a preset that is newly chosen."""
     return preset.settings.get(name, Request.model_fields[name].default)
 
 
-def slider(preset: Preset, name: str, value=None, update: bool = False):
+def slider(
+    preset: Preset, name: str, value: float | None = None, update: bool = False
+) -> gr.Slider | dict:
     """A slider for one setting, with the preset's range; `value` or the preset's own."""
     low, high = preset.range(name)
     label, info, step = TEXTS[name]
@@ -94,7 +97,7 @@ def marks(preset: Preset) -> str:
     return f"<style>{' '.join(notches)}</style>"
 
 
-def number(text: str):
+def number(text: str) -> Value:
     """A number out of a link, or the text itself: the validator says no to that."""
     try:
         return json.loads(text)

@@ -1,11 +1,19 @@
 """Which part of the page asks whom."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 import gradio as gr
 
 from . import restore
 from .api import add_api
 from .blocks import ENGINE, Page, StartPicture
 from .controls import INPUTS
+
+if TYPE_CHECKING:
+    from .handlers import PageHandlers
 
 QUIET = {"show_progress": "hidden", "api_visibility": "private"}
 SOON = QUIET | {"concurrency_limit": None}  # never queue=False: that is a way past the gate
@@ -14,7 +22,7 @@ TELL = "(...values) => { window.nagSettings = values; dispatchEvent(new Event('n
 DICE = "() => Math.floor(Math.random() * 4294967296)"
 
 
-def connect(demo: Page, desk, parts: dict) -> None:
+def connect(demo: Page, desk: PageHandlers, parts: dict) -> None:
     """Wires the page's parts (by the names of `controls.INPUTS`, and their own) to the handlers."""
     inputs = [parts[name] for name in INPUTS]
     bench, start, stop = parts["bench"], parts["start"], parts["stop"]
@@ -52,7 +60,7 @@ def connect(demo: Page, desk, parts: dict) -> None:
     gr.on(changes, None, inputs, None, js=TELL, **QUIET)
 
 
-def redraw(desk):
+def redraw(desk: PageHandlers) -> Callable:
     """`desk.prepare` with the seed as it stands, and every column that is there already."""
 
     def handler(request: gr.Request, *values):
@@ -63,7 +71,7 @@ def redraw(desk):
     return handler
 
 
-def public(desk) -> None:
+def public(desk: PageHandlers) -> None:
     """The API: two endpoints whose components are never shown, and those of `api.py`."""
     with gr.Row(visible=False):
         settings, result, files = gr.JSON(), gr.JSON(), gr.Files()

@@ -36,7 +36,7 @@ class Folder:
     """Files that come and go: none unused for `seconds`, at most `room` bytes of what was uploaded
     and of what was drawn. The folder is made when it is needed, and again if it is gone."""
 
-    def __init__(self, path: Path, room: int = ROOM, seconds: float = KEEP):
+    def __init__(self, path: Path, room: int = ROOM, seconds: float = KEEP) -> None:
         self.path, self.drawn, self.room, self.seconds = path, path / "drawn", room, seconds
         self.owner, self.sweeping = os.getpid(), threading.Lock()
 

@@ -1,6 +1,8 @@
 """What a page on the network must refuse before anybody looks at it: foreign pages and names, ways
 around the queue, bodies too large. Every refusal is a sentence in JSON, which the page shows."""
 
+from __future__ import annotations
+
 import asyncio
 import contextlib
 import logging
@@ -9,13 +11,16 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 
 from ..media import uploads
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 API = "/gradio_api"
 BODY_LIMIT = 256 * 1024  # bytes; the longest prompt has 2,000 characters
@@ -40,7 +45,7 @@ class Refusal(NamedTuple):
 class Audience:
     """Who listens to what is drawn: the event streams that are open, by tab or by event."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.streams, self.lock = Counter(), threading.Lock()
         self.watched = False  # without a gate, nobody is seen to come and go
 
@@ -70,7 +75,7 @@ class Origin:
     port: int | None
 
     @classmethod
-    def parse(cls, text: str) -> "Origin | None":
+    def parse(cls, text: str) -> Origin | None:
         """ "http://name:port", or "//name:port" of a Host header; None of everything else."""
         try:
             url = urlsplit(text)
@@ -83,7 +88,7 @@ class Origin:
             return None
         return cls(url.scheme, name.lower(), port) if url.scheme in ("", *PORTS) else None
 
-    def same(self, origin: "Origin") -> bool:
+    def same(self, origin: Origin) -> bool:
         """Whether an Origin header names this address."""
         ports = [each.port or PORTS.get(origin.scheme) for each in (self, origin)]
         scheme = self.scheme or origin.scheme
@@ -102,14 +107,14 @@ class Gate:
 
     def __init__(
         self,
-        app,
+        app: ASGIApp,
         names: Collection[str] | None = None,
         public: str = "",
         endpoints: Collection[str] = (),
         mcp: bool = False,
         audience: Audience | None = None,
         sweep: Callable[[], None] = lambda: None,
-    ):
+    ) -> None:
         self.app, self.names, self.endpoints, self.sweep = app, names, endpoints, sweep
         self.mcp = mcp
         url = urlsplit(public)
@@ -118,7 +123,7 @@ class Gate:
         self.audience = audience or Audience()
         self.audience.watched = True
 
-    async def __call__(self, scope, receive, send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         headers, path = Headers(scope=scope), scope["path"].removeprefix(self.prefix)
@@ -172,7 +177,7 @@ class Gate:
         return Refusal(404, f"There is no such call. Calls wait in the queue: POST to {calls}.")
 
     @contextlib.contextmanager
-    def heard(self, scope, path: str) -> Iterator[None]:
+    def heard(self, scope: Scope, path: str) -> Iterator[None]:
         """Tells the audience of an event stream, for as long as it is open."""
         stream = STREAM.fullmatch(path)
         keys = [stream[1]] if stream else []
@@ -192,11 +197,11 @@ class Exchange:
     """One request and its answer: counts the bytes of the body, and answers in a sentence where
     the application raises, or would have a proxy keep events back."""
 
-    def __init__(self, app, limit: int):
+    def __init__(self, app: ASGIApp, limit: int) -> None:
         self.app, self.limit = app, limit
         self.seen, self.started, self.refusal = 0, False, None
 
-    async def run(self, scope, receive, send) -> None:
+    async def run(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.receive, self.send = receive, send
         try:
             await self.app(scope, self.counted, self.passed)
@@ -209,7 +214,7 @@ class Exchange:
         if self.refusal and not self.started:
             await answer(self.refusal)(scope, receive, send)
 
-    async def counted(self):
+    async def counted(self) -> Message:
         message = await self.receive()
         self.seen += len(message.get("body", b""))
         if self.seen > self.limit:
@@ -217,7 +222,7 @@ class Exchange:
             raise TooLarge
         return message
 
-    async def passed(self, message) -> None:
+    async def passed(self, message: Message) -> None:
         if self.refusal:
             return  # what the application makes of half a body
         if message["type"] == "http.response.start":

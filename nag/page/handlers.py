@@ -15,7 +15,7 @@ from ..engine.engine import Engine
 from ..errors import NAGError, NAGRuntimeError, Refused, Stopped
 from ..media import uploads
 from ..presets import Preset
-from ..request import Request
+from ..request import Request, Value
 from .clicks import Click, Clicks
 from .controls import INPUTS, PRESETS, in_order
 from .files import FOLDER
@@ -41,12 +41,12 @@ class PageHandlers:
 
     def __init__(
         self, engine: Engine, audience: Audience | None = None, gpu: GPUTime | None = None
-    ):
+    ) -> None:
         self.engine, self.audience, self.clicks = engine, audience or Audience(), Clicks()
         self.stops, self.keeper, self.gpu = {}, Keeper(), gpu or GPUTime()
         self.draw = self.gpu.lent(self._draw)
 
-    def prepare(self, request: gr.Request, *values):
+    def prepare(self, request: gr.Request, *values: Value) -> tuple[dict, dict, dict, int, str]:
         """A click: the values of `INPUTS`, whether the seed is locked, and a start picture's path.
 
         -> the bench that waits, Compare, Stop, the seed, and the click's number for `go`.
@@ -87,7 +87,7 @@ class PageHandlers:
         finally:
             self.clicks.pop(tab, click)
 
-    def back(self, click_id: str, request: gr.Request):
+    def back(self, click_id: str, request: gr.Request) -> tuple[dict, dict]:
         """-> Compare and Stop, after a run; a newer click has them now, if there is one."""
         click = self.clicks.get(request.session_hash)
         if click and click.id != click_id:
@@ -95,7 +95,7 @@ class PageHandlers:
         self.clicks.pop(request.session_hash)
         return gr.update(interactive=True), gr.update(interactive=False)
 
-    def halt(self, request: gr.Request):
+    def halt(self, request: gr.Request) -> tuple[dict, dict, dict]:
         """-> the bench, Compare and Stop, where the run had not begun: else it paints its end."""
         click = self.clicks.get(request.session_hash)
         if click is None:
@@ -110,7 +110,9 @@ class PageHandlers:
         """The tab was closed."""
         self.clicks.pop(request.session_hash)
 
-    def api(self, request: gr.Request, settings: dict, image: str | None = None):
+    def api(
+        self, request: gr.Request, settings: dict, image: str | None = None
+    ) -> Iterator[tuple[dict, list[str]]]:
         """Any subset of the settings as one JSON object, and a picture where the preset begins with
         one -> (the run, its files in the order of `guidance`: PNG, or MP4 of a video)."""
         preset, asked = presets.resolve(settings, PRESETS)

@@ -27,7 +27,7 @@ KINDS = {"strip": "png", "zip": "zip", "html": "html"}
 class Keeper:
     """The last runs of all visitors, by their numbers, which only their own pages know."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.runs = LeastRecentlyUsed(256, 256 * 2**20, KEEP)
 
     def put(self, shown: Shown) -> None:

@@ -55,7 +55,7 @@ def bench_of(value: dict) -> gr.HTML:
     )
 
 
-def quiet(label: str, icon: str, *classes: str, **more) -> gr.Button:
+def quiet(label: str, icon: str, *classes: str, **more: str | bool) -> gr.Button:
     """A button without a frame, with an icon of tokens.css; "only" among its classes: no words."""
     return gr.Button(
         label,

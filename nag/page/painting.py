@@ -1,13 +1,19 @@
 """A run as the page and the API are told of it, while it goes on."""
 
+from __future__ import annotations
+
 import time
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..engine.run import Column, Run
 from ..presets import Preset
 from ..request import Request
 from . import cells
 from .files import save, save_video
+from .inline import data_uri
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 PAUSE = 0.12  # seconds between two values that differ in a step's number alone
 
@@ -24,16 +30,16 @@ class Shown(NamedTuple):
 class Painting:
     """The run so far, its previews, and the files of its finished columns."""
 
-    def __init__(self, preset: Preset, request: Request, run_id: str):
+    def __init__(self, preset: Preset, request: Request, run_id: str) -> None:
         columns = [Column(key, request.num_inference_steps) for key in request.guidance]
         self.run = Run(run_id, preset, request, columns)
         self.previews, self.images, self.videos, self.sent = {}, {}, {}, 0.0
 
-    def update(self, run: Run, column: Column | None, preview=None) -> bool:
+    def update(self, run: Run, column: Column | None, preview: Image.Image | None = None) -> bool:
         """Takes in what the engine tells. -> whether it is worth telling on."""
         self.run = run
         if preview is not None:
-            self.previews[column.key] = cells.data_uri(preview)
+            self.previews[column.key] = data_uri(preview)
         for done in run.columns:
             if done.state == "done" and done.key not in self.images:
                 self.images[done.key] = save(run, done)

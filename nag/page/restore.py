@@ -1,7 +1,10 @@
 """What puts settings into the page's fields: a preset, an example, a link, a picture, a reload."""
 
+from __future__ import annotations
+
 import html
-from urllib.parse import quote, urlencode
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import gradio as gr
 
@@ -11,8 +14,11 @@ from ..presets import Preset, resolve
 from ..request import Request
 from . import cells
 from .controls import INPUTS, PRESETS, fill, marks, number
+from .link import WORDS
 
-WORDS = ("preset", "prompt", "negative_prompt")
+if TYPE_CHECKING:
+    from .handlers import PageHandlers
+
 IDLE = (gr.update(interactive=True), gr.update(interactive=False))  # Compare, Stop
 
 
@@ -28,7 +34,7 @@ def nothing(count: int) -> list:
 FIELDS = len(INPUTS) + 5
 
 
-def choose(desk):
+def choose(desk: PageHandlers) -> Callable:
     """The handler of the list of models: a preset's own words, settings, seed and sample. A run
     that still draws for the one before is told to stop, and paints no more."""
 
@@ -39,7 +45,7 @@ def choose(desk):
     return handler
 
 
-def apply(desk):
+def apply(desk: PageHandlers) -> Callable:
     """The handler of whatever sets several fields at once: examples, next moves, earlier runs,
     pictures that were opened. The event carries {"set": settings} or {"text": PNG texts}."""
 
@@ -77,15 +83,3 @@ def from_link(request: gr.Request) -> list:
     except Refused as error:
         gr.Warning(html.escape(f"The link was left aside: {error}", quote=False))
         return nothing(FIELDS)
-
-
-def query(preset: Preset, request: Request) -> str:
-    """The address of these settings, without those that are the preset's own."""
-    _, plain = resolve({"preset": preset.name}, PRESETS | {preset.name: preset})
-    own = plain.model_dump(mode="json") | {"preset": "", "fresh": request.fresh}
-    differing = {
-        name: value if name in WORDS else cells.compact(value)
-        for name, value in request.model_dump(mode="json").items()
-        if value != own[name]
-    }
-    return urlencode(differing, quote_via=quote)

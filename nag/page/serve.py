@@ -20,7 +20,7 @@ TABS = 500  # browser tabs whose fields Gradio remembers
 
 
 def launch(
-    demo: Page, host: str, port: int, public: str = "", mcp: bool = False, **options
+    demo: Page, host: str, port: int, public: str = "", mcp: bool = False, **options: object
 ) -> None:
     """Serves the page until the process is told to end.
 

@@ -46,7 +46,7 @@ def sheet(shown: list[dict], pictures: list, title: str, side: int = 384) -> Ima
     return drawn
 
 
-def font(size: int):
+def font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
     return ImageFont.load_default(size)
 
 

@@ -33,11 +33,11 @@ LEAST, MOST = 10, 300  # seconds; the platform lends a GPU for no longer than 30
 class GPUTime:
     """How long a run will take, learnt from those before it, and the runs that are lent a GPU."""
 
-    def __init__(self, module: Any = None):
+    def __init__(self, module: Any = None) -> None:
         self.spaces = module or (spaces if zero_gpu.on_zero_gpu() else None)
         self.rates = {}  # preset -> seconds for a pixel of one denoiser call
 
-    def seconds(self, preset: Preset, request: Request, *_) -> int:
+    def seconds(self, preset: Preset, request: Request, *_: object) -> int:
         """To be asked for, which the platform counts against a visitor's quota."""
         guess = GUESS * (preset.largest_gb or preset.size_gb or 1)
         steps = self.rates.get(preset.name, guess) * work(request)

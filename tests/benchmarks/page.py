@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from nag import guide, presets
 from nag.engine.call import call_arguments
 from nag.engine.engine import Engine
-from nag.page import cells
+from nag.page.inline import data_uri
 from nag.patch import wrap_method
 from nag.request import DEFAULT
 
@@ -43,7 +43,7 @@ def page(engine, preset, request) -> float:
     begun, coded = time.perf_counter(), set()
     for run, _, preview in engine.run(preset, request):
         if preview is not None:
-            cells.data_uri(preview)
+            data_uri(preview)
         for column in run.columns:
             if column.state == "done" and column.key not in coded:
                 coded.add(column.key)

@@ -1,6 +1,9 @@
 """The tabs of the rooms, and which of their buttons ask whom."""
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import gradio as gr
 
@@ -13,6 +16,9 @@ from .gallery import GalleryRoom
 from .grids import GridRoom, fields_of
 from .voting import VoteRoom
 from .xrays import XRayRoom
+
+if TYPE_CHECKING:
+    from ..handlers import PageHandlers
 
 GALLERY = "gallery"
 TO_COMPARE = """() => [...document.querySelectorAll('#rooms [role=tab]')][0].click()"""
@@ -34,7 +40,7 @@ def tabs(preset: Preset, gallery: bool = False) -> dict[str, gr.HTML]:
 
 def connect(
     demo: gr.Blocks,
-    desk,
+    desk: PageHandlers,
     parts: dict,
     rooms: dict[str, gr.HTML],
     votes: Path | None = None,

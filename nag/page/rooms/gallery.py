@@ -1,10 +1,13 @@
 """Gallery: the pictures of an evaluation, sorted and filtered, each opening in the bench."""
 
+from __future__ import annotations
+
 import functools
 import hashlib
 import json
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import gradio as gr
 
@@ -16,10 +19,13 @@ from ...evaluate.pictures import KINDS, LITTLE, Results, Shown
 from ...explore.reading import meter_of
 from ...media import video
 from ...presets import resolve
-from .. import cells
 from ..controls import INPUTS, PRESETS
+from ..inline import data_uri
 from ..painting import Painting
 from ..restore import shown as fields_of
+
+if TYPE_CHECKING:
+    from ..handlers import PageHandlers
 
 PAGE = 48  # pictures that are looked at together
 SIDE = 160  # px of one
@@ -38,7 +44,7 @@ class GalleryRoom:
     """Answers the room's buttons. desk: the page's handlers, who stop what still draws and keep
     what can be saved. The browser names pictures by number and column, never by file."""
 
-    def __init__(self, desk, folder: Path):
+    def __init__(self, desk: PageHandlers, folder: Path) -> None:
         self.desk, self.results = desk, Results(folder)
         if self.results.preset not in PRESETS:
             raise Refused(f"{folder}: there is no preset {self.results.preset!r} here any more.")
@@ -111,7 +117,7 @@ class GalleryRoom:
             frames, _ = draw.read(self.results.path(self.results.by_place[number, column]))
         except (Refused, OSError, ValueError, KeyError):
             return ""
-        return cells.data_uri(frames[len(frames) // 2], SIDE)
+        return data_uri(frames[len(frames) // 2], SIDE)
 
     def open(self, event: gr.EventData, request: gr.Request) -> list:
         """{"number", "column"} -> the page's fields and bench with that picture, beside the same

@@ -1,5 +1,7 @@
 """Sweep and Seeds: grids of pictures that fill while they are looked at."""
 
+from __future__ import annotations
+
 import contextlib
 import io
 import json
@@ -8,6 +10,7 @@ import uuid
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import gradio as gr
 
@@ -22,10 +25,14 @@ from ...explore.reading import Readings
 from ...explore.sheet import sheet, told
 from ...methods import METHODS
 from ...presets import Preset, resolve
-from ...request import Request
+from ...request import Request, Value
 from .. import cells
 from ..controls import INPUTS, PRESETS, in_order
 from ..files import FOLDER, file_data
+from ..inline import data_uri
+
+if TYPE_CHECKING:
+    from ...engine.engine import Engine
 
 SIDE = 192  # px of a picture in a grid
 LARGE = 512  # px of one that is looked at by itself
@@ -50,11 +57,11 @@ class GridRoom:
     engine: see `nag.engine.engine`. asked: the room's own fields -> (across, down, corner).
     """
 
-    def __init__(self, engine, name: str):
+    def __init__(self, engine: Engine, name: str) -> None:
         self.engine, self.name = engine, name
         self.visits, self.lock = LeastRecentlyUsed(32, 32, 3600), threading.RLock()
 
-    def draw(self, event: gr.EventData, request: gr.Request, *values) -> Iterator[dict]:
+    def draw(self, event: gr.EventData, request: gr.Request, *values: Value) -> Iterator[dict]:
         """The room's values while its pictures come, coarse to fine. Raises `Refused`."""
         visit = self._visit(request.session_hash, event._data or {}, values)
         visit.stop = threading.Event()
@@ -68,7 +75,7 @@ class GridRoom:
                 visit.stop.set()
         yield self.value(visit)
 
-    def plan(self, event: gr.EventData, request: gr.Request, *values) -> dict:
+    def plan(self, event: gr.EventData, request: gr.Request, *values: Value) -> dict:
         """What these fields would draw, without drawing. Raises `Refused`."""
         return self.value(self._visit(request.session_hash, event._data or {}, values))
 
@@ -77,7 +84,7 @@ class GridRoom:
         if visit := self._known(request.session_hash):
             visit.stop.set()
 
-    def export(self, event: gr.EventData, request: gr.Request, *values) -> dict:
+    def export(self, event: gr.EventData, request: gr.Request, *values: Value) -> dict:
         """The grid as one picture, or all of it as a ZIP -> the room's value, with the file."""
         visit = self._known(request.session_hash)
         if visit is None or not any(p.done for p in visit.grid.pictures):
@@ -177,7 +184,7 @@ class GridRoom:
         if not picture.done:
             return {"state": column.state, "reason": column.reason}
         if picture.identity not in visit.small:
-            visit.small[picture.identity] = cells.data_uri(column.image, SIDE)
+            visit.small[picture.identity] = data_uri(column.image, SIDE)
         found = visit.readings.outcome(picture)
         reference = visit.grid.reference(picture)
         beside = reference is not None and reference.done and reference is not picture

@@ -1,5 +1,7 @@
 """Vote: two pictures of one seed, names hidden, sides shuffled."""
 
+from __future__ import annotations
+
 import contextlib
 import random
 import threading
@@ -7,6 +9,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import gradio as gr
 
@@ -15,9 +18,13 @@ from ...errors import NAGRuntimeError, Refused
 from ...explore.votes import CHOICES, QUESTIONS, Vote, VoteFile, sides, tally, to_csv
 from ...methods import METHODS
 from ...presets import resolve
-from .. import cells
+from ...request import Value
 from ..controls import INPUTS, PRESETS, in_order
 from ..files import FOLDER, file_data
+from ..inline import data_uri
+
+if TYPE_CHECKING:
+    from ...engine.engine import Engine
 
 SIDE = 512  # px
 
@@ -37,12 +44,12 @@ class VoteRoom:
     engine: see `nag.engine.engine`.
     """
 
-    def __init__(self, engine, file: Path | None = None):
+    def __init__(self, engine: Engine, file: Path | None = None) -> None:
         self.engine, self.random = engine, random.Random()
         self.file = VoteFile(file) if file else None
         self.ballots, self.lock = LeastRecentlyUsed(256, 256, 3600), threading.Lock()
 
-    def draw(self, event: gr.EventData, request: gr.Request, *values) -> Iterator[dict]:
+    def draw(self, event: gr.EventData, request: gr.Request, *values: Value) -> Iterator[dict]:
         """A new pair, on an example of the preset with a seed of its own. Raises `Refused`."""
         ballot, raw = self._ballot(request.session_hash), dict(zip(INPUTS, values, strict=True))
         columns = self._columns(raw, event._data or {})
@@ -72,7 +79,7 @@ class VoteRoom:
                 "seed": asked.seed,
                 "left": left,
                 "right": right,
-                "pictures": [cells.data_uri(done[key].image, SIDE) for key in (left, right)],
+                "pictures": [data_uri(done[key].image, SIDE) for key in (left, right)],
                 "asked": "words",
             }
         yield self.value(ballot, columns)

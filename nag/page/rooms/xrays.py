@@ -1,18 +1,27 @@
 """X-ray: how far each layer and step pushes the picture, and what tau cuts of it."""
 
+from __future__ import annotations
+
 import base64
 import contextlib
 import re
 import threading
 import uuid
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import gradio as gr
 
 from ...errors import NAGRuntimeError, NAGValueError, Refused
 from ...presets import resolve
-from .. import cells
+from ...request import Value
 from ..controls import INPUTS, PRESETS
+from ..inline import data_uri
+
+if TYPE_CHECKING:
+    from ...engine.engine import Engine
+    from ...engine.run import Run
+    from ...xray import XRay
 
 SIDE = 512  # px of the picture under the map
 PATCHES = 256  # of a layer and step that the browser gets; of more, evenly spaced ones
@@ -21,10 +30,10 @@ PATCHES = 256  # of a layer and step that the browser gets; of more, evenly spac
 class XRayRoom:
     """Draws the column with NAG once, recorded. engine: see `nag.engine.engine`."""
 
-    def __init__(self, engine):
+    def __init__(self, engine: Engine) -> None:
         self.engine, self.stops = engine, {}
 
-    def draw(self, request: gr.Request, *values) -> Iterator[dict]:
+    def draw(self, request: gr.Request, *values: Value) -> Iterator[dict]:
         """The room's values: the run's steps, then the recording. Raises `Refused`."""
         from ...xray import XRay
 
@@ -57,7 +66,7 @@ class XRayRoom:
             stop.set()
 
 
-def recorded(xray, run) -> dict:
+def recorded(xray: XRay, run: Run) -> dict:
     """A recording as the browser draws it: of every layer and step, numbers of its patches."""
     request, column = run.request, run.columns[0]
     frames = request.num_frames
@@ -65,7 +74,7 @@ def recorded(xray, run) -> dict:
     layers = [_layer(xray, i, titles[i], request, frames) for i in range(len(xray.layers))]
     return {
         "state": "done",
-        "picture": cells.data_uri(column.image, SIDE),
+        "picture": data_uri(column.image, SIDE),
         "made": {n: getattr(request, n) for n in ("nag_scale", "nag_tau", "nag_alpha", "seed")},
         "width": request.width,
         "height": request.height,

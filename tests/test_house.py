@@ -1,0 +1,84 @@
+"""What holds for every file of nag/: hints, no circles, gradio in one room."""
+
+import ast
+import graphlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+NAG = Path(__file__).resolve().parent.parent / "nag"
+MODULES = {
+    ".".join(path.relative_to(NAG.parent).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(NAG.rglob("*.py"))
+}
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def tree_of(name: str) -> ast.Module:
+    return ast.parse(MODULES[name].read_text(encoding="utf-8"))
+
+
+def is_public(name: str) -> bool:
+    return not name.startswith("_") or (name.startswith("__") and name.endswith("__"))
+
+
+def public_functions(node: ast.AST, of: str = "") -> Iterator[tuple[str, Function, bool]]:
+    """(name, function, whether it is called with `self` or `cls` first)"""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.ClassDef) and is_public(child.name):
+            yield from public_functions(child, f"{of}{child.name}.")
+        elif isinstance(child, Function) and is_public(child.name):
+            static = any(ast.unparse(one) == "staticmethod" for one in child.decorator_list)
+            yield of + child.name, child, bool(of) and not static
+
+
+def without_hint(function: Function, bound: bool) -> list[str]:
+    given = function.args
+    named = [*given.posonlyargs, *given.args][bound:]
+    every = [*named, *given.kwonlyargs, given.vararg, given.kwarg]
+    found = [one.arg for one in every if one is not None and one.annotation is None]
+    return found if function.returns is not None else [*found, "what it returns"]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_public_function_says_what_it_takes_and_gives(module):
+    for name, function, bound in public_functions(tree_of(module)):
+        if any("triton.jit" in ast.unparse(one) for one in function.decorator_list):
+            continue  # of Triton's language, which has no types
+        assert not without_hint(function, bound), f"{module}, line {function.lineno}: {name}"
+
+
+def imported(module: str) -> set[str]:
+    """The modules of this package that one imports, at once or later; not those that it names for
+    its hints alone."""
+    tree, path, found = tree_of(module), MODULES[module], set()
+    package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
+    hints = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in hints:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {one.name for one in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            start = package[: len(package) - node.level + 1] if node.level else []
+            source = ".".join([*start, *filter(None, [node.module])])
+            inside = {f"{source}.{one.name}" for one in node.names}
+            found |= (inside & MODULES.keys()) or {source}
+    return found - {module}
+
+
+def test_no_import_comes_round_to_where_it_began():
+    order = graphlib.TopologicalSorter({name: imported(name) & MODULES.keys() for name in MODULES})
+    order.prepare()  # raises CycleError, which names the circle
+
+
+def test_gradio_is_imported_by_the_page_alone():
+    for name in MODULES:
+        outside = {one.partition(".")[0] for one in imported(name)}
+        assert "gradio" not in outside or name.startswith("nag.page"), name
