@@ -2,17 +2,37 @@
 classifier that reads it.
 """
 
+from __future__ import annotations
+
 import json
 import random
 import re
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import torch
 
 from . import ASSETS, data
 
+if TYPE_CHECKING:
+    from diffusers import (
+        AutoencoderTiny,
+        DiffusionPipeline,
+        ModelMixin,
+        StableDiffusionPipeline,
+        UNet2DConditionModel,
+    )
+    from transformers import CLIPTextModel, CLIPTokenizer
 
-def assemble(tokenizer, text_encoder, unet, vae):
+
+def assemble(
+    tokenizer: CLIPTokenizer,
+    text_encoder: CLIPTextModel,
+    unet: UNet2DConditionModel,
+    vae: AutoencoderTiny,
+) -> StableDiffusionPipeline:
     from diffusers import StableDiffusionPipeline
 
     from .portrait import build_scheduler
@@ -29,7 +49,7 @@ def assemble(tokenizer, text_encoder, unet, vae):
     )
 
 
-def pipeline(run: Path, denoiser: str = "student"):
+def pipeline(run: Path, denoiser: str = "student") -> DiffusionPipeline:
     """The pipeline of a training run, float32: `denoiser` is a checkpoint, such as "second",
     "student", "control" (nothing baked in), "unet" (the teacher), "joint-student", "joint" or
     "video-student".
@@ -79,7 +99,7 @@ def export(run: Path, assets: Path = ASSETS) -> None:
         save(pipeline(run, "video-student"), assets / "pocket-video", clips)
 
 
-def save(pipe, folder: Path, captions) -> None:
+def save(pipe: DiffusionPipeline, folder: Path, captions: ModuleType) -> None:
     """A pipeline in half precision, in files of at most 12 MB, and the words that the module
     `captions` taught it."""
     pipe = pipe.to(dtype=torch.float16)
@@ -100,7 +120,7 @@ def save(pipe, folder: Path, captions) -> None:
     print(f"{folder}: {total / 1e6:.1f} MB")
 
 
-def taught(source) -> str:
+def taught(source: ModuleType) -> str:
     """All words of the captions of `source` (`data` or `clips`), one a line: what their models were
     taught. So many captions that none is left out by chance."""
     rng, words = random.Random(0), set()
@@ -110,12 +130,16 @@ def taught(source) -> str:
     return "".join(f"{word}\n" for word in sorted(words))
 
 
-def save_part(module, folder: Path, variant: str) -> None:
+def save_part(module: ModelMixin, folder: Path, variant: str) -> None:
     """One part in half precision, beside that of the same name."""
     module.half().save_pretrained(folder, max_shard_size="12MB", variant=variant)
 
 
-def save_classifier(classifier, folder: Path, save_file) -> None:
+def save_classifier(
+    classifier: torch.nn.Module,
+    folder: Path,
+    save_file: Callable[[dict[str, torch.Tensor], Path], None],
+) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     save_file(
         {name: tensor.half().contiguous() for name, tensor in classifier.state_dict().items()},

@@ -1,13 +1,19 @@
 """The moving picture of the README: alpha dragged from 0 to 1 and back on one seed."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
 import nag
 from nag import presets
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 PRESET = "pocket-portrait"
 PAIRS = 3  # the first prompts of the preset, each with its negative prompt
@@ -16,7 +22,7 @@ SIDE, MARGIN, HEAD, FOOT = 224, 16, 30, 54  # px
 INK, PALE, PAPER = "#1e293b", "#94a3b8", "#ffffff"
 
 
-def portraits(alpha: float, pipe, preset: presets.Preset) -> list[Image.Image]:
+def portraits(alpha: float, pipe: DiffusionPipeline, preset: presets.Preset) -> list[Image.Image]:
     """The preset's first prompts at its own settings and seed, under NAG with this alpha."""
     settings, drawn = preset.settings, []
     for pair in preset.prompts[:PAIRS]:

@@ -8,11 +8,14 @@ Shapes: B rows, 64 picture tokens (2 x 2 patches of the 16 x 16 latents, 48 chan
 tokens.
 """
 
+from __future__ import annotations
+
 import math
 import random
 import re
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -23,12 +26,16 @@ from .text import TOKENS, WIDTH, AttributeReader, load_text, tokenize, train_tex
 from .train import load_denoiser
 from .vae import LATENT_CHANNELS, load_vae
 
+if TYPE_CHECKING:
+    from diffusers import FluxPipeline
+    from transformers import T5Tokenizer
+
 HEADS, HEAD = 3, 64
 # blocks with weights of their own for text and picture, and blocks that share them
 DOUBLE, SINGLE = 4, 8
 
 
-def build_tokenizer(folder: Path, count: int = 20_000):
+def build_tokenizer(folder: Path, count: int = 20_000) -> T5Tokenizer:
     """A T5Tokenizer (Unigram) whose pieces are the words of our captions, and letters for all
     others; saved into `folder`.
 
@@ -56,7 +63,7 @@ def build_tokenizer(folder: Path, count: int = 20_000):
     return tokenizer
 
 
-def tokenizer(run: Path):
+def tokenizer(run: Path) -> T5Tokenizer:
     from transformers import T5Tokenizer
 
     folder = run / "tokenizer_2"
@@ -67,7 +74,7 @@ def tokenizer(run: Path):
     )
 
 
-def build_t5(tok) -> torch.nn.Module:
+def build_t5(tok: T5Tokenizer) -> torch.nn.Module:
     from transformers import T5Config, T5EncoderModel
 
     return T5EncoderModel(
@@ -169,7 +176,13 @@ class Joint(Portrait):
     def build() -> torch.nn.Module:
         return build_transformer()
 
-    def predict(self, model: torch.nn.Module, x, s, text) -> torch.Tensor:
+    def predict(
+        self,
+        model: torch.nn.Module,
+        x: torch.Tensor,
+        s: torch.Tensor,
+        text: tuple[torch.Tensor, ...],
+    ) -> torch.Tensor:
         out = model(
             hidden_states=pack(x),
             timestep=s.flatten(),
@@ -182,7 +195,7 @@ class Joint(Portrait):
         return unpack(out, *x.shape[-2:])
 
 
-def assemble(run: Path, denoiser: str = "joint-student"):
+def assemble(run: Path, denoiser: str = "joint-student") -> FluxPipeline:
     """The pipeline of a training run, float32."""
     from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
 

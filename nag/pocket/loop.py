@@ -77,7 +77,9 @@ def fit(
 class Training:
     """A module being trained, its optimisers and the average of its weights, in one file."""
 
-    def __init__(self, path: Path, module: nn.Module, optimisers: list[torch.optim.Optimizer]):
+    def __init__(
+        self, path: Path, module: nn.Module, optimisers: list[torch.optim.Optimizer]
+    ) -> None:
         self.path, self.module, self.optimisers = path, module, optimisers
         self.trained = [p for p in module.parameters() if p.requires_grad]
         self.average = [p.detach().clone() for p in self.trained]

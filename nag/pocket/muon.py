@@ -2,6 +2,8 @@
 for it does a hundred times slower.
 """
 
+from collections.abc import Iterable
+
 import torch
 
 # Keller Jordan's quintic iteration (https://kellerjordan.github.io/posts/muon): brings all singular
@@ -14,11 +16,17 @@ class Muon(torch.optim.Optimizer):
     orthogonalised together.
     """
 
-    def __init__(self, params, lr: float, momentum: float = 0.95, weight_decay: float = 0.0):
+    def __init__(
+        self,
+        params: Iterable[torch.Tensor],
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+    ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure=None) -> None:
+    def step(self, closure: None = None) -> None:
         for group in self.param_groups:
             shapes = {}
             for p in group["params"]:

@@ -3,8 +3,12 @@
 Shapes: B rows, latents (B, 12, 16, 16), noise levels s (B, 1, 1, 1) from 0 (picture) to 1 (noise).
 """
 
+from __future__ import annotations
+
 import random
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,6 +18,9 @@ from . import SHIPPED, data
 from .loop import batch_at, device
 from .text import WIDTH, load_text, tokenize
 from .vae import LATENT_CHANNELS
+
+if TYPE_CHECKING:
+    from diffusers import DPMSolverMultistepScheduler
 
 
 def build_unet() -> nn.Module:
@@ -39,7 +46,7 @@ def shipped_unet() -> nn.Module:
     return unet.to(memory_format=torch.channels_last).to(device())
 
 
-def build_scheduler(shift: float = 1.0):
+def build_scheduler(shift: float = 1.0) -> DPMSolverMultistepScheduler:
     """Plain Euler steps on the straight flow; the one such scheduler that StableDiffusionPipeline
     accepts."""
     from diffusers import DPMSolverMultistepScheduler
@@ -63,14 +70,14 @@ class Portrait:
 
     name, lr, muon, size = "unet", 8e-4, None, 32  # muon: as of `fit`; size: rows of a batch
 
-    def __init__(self, run: Path):
+    def __init__(self, run: Path) -> None:
         self.latents = np.load(run / "latents.npy")
         self.people = data.load_people(run / "data")[: len(self.latents)]
         self.load_text(run)
         self.empty = self.encode([""])
 
     @classmethod
-    def without_data(cls, run: Path) -> "Portrait":
+    def without_data(cls, run: Path) -> Portrait:
         """Its text parts, to encode and to predict with, and nothing to learn from."""
         source = object.__new__(cls)
         source.load_text(run)
@@ -91,11 +98,13 @@ class Portrait:
         """The noise level that stands `share` of the way from the picture (0) to the noise (1)."""
         return share
 
-    def predict(self, model: nn.Module, x, s, text) -> torch.Tensor:
+    def predict(
+        self, model: nn.Module, x: torch.Tensor, s: torch.Tensor, text: tuple[torch.Tensor, ...]
+    ) -> torch.Tensor:
         """x (B, 12, 16, 16), s (B, 1, 1, 1) -> velocity, like x"""
         return model(x, 1000 * s.flatten(), *text, return_dict=False)[0]
 
-    def target(self, x, s, velocity) -> torch.Tensor:
+    def target(self, x: torch.Tensor, s: torch.Tensor, velocity: torch.Tensor) -> torch.Tensor:
         """What `predict` is to say at `x` and `s`: velocity, n - x of the picture it came from."""
         return velocity
 
@@ -103,7 +112,9 @@ class Portrait:
         """latents (B, 12, 16, 16), text, which rows have an empty caption (B, 1, 1, 1)"""
         return self.rows(self.latents, self.people, data.caption, step, size, seed)
 
-    def rows(self, latents, people, caption, step: int, size: int, seed: int) -> tuple:
+    def rows(
+        self, latents: np.ndarray, people: list, caption: Callable, step: int, size: int, seed: int
+    ) -> tuple:
         rng, rows = random.Random(step * 31 + seed), batch_at(step, len(people), size, seed)
         captions = [caption(people[i], rng) for i in rows]
         latents = torch.from_numpy(latents[rows]).to(device()).float()

@@ -3,11 +3,14 @@
 Shapes: B captions, T = 24 tokens, 192 features.
 """
 
+from __future__ import annotations
+
 import json
 import random
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -16,11 +19,14 @@ from torch import nn
 from . import SHIPPED, data
 from .loop import batch_at, device, fit, load_average
 
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer, PreTrainedTokenizerBase
+
 TOKENS = 24
 WIDTH = 192  # of the text encoder, and of the denoisers where they attend
 
 
-def build_tokenizer(folder: Path, count: int = 20_000):
+def build_tokenizer(folder: Path, count: int = 20_000) -> CLIPTokenizer:
     """A CLIPTokenizer with a vocabulary trained on our captions, saved into `folder`.
 
     Every byte is added with and without the end-of-word mark: the trainer drops pieces that never
@@ -65,7 +71,7 @@ def _byte_pairs(captions: list[str]) -> tuple[list[str], list[list[str]]]:
     return alphabet, [p.split(" ") if isinstance(p, str) else p for p in learned["merges"]]
 
 
-def build_text_encoder(tokenizer) -> nn.Module:
+def build_text_encoder(tokenizer: CLIPTokenizer) -> nn.Module:
     from transformers import CLIPTextConfig, CLIPTextModel
 
     return CLIPTextModel(
@@ -87,7 +93,9 @@ def build_text_encoder(tokenizer) -> nn.Module:
 class AttributeReader(nn.Module):
     """A text encoder with one linear head per attribute: what does a caption imply?"""
 
-    def __init__(self, text_encoder: nn.Module, attributes: dict[str, tuple] = data.ATTRIBUTES):
+    def __init__(
+        self, text_encoder: nn.Module, attributes: dict[str, tuple] = data.ATTRIBUTES
+    ) -> None:
         super().__init__()
         self.text_encoder = text_encoder
         self.heads = nn.ModuleList(nn.Linear(WIDTH, len(v)) for v in attributes.values())
@@ -98,7 +106,7 @@ class AttributeReader(nn.Module):
         return [head(hidden) for head in self.heads]
 
 
-def tokenizer(run: Path):
+def tokenizer(run: Path) -> CLIPTokenizer:
     from transformers import CLIPTokenizer
 
     if not (run / "tokenizer" / "vocab.json").exists():
@@ -106,7 +114,9 @@ def tokenizer(run: Path):
     return CLIPTokenizer.from_pretrained(run / "tokenizer")
 
 
-def tokenize(tok, captions: list[str], where: torch.device | str | None = None) -> torch.Tensor:
+def tokenize(
+    tok: PreTrainedTokenizerBase, captions: list[str], where: torch.device | str | None = None
+) -> torch.Tensor:
     """-> ids (B, T)"""
     full = {"padding": "max_length", "max_length": TOKENS, "truncation": True}
     return tok(captions, return_tensors="pt", **full).input_ids.to(where or device())
@@ -117,7 +127,7 @@ def train_text(
     steps: int,
     size: int = 256,
     name: str = "text",
-    tok=None,
+    tok: PreTrainedTokenizerBase | None = None,
     encoder: nn.Module | None = None,
     source: ModuleType = data,
     rows: list | None = None,

@@ -1,5 +1,6 @@
 """A many-step teacher by flow matching, and its distillation to a student of 4 steps."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -29,7 +30,7 @@ def train_teacher(run: Path, steps: int, source: Portrait, compile: bool = False
     return fit(source.name, run, model, loss, steps, lr=source.lr, decay=0.998, muon=source.muon)
 
 
-def load_denoiser(run: Path, build, name: str) -> nn.Module:
+def load_denoiser(run: Path, build: Callable[[], nn.Module], name: str) -> nn.Module:
     """A checkpoint of this run, in what `build()` gives."""
     model = build()
     load_average(model, run / f"{name}.pt")
@@ -83,7 +84,13 @@ def _segment(latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 @torch.no_grad()
 def guided_velocity(
-    source: Portrait, model: nn.Module, x, s, text, empty, guidance: float
+    source: Portrait,
+    model: nn.Module,
+    x: torch.Tensor,
+    s: torch.Tensor,
+    text: tuple[torch.Tensor, ...],
+    empty: torch.Tensor,
+    guidance: float,
 ) -> torch.Tensor:
     """The teacher's velocity under CFG, like x; rows that are `empty` (B, 1, 1, 1) go without."""
     if guidance == 1:

@@ -10,8 +10,12 @@ Shapes: B clips of F frames, latents (B, 12, F, 16, 16). For the stages that are
 image models time and height stand in one dimension, (B, 12, F * 16, 16).
 """
 
+from __future__ import annotations
+
 import random
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,6 +26,9 @@ from .portrait import Portrait, build_scheduler, shipped_unet
 from .text import tokenize
 from .train import load_denoiser
 from .vae import LATENT_CHANNELS, load_vae, to_tensor
+
+if TYPE_CHECKING:
+    from diffusers import AnimateDiffPipeline
 
 HEADS, SIDE = 2, 16
 BUDGET = 32  # frames of a batch
@@ -109,7 +116,7 @@ def build_unet() -> torch.nn.Module:
 class Teacher:
     """pocket-joint before its distillation, as it ships."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         from diffusers import FluxPipeline
 
         pipe = FluxPipeline.from_pretrained(JOINT, variant="teacher", dtype=torch.float32)
@@ -121,7 +128,7 @@ class Teacher:
         self.source.place()
 
     @torch.no_grad()
-    def __call__(self, x, s, captions: list[str]) -> torch.Tensor:
+    def __call__(self, x: torch.Tensor, s: torch.Tensor, captions: list[str]) -> torch.Tensor:
         return self.source.predict(self.model, x, s, self.source.encode(captions)).float()
 
 
@@ -146,7 +153,7 @@ class Video(Portrait):
         (clips.FRAMES, True),
     )  # frames, moving
 
-    def __init__(self, run: Path):
+    def __init__(self, run: Path) -> None:
         super().__init__(run)
         self.moving = np.load(run / "video-latents.npy", mmap_mode="r")
         self.clips = clips.load(run / "clips")[: len(self.moving)]
@@ -181,7 +188,13 @@ class Video(Portrait):
         """
         return shifted(share, len(self.frames) ** 0.5)
 
-    def predict(self, model: torch.nn.Module, x, s, text) -> torch.Tensor:
+    def predict(
+        self,
+        model: torch.nn.Module,
+        x: torch.Tensor,
+        s: torch.Tensor,
+        text: tuple[torch.Tensor, ...],
+    ) -> torch.Tensor:
         rows, channels, height, width = x.shape
         count = height // SIDE
         with numbered(model, self.frames):
@@ -193,12 +206,12 @@ class Video(Portrait):
             )[0]
         return out.reshape(x.shape)
 
-    def teach(self, x, s) -> torch.Tensor:
+    def teach(self, x: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
         if not hasattr(self, "teacher"):
             self.teacher = Teacher()
         return self.teacher(x, s, self.captions)
 
-    def target(self, x, s, velocity) -> torch.Tensor:
+    def target(self, x: torch.Tensor, s: torch.Tensor, velocity: torch.Tensor) -> torch.Tensor:
         """Frames of one picture are looks at it through noise of their own.
 
         Their mean is as one look through less, which is for the teacher of pictures: (1 - s) x + s
@@ -232,23 +245,23 @@ def shifted(s: torch.Tensor, shift: float) -> torch.Tensor:
 class numbered:
     """Inside, the model takes what it is given for the frames of these numbers."""
 
-    def __init__(self, model, frames):
+    def __init__(self, model: torch.nn.Module, frames: Sequence[int] | np.ndarray) -> None:
         self.places = [
             module for name, module in model.named_modules() if name.endswith("pos_embed")
         ]
         self.frames = torch.as_tensor(np.asarray(frames))
 
-    def __enter__(self):
+    def __enter__(self) -> None:
         self.kept = [place.pe for place in self.places]
         for place in self.places:
             place.pe = place.pe[:, self.frames]
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         for place, pe in zip(self.places, self.kept, strict=True):
             place.pe = pe
 
 
-def assemble(run: Path, denoiser: str = "video-student"):
+def assemble(run: Path, denoiser: str = "video-student") -> AnimateDiffPipeline:
     """The pipeline of a training run, float32."""
     from diffusers import AnimateDiffPipeline
 
