@@ -11,6 +11,7 @@ import torch
 
 from . import kernels
 from .formula import normalized_attention_guidance
+from .kernels import Answer
 from .segments import IMAGE, NEGATIVE, POSITIVE, Segments
 from .settings import NAGSettings
 
@@ -46,7 +47,12 @@ def _labels(at: Segments, device: torch.device) -> torch.Tensor:
 
 
 def steer(
-    positive, negative, rows: slice, settings: NAGSettings, image=None, labels=None
+    positive: torch.Tensor | Answer | None,
+    negative: torch.Tensor | Answer | None,
+    rows: slice,
+    settings: NAGSettings,
+    image: Answer | None = None,
+    labels: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Guided attention output (B, H, N, D) in (B, N, H, D) memory, in the dtype of its parts.
 
@@ -63,17 +69,24 @@ def steer(
     )
 
 
-def _output(answer) -> torch.Tensor:
+def _output(answer: torch.Tensor | Answer) -> torch.Tensor:
     return answer if isinstance(answer, torch.Tensor) else answer[0]
 
 
-def _nothing(image, rows: slice = slice(None)):
+def _nothing(image: Answer, rows: slice = slice(None)) -> Answer:
     """The answer of no keys: it weighs nothing."""
     out, lse = (part[rows] for part in image)
     return out, torch.full_like(lse, float("-inf"))
 
 
-def in_torch(positive, negative, rows, settings, image=None, labels=None) -> torch.Tensor:
+def in_torch(
+    positive: torch.Tensor | Answer | None,
+    negative: torch.Tensor | Answer | None,
+    rows: slice,
+    settings: NAGSettings,
+    image: Answer | None = None,
+    labels: torch.Tensor | None = None,
+) -> torch.Tensor:
     """`steer` by the functions that it is made of."""
     dtype = _output(positive).dtype
     if image is not None:

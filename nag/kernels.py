@@ -18,14 +18,26 @@ Answer = tuple[torch.Tensor, torch.Tensor]
 DTYPES = torch.float32, torch.bfloat16, torch.float16
 
 
-def _cpu(query, key, value, mask, scale) -> Answer:
+def _cpu(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    scale: float | None,
+) -> Answer:
     """Any precision, with a mask."""
     return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         query, key, value, attn_mask=mask, scale=scale
     )
 
 
-def _cudnn(query, key, value, mask, scale) -> Answer:
+def _cudnn(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    scale: float | None,
+) -> Answer:
     """Half precision without a mask; what Hopper is fastest with."""
     if mask is not None:
         raise ValueError("cuDNN's attention is asked without a mask only.")
@@ -35,7 +47,13 @@ def _cudnn(query, key, value, mask, scale) -> Answer:
     return out, lse.squeeze(-1) if lse.ndim == 4 else lse
 
 
-def _flash(query, key, value, mask, scale) -> Answer:
+def _flash(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    scale: float | None,
+) -> Answer:
     """Half precision without a mask."""
     if mask is not None:
         raise ValueError("Flash attention takes no mask.")
@@ -44,7 +62,13 @@ def _flash(query, key, value, mask, scale) -> Answer:
     )[:2]
 
 
-def _efficient(query, key, value, mask, scale) -> Answer:
+def _efficient(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    scale: float | None,
+) -> Answer:
     """Any precision, with a mask (B, H, N, keys), whose rows begin at multiples of 16 numbers."""
     if mask is not None:
         keys = key.shape[2]
@@ -96,7 +120,7 @@ def prepare(device: torch.device | str) -> None:
                     chosen[key] = next(right, None)
 
 
-def _small_attention(device, dtype, masked: bool, wide: bool) -> tuple:
+def _small_attention(device: torch.device, dtype: torch.dtype, masked: bool, wide: bool) -> tuple:
     """Query, key, value and mask, always the same numbers."""
     generator = torch.Generator().manual_seed(0)
     features = 2 * WIDE if wide else WIDE
@@ -109,7 +133,9 @@ def _small_attention(device, dtype, masked: bool, wide: bool) -> tuple:
     return query, key, value, mask if masked else None
 
 
-def _candidates(query, key, value, mask) -> list[Callable]:
+def _candidates(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None
+) -> list[Callable]:
     """The kernels of a device; none where PyTorch would compute by plain matrix products, which is
     how people switch the others off."""
     kernels = KERNELS[query.device.type]
@@ -123,7 +149,13 @@ def _candidates(query, key, value, mask) -> list[Callable]:
 
 
 @torch.no_grad()
-def _right(kernel: Callable, query, key, value, mask) -> bool:
+def _right(
+    kernel: Callable,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+) -> bool:
     def answer(part):
         some = None if mask is None else mask[..., part]
         return _run(kernel, query, key[:, :, part], value[:, :, part], some, None)
@@ -138,7 +170,9 @@ def _right(kernel: Callable, query, key, value, mask) -> bool:
     return bool((merged - whole).abs().max() < limit)
 
 
-def able(query, key, value, mask=None) -> bool:
+def able(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None = None
+) -> bool:
     """Whether `attend` can: there is a kernel for these, a whole number of query heads for each key
     head, and a mask that is the same for all queries. Nobody may want gradients: log-sum-exps
     have none here."""
@@ -152,11 +186,17 @@ def able(query, key, value, mask=None) -> bool:
     return heads and (mask is None or mask.shape[-2] == 1)
 
 
-def _kernel_for(query, mask) -> Callable | None:
+def _kernel_for(query: torch.Tensor, mask: torch.Tensor | None) -> Callable | None:
     return chosen.get((query.device.type, query.dtype, mask is not None, query.shape[-1] > WIDE))
 
 
-def attend(query, key, value, mask=None, scale: float | None = None) -> Answer | None:
+def attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None = None,
+    scale: float | None = None,
+) -> Answer | None:
     """What queries (B, H, N, D) get of keys and values (B, H or fewer, keys, D), whose mask is
     (B or 1, 1, 1, keys). None where nothing asks or nothing is attended.
 
@@ -169,7 +209,14 @@ def attend(query, key, value, mask=None, scale: float | None = None) -> Answer |
     return _run(_kernel_for(query, mask), query, key, value, mask, scale)
 
 
-def _run(kernel, query, key, value, mask, scale) -> Answer:
+def _run(
+    kernel: Callable,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    scale: float | None,
+) -> Answer:
     if mask is None:
         return kernel(query, key, value, None, scale)
     if mask.dtype == torch.bool:

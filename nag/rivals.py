@@ -3,7 +3,7 @@
 import torch
 
 from .formula import normalized_attention_guidance
-from .segments import Inputs, Segments, take
+from .segments import Inputs, Op, Segments, take
 from .settings import NAGSettings
 
 
@@ -18,7 +18,7 @@ def negative_away_steer_attention(
 
 
 def value_sign_flip(
-    op, inputs: Inputs, queries: Segments, keys: Segments, scale: float
+    op: Op, inputs: Inputs, queries: Segments, keys: Segments, scale: float
 ) -> torch.Tensor:
     """Value sign flip (arXiv 2508.10931): one softmax over all that the image attends and the
     negative text, whose values count -scale times -> the image's tokens (B, H, I, D)."""
@@ -29,7 +29,10 @@ def value_sign_flip(
 
 
 def blend(
-    settings: NAGSettings, z_positive: torch.Tensor, z_negative: torch.Tensor, dim
+    settings: NAGSettings,
+    z_positive: torch.Tensor,
+    z_negative: torch.Tensor,
+    dim: int | tuple[int, ...],
 ) -> torch.Tensor:
     """The guided output by whichever method; of shape and dtype of `z_positive`.
 

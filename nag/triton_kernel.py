@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 
 from .formula import EPS
+from .kernels import Answer
 from .settings import NAGSettings
 
 # of the kernel's arguments, those that change from call to call: not to be compiled into it
@@ -89,7 +90,12 @@ def steer_kernel(
 
 
 def steer(
-    positive, negative, rows: slice, settings: NAGSettings, image=None, labels=None
+    positive: torch.Tensor | Answer,
+    negative: torch.Tensor | Answer,
+    rows: slice,
+    settings: NAGSettings,
+    image: Answer | None = None,
+    labels: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """See `nag.fused.steer`. One launch where outputs have like strides, and log-sum-exps."""
     merge = image is not None
@@ -138,7 +144,7 @@ def alike(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
     return tensors if same and features_together else tuple(x.contiguous() for x in tensors)
 
 
-def on_device_of(tensor: torch.Tensor):
+def on_device_of(tensor: torch.Tensor) -> contextlib.AbstractContextManager[None]:
     """Triton launches on the current GPU, of several perhaps another; torch.compile sees to it."""
     if tensor.device.type == "cpu" or torch.compiler.is_compiling():
         return contextlib.nullcontext()
