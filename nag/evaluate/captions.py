@@ -10,7 +10,11 @@ Reference pictures are cut and scaled to the size of those drawn. CLIP and PickS
 transformers, Inception by torch-fidelity.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nag.engine import failures
 from nag.errors import Refused
@@ -19,13 +23,21 @@ from nag.presets import Preset
 from . import draw
 from .statistics import Frechet, of_mean
 
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+    from .plan import Picture
+
+    Network = Callable[[torch.Tensor], torch.Tensor]  # pictures (n, 3, H, W) -> (n, features)
+
 CLIP, PICKSCORE = "openai/clip-vit-large-patch14", "yuvalkirstain/PickScore_v1"
 PROCESSORS = {PICKSCORE: "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"}  # as its authors use it
 PATCH, BATCH = 299, 32
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
-def check(metrics, references: Path | None) -> None:
+def check(metrics: Iterable[str], references: Path | None) -> None:
     """Raises `Refused` where a package or a folder is missing; weights are looked for later."""
     if not {"fid", "pfid"} & set(metrics):
         return
@@ -58,7 +70,7 @@ def images_in(folder: Path) -> list[Path]:
 class Similarity:
     """Cosine of pictures and captions in a CLIP-type model, from the hub or a folder."""
 
-    def __init__(self, source: str, device: str):
+    def __init__(self, source: str, device: str) -> None:
         from transformers import CLIPModel, CLIPProcessor
 
         try:
@@ -68,7 +80,7 @@ class Similarity:
             raise Refused(_missing(source, error)) from error
         self.device, self.scale = device, float(self.model.logit_scale.detach().exp())
 
-    def __call__(self, images, captions: list[str]):
+    def __call__(self, images: list[Image.Image], captions: list[str]) -> torch.Tensor:
         """(n,) cosines"""
         import torch
 
@@ -87,7 +99,7 @@ def _missing(source: str, error: Exception) -> str:
     return failures.of_loading(error, preset, "leave its metric out of --metrics")
 
 
-def inception(weights: Path | None = None):
+def inception(weights: Path | None = None) -> Network:
     """Inception V3 as FID knows it: uint8 pictures (n, 3, H, W) -> (n, 2048)."""
     import torch
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
@@ -106,7 +118,9 @@ def inception(weights: Path | None = None):
     return lambda pixels: network(pixels.to(next(network.parameters()).device))[0].cpu()
 
 
-def features(network, images, size: tuple[int, int], patch: bool):
+def features(
+    network: Network, images: Sequence[Image.Image], size: tuple[int, int], patch: bool
+) -> torch.Tensor:
     """Of PIL images, scaled to `size` (width, height), whole or of their middle -> (n, k)"""
     import numpy as np
     import torch
@@ -127,16 +141,16 @@ def features(network, images, size: tuple[int, int], patch: bool):
     return torch.cat(rows)
 
 
-class Files:
+class Files(Sequence):
     """Pictures, opened when asked for; of a video the middle frame."""
 
-    def __init__(self, paths: list[Path], ours: bool):
+    def __init__(self, paths: list[Path], ours: bool) -> None:
         self.paths, self.ours = paths, ours
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, i):
+    def __getitem__(self, i: int) -> Image.Image:
         from PIL import Image
 
         if self.ours:
@@ -146,10 +160,10 @@ class Files:
 
 
 def measure(
-    pictures,
+    pictures: list[Picture],
     columns: dict[str, list[Path]],
-    metrics,
-    size,
+    metrics: Iterable[str],
+    size: tuple[int, int],
     device: str,
     references: Path | None = None,
     clip: str = CLIP,

@@ -1,10 +1,16 @@
 """The colours of skin and hair, which the classifier does not name: read from the pixels."""
 
+from __future__ import annotations
+
 import functools
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nag.pocket import data
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 NEAR = 60  # of 765: pixels that are farther from every colour of the drawings are of none
 VISIBLE = 0.04  # share of a picture; below it light hair cannot be told from the ink's soft edges
@@ -20,7 +26,7 @@ def palette() -> np.ndarray:
     return np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in colours], np.float32)
 
 
-def shares(frame) -> np.ndarray:
+def shares(frame: Image.Image) -> np.ndarray:
     """A PIL image -> the share of its pixels that are nearest to each colour of `palette()`."""
     pixels = np.asarray(frame.convert("RGB"), np.float32)[::2, ::2].reshape(-1, 1, 3)
     distances = np.abs(pixels - palette()).sum(-1)

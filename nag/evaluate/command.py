@@ -4,10 +4,13 @@ A unit of work is one batch of one column. Which pictures share a batch depends 
 and what is measured are the files, so the numbers do not depend on how many processes there were.
 """
 
+from __future__ import annotations
+
 import argparse
 from collections import Counter
 from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING
 
 from nag.engine.run import versions
 from nag.errors import Refused
@@ -17,6 +20,9 @@ from . import pictures as each
 from .options import HUB, POCKET, Plan, add_arguments, plan_of
 from .pocket import Yardstick
 from .references import References
+
+if TYPE_CHECKING:
+    from .processes import Several
 
 __all__ = ["add_arguments", "run"]
 
@@ -75,7 +81,7 @@ def _files(painter: draw.Painter, columns, pictures, out: Path) -> dict[str, lis
     return paths
 
 
-def draw_missing(painter: draw.Painter, plan: Plan, process) -> None:
+def draw_missing(painter: draw.Painter, plan: Plan, process: Several) -> None:
     """This process's units.
 
     Columns take turns, so that a busy minute of the machine hits all of them.

@@ -7,12 +7,16 @@ What is measured later is measured on these files, so that an evaluation that wa
 spread over processes, and one that was not, see the same.
 """
 
+from __future__ import annotations
+
 import functools
 import hashlib
 import json
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import nag
 from nag.engine import loading
@@ -23,6 +27,11 @@ from nag.errors import Refused, out_of_memory
 from nag.presets import Preset
 
 from .plan import Column, Picture
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from ..engine.loading import Loaded
 
 NAMED = (
     "model",
@@ -45,12 +54,14 @@ ELSEWHERE = re.compile(
 class Painter:
     """Draws for one preset into one folder; the model is loaded when a picture is missing."""
 
-    def __init__(self, preset: Preset, folder: Path, loader=loading.load):
+    def __init__(
+        self, preset: Preset, folder: Path, loader: Callable[[Preset], Loaded] = loading.load
+    ) -> None:
         self.preset, self.folder, self.loader = preset, folder / "pictures", loader
         self.folder.mkdir(parents=True, exist_ok=True)
 
     @functools.cached_property
-    def loaded(self):
+    def loaded(self) -> Loaded:
         return self.loader(self.preset)
 
     @functools.cached_property
@@ -133,7 +144,7 @@ class Painter:
         os.replace(unfinished, path)
 
 
-def read(path: Path):
+def read(path: Path) -> tuple[list[Image.Image], dict]:
     """-> a picture's frames as PIL images (one, or a video's), and what its file says of how it was
     made.
     """

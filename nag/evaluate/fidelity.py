@@ -15,14 +15,24 @@ off        share of pixels with a colour that the drawings do not have, and in b
            renders: lines have soft edges, and a VAE its losses; what is above that are blotches
 """
 
+from __future__ import annotations
+
 import argparse
 import random
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nag.errors import Refused
 from nag.pocket import DENOISERS, data
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+    from PIL import Image
+
+    from ..presets import Preset
 
 SEED, BATCH = 70_000, 32
 OFF = 24  # of 765: how far a pixel may be from a colour
@@ -48,7 +58,7 @@ def asked(count: int) -> tuple[list[data.Person], list[str], list[list[str]]]:
     return people, captions, stated
 
 
-def lines(pictures) -> float:
+def lines(pictures: Iterable[Image.Image]) -> float:
     return float(
         np.mean(
             [
@@ -62,7 +72,7 @@ def lines(pictures) -> float:
     )
 
 
-def off_palette(pictures) -> float:
+def off_palette(pictures: Iterable[Image.Image]) -> float:
     colours = {*data.SKIN, *data.HAIR, "#000000", "#ffffff"}
     colours |= {
         colour
@@ -80,7 +90,9 @@ def off_palette(pictures) -> float:
     return float(np.mean(shares))
 
 
-def draw(pipe, preset, captions: list[str], steps: int):
+def draw(
+    pipe: DiffusionPipeline, preset: Preset, captions: list[str], steps: int
+) -> list[Image.Image]:
     """One picture of each caption, without guidance."""
     import inspect
 
@@ -107,7 +119,9 @@ def draw(pipe, preset, captions: list[str], steps: int):
     return pictures
 
 
-def measure(pipe, preset, count: int, steps: list[int]) -> dict[int, dict]:
+def measure(
+    pipe: DiffusionPipeline, preset: Preset, count: int, steps: list[int]
+) -> dict[int, dict]:
     """{steps: the numbers above}"""
     import torch
 
@@ -163,7 +177,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", type=Path, default=Path("runs"))
 
 
-def run(options) -> int:
+def run(options: argparse.Namespace) -> int:
     """Raises `Refused`."""
     from nag import presets
     from nag.engine import loading

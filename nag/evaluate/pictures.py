@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from nag.errors import Refused
+from nag.errors import NAGValueError, Refused
 
 from .plan import Column, Picture
 
@@ -83,7 +83,7 @@ class Results:
     Raises `Refused` where the folder has no results, or they cannot be read.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         numbers, told = _json(folder, "results.json"), _json(folder, FILE)
         try:
@@ -139,7 +139,7 @@ def _column(key: str, told: list[dict]) -> Iterator[Shown]:
         cell = one["columns"][key]
         kind, keep = cell.get("outcome", ""), cell.get("keep")
         if not NAME.fullmatch(cell["file"]) or (kind and kind not in KINDS):
-            raise ValueError
+            raise NAGValueError(f"{cell['file']} with outcome {kind!r} is none of evaluate's.")
         words = str(one["prompt"]), str(one["negative"]), int(one["seed"]), str(one["case"])
         keep = None if keep is None else float(keep)
         yield Shown(number, key, Picture(*words), cell["file"], kind, keep)

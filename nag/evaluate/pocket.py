@@ -78,7 +78,7 @@ class Asked:
     (n, attributes + 2) what may be compared with the un-guided picture, skin and hair last.
     """
 
-    def __init__(self, pictures: list[Picture], attributes: dict[str, tuple[str, ...]]):
+    def __init__(self, pictures: list[Picture], attributes: dict[str, tuple[str, ...]]) -> None:
         names = list(attributes)
         self.pictures, self.attributes = pictures, attributes
         self.slot = torch.tensor([names.index(CASES[p.case][0]) for p in pictures])
@@ -148,7 +148,7 @@ def chance(asked: Asked, plain: Seen) -> dict[str, float]:
 class Yardstick:
     """Measures the columns of one evaluation."""
 
-    def __init__(self, references: References, pictures: list[Picture], metrics: list[str]):
+    def __init__(self, references: References, pictures: list[Picture], metrics: list[str]) -> None:
         self.references, self.metrics = references, metrics
         self.reader = references.reader
         self.pictures = [picture for picture in pictures if not picture.control]

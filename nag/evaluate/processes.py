@@ -27,7 +27,7 @@ class Alone:
 class Several:
     """One of several processes, as accelerate finds them."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         import datetime
 
         import torch

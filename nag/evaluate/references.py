@@ -3,12 +3,15 @@
 All went through the model's VAE, so that its own loss is not counted as damage.
 """
 
+from __future__ import annotations
+
 import functools
 import hashlib
 import json
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,6 +24,9 @@ from nag.pocket import clips, data
 
 from . import draw
 from .cases import CASES
+
+if TYPE_CHECKING:
+    from diffusers import ModelMixin
 
 COMPONENTS = 32
 # renders of each case, others of it for the floor, and held-out ones on which the classifier is
@@ -49,7 +55,7 @@ class References:
 
     def __init__(
         self, painter: draw.Painter, folder: Path, cases: list[str], tuning: bool, size: int
-    ):
+    ) -> None:
         self.painter, self.folder, self.size = painter, folder, size
         self.cases, self.tuning = cases, tuning
         self.reader = meter.Meter.load(loading.PROJECT / painter.preset.meter)
@@ -127,7 +133,11 @@ class References:
 
 
 def renders(
-    vae, drawn: list, render: Callable = data.render, size: int = data.SIZE, together: int = 32
+    vae: ModelMixin,
+    drawn: list,
+    render: Callable = data.render,
+    size: int = data.SIZE,
+    together: int = 32,
 ) -> list[list]:
     """Renders of people, or of clips, as the VAE gives them back: a list of frames for each."""
     one, pictures = next(vae.parameters()), []

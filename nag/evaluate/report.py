@@ -37,7 +37,10 @@ def write(
     return []
 
 
-def rounded(value):
+Plain = dict | list | tuple | str | float | bool | None
+
+
+def rounded(value: Plain) -> Plain:
     """Numbers with five digits, in whatever holds them."""
     if isinstance(value, float):
         return float(f"{value:.5g}")

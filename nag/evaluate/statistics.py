@@ -4,13 +4,14 @@ Shares have theirs from `nag.explore.counting`.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 
 RESAMPLES = 400
 
 
-def of_mean(values) -> tuple[float, float]:
+def of_mean(values: torch.Tensor | Sequence[float]) -> tuple[float, float]:
     """95 % interval of the mean of values (n,), by their standard error."""
     values = torch.as_tensor(values, dtype=torch.float64)
     half = 1.959964 * float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else 0.0
@@ -24,13 +25,13 @@ class Frechet:
     It is biased: fewer rows seem farther away. Compare distances of equally many rows only.
     """
 
-    def __init__(self, references):
+    def __init__(self, references: torch.Tensor) -> None:
         self.mean, B = _moments(references.double())
         values, vectors = torch.linalg.eigh(B)
         self.root = vectors @ torch.diag(values.clamp_min(0).sqrt()) @ vectors.mT
         self.trace = B.trace()
 
-    def __call__(self, rows):
+    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
         """(..., n, k) -> (...)"""
         mean, A = _moments(rows.double())
         cross = torch.linalg.eigvalsh(self.root @ A @ self.root).clamp_min(0).sqrt().sum(-1)
@@ -41,7 +42,7 @@ class Frechet:
             - 2 * cross
         )
 
-    def resampled(self, rows, index=None):
+    def resampled(self, rows: torch.Tensor, index: torch.Tensor | None = None) -> torch.Tensor:
         """Distances of resamples (with replacement) of the rows (n, k) -> (RESAMPLES,)
 
         index: (RESAMPLES, n), which rows; drawn from a fixed seed if not given.
@@ -60,7 +61,9 @@ def resamples(sizes: list[int]) -> torch.Tensor:
     return torch.cat(parts, 1)
 
 
-def paired_mean(first, second, strata: list[str]) -> tuple[float, float, float]:
+def paired_mean(
+    first: torch.Tensor, second: torch.Tensor, strata: list[str]
+) -> tuple[float, float, float]:
     """Mean of `first` less that of `second`, (n,) of the same pictures, and its 95 % interval.
 
     By a bootstrap of the differences, resampled within each of the strata (n,), such as the prompt.
@@ -89,7 +92,7 @@ def paired_frechet(
     return value, value + low - middle, value + high - middle
 
 
-def around(value: float, resampled) -> tuple[float, float]:
+def around(value: float, resampled: torch.Tensor) -> tuple[float, float]:
     """95 % bootstrap interval of a Frechet distance.
 
     A resample repeats rows and so seems farther away than its original: the spread of the resamples
