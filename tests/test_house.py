@@ -2,6 +2,8 @@
 
 import ast
 import graphlib
+import importlib.util
+import inspect
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +14,7 @@ MODULES = {
     ".".join(path.relative_to(NAG.parent).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted(NAG.rglob("*.py"))
 }
+HAS_TRITON = importlib.util.find_spec("triton") is not None
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -49,11 +52,51 @@ def test_every_public_function_says_what_it_takes_and_gives(module):
         assert not without_hint(function, bound), f"{module}, line {function.lineno}: {name}"
 
 
+def named_for_hints(module: str) -> dict[str, object]:
+    """What a module imports and defines for its hints alone."""
+    names = {}
+    for node in tree_of(module).body:
+        if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
+            continue
+        for line in node.body:
+            source = source_of(line, module) if isinstance(line, ast.ImportFrom) else ""
+            if source in MODULES:
+                there = vars(importlib.import_module(source)) | named_for_hints(source)
+                names |= {one.name: there[one.name] for one in line.names}
+            else:
+                code = compile(ast.Module([line], []), str(MODULES[module]), "exec")
+                exec(code, vars(importlib.import_module(module)) | names, names)
+    return names
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_hint_names_something_that_is_there(module):
+    """A checker reads them, and Python never does."""
+    if module.endswith("__main__") or (module == "nag.triton_kernel" and not HAS_TRITON):
+        return
+    loaded = importlib.import_module(module)
+    names = vars(loaded) | named_for_hints(module)
+    for owner in vars(loaded).values():
+        for one in [owner, *(vars(owner).values() if isinstance(owner, type) else [])]:
+            hinted = inspect.unwrap(getattr(one, "fget", None) or one)
+            if getattr(hinted, "__module__", "") == module and hasattr(hinted, "__qualname__"):
+                for hint in getattr(hinted, "__annotations__", {}).values():
+                    if isinstance(hint, str):
+                        eval(hint, names)
+
+
+def source_of(node: ast.ImportFrom, module: str) -> str:
+    """The module that `from ... import` names."""
+    inside = MODULES[module].name == "__init__.py"
+    package = module.split(".") if inside else module.split(".")[:-1]
+    start = package[: len(package) - node.level + 1] if node.level else []
+    return ".".join([*start, *filter(None, [node.module])])
+
+
 def imported(module: str) -> set[str]:
     """The modules of this package that one imports, at once or later; not those that it names for
     its hints alone."""
-    tree, path, found = tree_of(module), MODULES[module], set()
-    package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
+    tree, found = tree_of(module), set()
     hints = {
         id(inner)
         for node in ast.walk(tree)
@@ -66,8 +109,7 @@ def imported(module: str) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {one.name for one in node.names}
         elif isinstance(node, ast.ImportFrom):
-            start = package[: len(package) - node.level + 1] if node.level else []
-            source = ".".join([*start, *filter(None, [node.module])])
+            source = source_of(node, module)
             inside = {f"{source}.{one.name}" for one in node.names}
             found |= (inside & MODULES.keys()) or {source}
     return found - {module}
