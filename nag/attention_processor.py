@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from . import fused, kernels, merged
-from .rivals import blend, value_sign_flip
+from .rivals import IN_ONE_SOFTMAX, blend, in_one_softmax
 from .segments import NEGATIVE, POSITIVE, Inputs, Op, Segments
 
 from .segments import places, portions, put, rows_of, take, tokens_first  # isort: skip
@@ -103,7 +103,8 @@ class GuidedAttention:
             out, pieces = inputs.output(), queries.with_positive
             put(out, pieces, op(*inputs.seen(keys.with_positive, pieces)))
             return out
-        rows, flip = rows_of(self.call.layout, inputs.query), self.settings.method == "vsf"
+        rows = rows_of(self.call.layout, inputs.query)
+        flip = self.settings.method in IN_ONE_SOFTMAX
         if not (queries.positive or queries.negative):
             out = self.cross(op, inputs, keys, rows, plain)
         elif queries is not keys or not keys.image or flip or not self._mergeable(inputs, plain):
@@ -113,8 +114,7 @@ class GuidedAttention:
         else:
             out = merged.in_portions(inputs, keys, rows, scale, self._steer)
         if flip and queries.image:
-            flipped = value_sign_flip(op, inputs.of_rows(rows), queries, keys, self.settings.scale)
-            put(out[rows], queries.image, flipped)
+            put(out[rows], *in_one_softmax(op, inputs.of_rows(rows), queries, keys, self.settings))
         return out
 
     def cross(

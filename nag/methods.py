@@ -20,6 +20,7 @@ class Method:
     name: what people read.
     cfg: whether the pipeline runs classifier-free guidance, with a second pass for the negative
     prompt.
+    projected: whether CFG's difference is projected, see `nag/guidance/projected.py`.
     attention: `NAGSettings.method`, what happens inside of attention; "" leaves attention alone.
     scale: the setting that says how strong it is; "" where there is none.
     settings: all settings that change its picture, beside those that change every picture.
@@ -31,6 +32,7 @@ class Method:
     name: str
     colour: str
     cfg: bool = False
+    projected: bool = False
     attention: str = ""
     scale: str = ""
     settings: tuple[str, ...] = ()
@@ -85,12 +87,40 @@ METHODS = {
             research=True,
         ),
         Method(
+            "ong",
+            "ONG",
+            "#be185d",
+            attention="ong",
+            scale="ong_scale",
+            settings=("ong_scale", "nag_end"),
+            research=True,
+        ),
+        Method(
             "vsf",
             "VSF",
             "#a16207",
             attention="vsf",
             scale="vsf_scale",
-            settings=("vsf_scale", "nag_end"),
+            settings=("vsf_scale", "vsf_bias", "nag_end"),
+            research=True,
+        ),
+        Method(
+            "negpip",
+            "NegPiP",
+            "#4d7c0f",
+            attention="negpip",
+            scale="negpip_scale",
+            settings=("negpip_scale", "nag_end"),
+            research=True,
+        ),
+        Method(
+            "apg",
+            "CFG + APG",
+            "#b91c1c",
+            cfg=True,
+            projected=True,
+            scale="guidance_scale",
+            settings=("guidance_scale",),
             research=True,
         ),
     )

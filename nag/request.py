@@ -96,7 +96,10 @@ class Request(BaseModel):
     nasa_scale: Annotated[Real, Field(ge=0, le=10)] = (
         0.5  # of the rivals, see `NAGSettings`; starting points, not published settings
     )
-    vsf_scale: Annotated[Real, Field(ge=0, le=10)] = 1.0
+    ong_scale: Annotated[Real, Field(ge=0, le=20)] = 0.5
+    vsf_scale: Annotated[Real, Field(ge=0, le=20)] = 1.0
+    vsf_bias: Annotated[Real, Field(ge=0, le=10)] = NAG.bias
+    negpip_scale: Annotated[Real, Field(ge=0, le=20)] = 1.0
     width: Annotated[Whole, Field(ge=16, le=4096)]
     height: Annotated[Whole, Field(ge=16, le=4096)]
     num_frames: Annotated[Whole, Field(ge=1, le=400)] = 1
@@ -120,7 +123,8 @@ class Request(BaseModel):
         method = METHODS[column]
         if method.attention in ("", "nag"):
             return self.nag if method.attention else None
-        return NAGSettings(getattr(self, method.scale), end=self.nag_end, method=method.attention)
+        scale = getattr(self, method.scale)
+        return NAGSettings(scale, end=self.nag_end, method=method.attention, bias=self.vsf_bias)
 
 
 RANGED = (
@@ -132,7 +136,10 @@ RANGED = (
     "nag_alpha",
     "nag_end",
     "nasa_scale",
+    "ong_scale",
     "vsf_scale",
+    "vsf_bias",
+    "negpip_scale",
     "width",
     "height",
     "num_frames",

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from .errors import NAGValueError
 
-METHODS = ("nag", "nasa", "vsf")
+METHODS = ("nag", "nasa", "ong", "vsf", "negpip")
 
 
 @dataclass(frozen=True)
@@ -18,9 +18,12 @@ class NAGSettings:
     alpha: how much of the guided result is mixed in, 0 (off) to 1.
     end: share of the steps that are guided, 0 (off) to 1. Not the noise level that the
         authors' code asks for.
-    method: "nag", or for comparison "nasa" (Z+ - scale Z-) or "vsf" (value sign flip, arXiv
-        2508.10931: the negative's values count -scale times in one softmax with all others). These
-        two know scale (0, off, and up) and end only.
+    method: "nag", or for comparison one of `nag/rivals.py`: "nasa" (Z+ - scale Z-), "ong" (the same
+        with the part of Z- that is orthogonal to Z+), "vsf" (value sign flip: the negative's values
+        count -scale times in one softmax with all others) or "negpip" (a negative weight on the
+        values of words in the prompt). These know scale (0, off, and up) and end only, and
+        "vsf" bias.
+    bias: how much lower "vsf" makes the logits of the negative's tokens, 0 and up.
     """
 
     scale: float = 5.0
@@ -28,16 +31,17 @@ class NAGSettings:
     alpha: float = 0.25
     end: float = 1.0
     method: str = "nag"
+    bias: float = 0.1
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise NAGValueError(
                 f"NAG method must be one of {', '.join(METHODS)}, got {self.method!r}."
             )
-        for name, (low, high) in (RANGES if self.method == "nag" else OTHER_RANGES).items():
+        for name, (low, high) in ranges_of(self.method).items():
             value = getattr(self, name)
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not number or not low <= value <= high or (name == "scale" and math.isinf(value)):
+            if not number or not low <= value <= high or (name != "tau" and math.isinf(value)):
                 limit = (
                     f"between {low:g} and {high:g}"
                     if math.isfinite(high)
@@ -55,3 +59,10 @@ class NAGSettings:
 
 RANGES = {"scale": (1.0, math.inf), "tau": (1.0, math.inf), "alpha": (0.0, 1.0), "end": (0.0, 1.0)}
 OTHER_RANGES = {"scale": (0.0, math.inf), "end": (0.0, 1.0)}
+
+
+def ranges_of(method: str) -> dict[str, tuple[float, float]]:
+    """{setting: (lowest, highest)} of those that a method reads."""
+    if method == "nag":
+        return RANGES
+    return OTHER_RANGES | ({"bias": (0.0, math.inf)} if method == "vsf" else {})

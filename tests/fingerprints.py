@@ -23,7 +23,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 SETTINGS = {"scale": 4.0, "tau": 2.0, "alpha": 0.5}
 PRESETS = ("pocket-portrait", "pocket-joint", "pocket-joint-teacher", "pocket-video")
-COLUMNS = '["none", "cfg", "nag", "cfg+nag", "nasa", "vsf"]'
+COLUMNS = '["none", "cfg", "nag", "cfg+nag", "nasa", "ong", "vsf", "negpip", "apg"]'
 
 
 def checksum(value) -> str:
@@ -74,7 +74,7 @@ def denoisers():
         torch.manual_seed(0)
         pipe = bare(name)
         for cfg in (None, "before", "apart"):
-            for method in ("nag", "nasa", "vsf"):
+            for method in ("nag", "nasa", "ong", "vsf", "negpip"):
                 try:
                     with nag.guide(pipe, "with big glasses", **SETTINGS, method=method):
                         found = checksum(pipe("a portrait", cfg=cfg))

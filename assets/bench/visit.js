@@ -117,7 +117,10 @@ const METHODS = {
   nag: 'NAG',
   'cfg+nag': 'CFG + NAG',
   nasa: 'NASA, for research',
+  ong: 'ONG, for research',
   vsf: 'VSF, for research',
+  negpip: 'NegPiP, for research',
+  apg: 'CFG + APG, for research',
 };
 function openAdd(button) {
   const menu = $('#add-menu');

@@ -166,9 +166,13 @@ def _around(loaded: Loaded, rows: list[Row]) -> Iterator[None]:
 def _guided(
     pipe: DiffusionPipeline, request: Request, rows: list[Row], record: XRay | None
 ) -> contextlib.AbstractContextManager:
-    """`guide` for the rows that are guided, which all have the same settings, or nothing."""
+    """`guide` for the rows that are guided, which all have the same settings, or nothing; or what
+    changes CFG."""
     from ..guidance import guide
+    from ..guidance.projected import projected_cfg
 
+    if METHODS[rows[0].key].projected and request.guidance_scale > 1:  # at 1 CFG is off
+        return _untold(projected_cfg(pipe, len(rows)))
     settings: list[NAGSettings | None] = [request.attention(row.key) for row in rows]
     used = next((one for one in settings if one is not None), None)
     if used is None:
@@ -179,6 +183,13 @@ def _guided(
     ]
     words = negative if len(rows) > 1 else negative[0]
     return guide(pipe, words, **asdict(used), record=record)
+
+
+@contextlib.contextmanager
+def _untold(context: contextlib.AbstractContextManager) -> Iterator[None]:
+    """A context that counts no guided steps."""
+    with context:
+        yield
 
 
 @contextlib.contextmanager

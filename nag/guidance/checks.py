@@ -77,6 +77,15 @@ def check_trim(
         )
 
 
+def can_trim(
+    pipe: DiffusionPipeline, family: Family, words: str | Sequence[str | None] | None
+) -> bool:
+    """Whether the negative's padding can be told from its words."""
+    if words is None or not family.tokenizer:
+        return False
+    return getattr(pipe, family.tokenizer, None) is not None
+
+
 def embeds_by_argument(
     family: Family, embeds: Embeds | None, mask: torch.Tensor | None
 ) -> dict | None:

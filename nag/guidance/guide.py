@@ -14,6 +14,7 @@ from .. import families, fused, kernels, private
 from ..errors import NAGRuntimeError
 from ..families import Adapted, Family
 from ..patch import set_attribute, wrap_call, wrap_method
+from ..rivals import IN_ONE_SOFTMAX
 from ..settings import NAGSettings
 from ..twins import install
 from ..xray import Recorder, XRay
@@ -21,6 +22,7 @@ from .caches import forget_caches
 from .call import GuidedDenoiser
 from .checks import (
     Embeds,
+    can_trim,
     check_negative,
     check_trim,
     embeds_by_argument,
@@ -58,7 +60,8 @@ def guide(
     end: float = DEFAULTS.end,
     exact: bool = False,
     method: str = "nag",
-    trim: bool = False,
+    bias: float = DEFAULTS.bias,
+    trim: bool | None = None,
     record: XRay | None = None,
 ) -> Iterator[Progress]:
     """Within this context `pipe(...)` is guided away from the negative prompt. The pipeline is
@@ -76,13 +79,15 @@ def guide(
             takes `prompt_embeds`; rows is 1, the number of prompts, or of pictures. A dictionary by
             the denoiser's argument for models with several texts.
         negative_prompt_attention_mask: (rows, T), where the pipeline has one.
-        scale, tau, alpha, end: see `NAGSettings`. At scale 1, alpha 0 or end 0 nothing is touched.
-            Without alpha, the value published for the pipeline's family (`nag/families/`), or
-            else `NAGSettings`' own.
+        scale, tau, alpha, end, bias: see `NAGSettings`. At scale 1, alpha 0 or end 0 nothing is
+            touched. Without alpha, the value published for the pipeline's family
+            (`nag/families/`), or else `NAGSettings`' own.
         trim: leave out the padding behind the negative's words, which T5-like encoders fill up to
             512 tokens that are attended like any other. Cheaper, and weaker on the one trained
             model that it was measured on (pocket-joint). Models that mask padding need it not.
-        method: "nag"; for research "nasa" or "vsf", see `NAGSettings`.
+            None: as the method is published, "vsf" and "negpip" without padding where it can be
+            told from words, the others with it.
+        method: "nag"; for research "nasa", "ong", "vsf" or "negpip", see `NAGSettings`.
         exact: attend the positive and the negative branch in two passes, as by hand. Otherwise
             joint attention attends the image's keys once for both and merges (`nag/kernels.py`),
             where a kernel can: the same up to rounding, for much less time.
@@ -94,19 +99,23 @@ def guide(
     both texts. Gives a `Progress`, which counts the guided steps. Raises NAGValueError for bad
     arguments and unknown models, NAGRuntimeError when a layer could not be reached.
     """
-    settings = NAGSettings(scale, tau, DEFAULTS.alpha if alpha is None else alpha, end, method)
+    alpha_or_default = DEFAULTS.alpha if alpha is None else alpha
+    settings = NAGSettings(scale, tau, alpha_or_default, end, method, bias)
     check_negative(negative_prompt, negative_prompt_embeds, negative_prompt_attention_mask)
     family = guidable_family(pipe)
     if alpha is None and (published := families.published_alpha(pipe)) is not None:
         settings = replace(settings, alpha=published)
     if trim:
         check_trim(pipe, family, negative_prompt)
+    elif trim is None:
+        trim = method in IN_ONE_SOFTMAX and can_trim(pipe, family, negative_prompt)
     progress = Progress(settings)
     if settings.off:
         yield progress
         return
     embeds = embeds_by_argument(family, negative_prompt_embeds, negative_prompt_attention_mask)
-    cut = functools.partial(without_padding, pipe, family) if trim else None
+    bare = method == "negpip"
+    cut = functools.partial(without_padding, pipe, family, bare=bare) if trim else None
     state = CallState(PromptRows(family), exact=bool(exact))
     steps = StepCounter(progress, lambda: nothing_guided(pipe, state, progress.step + 1))
     if record is not None:

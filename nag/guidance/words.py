@@ -17,6 +17,7 @@ from .texts import Texts, with_others
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
+    from transformers import PreTrainedTokenizerBase
 
 
 P = ParamSpec("P")
@@ -147,9 +148,17 @@ def expanded(negative: dict, family: Family, count: int) -> dict:
 
 
 def without_padding(
-    pipe: DiffusionPipeline, family: Family, words: list[str], negative: dict
+    pipe: DiffusionPipeline,
+    family: Family,
+    words: list[str],
+    negative: dict,
+    bare: bool = False,
 ) -> dict:
-    """The negative's inputs cut behind the last token of its words (of the longest of several)."""
+    """The negative's inputs cut behind the last token of its words (of the longest of several).
+
+    bare: without the tokens that begin and end every text either, but for the last of an empty one.
+    Text of another tokenizer in front stays whole.
+    """
     tokenizer, text = getattr(pipe, family.tokenizer, None), family.inputs[0]
     if tokenizer is None:
         raise NAGValueError(
@@ -159,13 +168,24 @@ def without_padding(
     before = int(getattr(pipe, family.tokens_before)) if family.tokens_before else 0
     most = token_count(negative[text.argument], text) - before
     ids = tokenizer(words, truncation=True, max_length=most).input_ids
-    own = before + max(map(len, ids))
+    first, last = words_within(tokenizer, ids) if bare else (0, max(map(len, ids)))
+    first, own = 0 if before else first, before + last
 
     def cut(p):
         value = negative[p.argument]
         if p.of or value is None:
             return value
         dim = value.ndim + p.dim if p.dim < 0 else p.dim
-        return value.narrow(dim, 0, min(own, value.shape[dim]))
+        return value.narrow(dim, first, min(own, value.shape[dim]) - first)
 
     return {p.argument: cut(p) for p in family.inputs if p.argument in negative}
+
+
+def words_within(tokenizer: PreTrainedTokenizerBase, ids: list[list[int]]) -> tuple[int, int]:
+    """Where the words begin and end that a tokenizer put between tokens of its own, of the longest
+    of several texts; of empty ones the last token."""
+    names = "bos_token_id", "eos_token_id", "pad_token_id", "cls_token_id", "sep_token_id"
+    own = {getattr(tokenizer, name, None) for name in names}
+    places = [place for row in ids for place, token in enumerate(row) if token not in own]
+    longest = max(map(len, ids))
+    return (min(places), max(places) + 1) if places else (longest - 1, longest)

@@ -45,7 +45,10 @@ def add_api(handlers: PageHandlers) -> None:
         nag_normalisation: bool | None = None,
         nag_refinement: bool | None = None,
         nasa_scale: float | None = None,
+        ong_scale: float | None = None,
         vsf_scale: float | None = None,
+        vsf_bias: float | None = None,
+        negpip_scale: float | None = None,
         width: int | None = None,
         height: int | None = None,
         num_frames: int | None = None,
@@ -72,7 +75,10 @@ def add_api(handlers: PageHandlers) -> None:
             nag_normalisation: False is an ablation, nothing bounds the norm.
             nag_refinement: False is an ablation, nothing is blended.
             nasa_scale: Strength of the rival method NASA, off at 0.
+            ong_scale: Strength of the rival method Orthogonal Negative Guidance, off at 0.
             vsf_scale: Strength of the rival method value sign flip, off at 0.
+            vsf_bias: How much lower value sign flip makes the negative's logits.
+            negpip_scale: Weight of the negative's words under NegPiP, off at 0.
             width: Pixels.
             height: Pixels.
             num_frames: Of a video.

@@ -11,7 +11,8 @@ from ..request import Request, Value
 
 PRESETS = dict(load_all())
 DOCK = ("nag_scale", "nag_tau", "nag_alpha", "num_inference_steps", "guidance_scale")
-MORE = ("nag_end", "width", "height", "num_frames", "nasa_scale", "vsf_scale")
+RIVALS = ("nasa_scale", "ong_scale", "vsf_scale", "vsf_bias", "negpip_scale")
+MORE = ("nag_end", "width", "height", "num_frames", *RIVALS)
 SLIDERS = (*DOCK, *MORE)
 SWITCHES = ("nag_normalisation", "nag_refinement", "batched")
 INPUTS = ("preset", "prompt", "negative_prompt", "seed", *SLIDERS, *SWITCHES, "guidance", "fresh")
@@ -26,7 +27,10 @@ TEXTS = {  # label, what it does, step
     "height": ("Height", "px", 1),
     "num_frames": ("Frames", "of the video", 1),
     "nasa_scale": ("NASA scale", "Z+ less so many times Z-; 0 is off", 0.05),
+    "ong_scale": ("ONG scale", "Z+ less what of Z- is orthogonal to it; 0 is off", 0.05),
     "vsf_scale": ("VSF scale", "weight of the flipped values; 0 is off", 0.05),
+    "vsf_bias": ("VSF bias", "how much less the negative's words are attended", 0.05),
+    "negpip_scale": ("NegPiP weight", "of the negative's words, below 0; 0 is off", 0.05),
 }
 
 

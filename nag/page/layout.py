@@ -10,7 +10,7 @@ from ..presets import Preset
 from ..request import DEFAULT, PROMPT_LENGTH
 from . import cells, events, machine
 from .blocks import Page, StartPicture
-from .controls import DOCK, MORE, PRESETS, columns_of, listed, marks, slider
+from .controls import DOCK, MORE, PRESETS, RIVALS, columns_of, listed, marks, slider
 from .files import KEEP
 from .handlers import PageHandlers
 from .rooms import build as rooms
@@ -28,7 +28,6 @@ DOWNLOAD = """watch('value', async () => {
   link.click();
   link.remove();
 })"""  # a file that was asked for has come
-RIVALS = ("nasa_scale", "vsf_scale")
 
 
 def head() -> str:
