@@ -224,7 +224,8 @@ def test_a_fixed_setting_is_refused_as_such():
 
 def test_a_model_without_cfg_refuses_its_columns():
     with pytest.raises(
-        Refused, match=r"guidance must be out of none, nag, nasa, ong, vsf, negpip for FLUX\.2 klein"
+        Refused,
+        match=r"guidance must be out of none, nag, nasa, ong, vsf, negpip for FLUX\.2 klein",
     ):
         resolve({"preset": "flux2-klein", "guidance": ["none", "cfg"]})
 

@@ -34,7 +34,7 @@ class Projection:
     how many predictions were.
     """
 
-    def __init__(self, pictures: int, cfg_first: bool = True):
+    def __init__(self, pictures: int, cfg_first: bool = True) -> None:
         from diffusers.guiders.adaptive_projected_guidance import MomentumBuffer
 
         self.pictures, self.cfg_first = pictures, cfg_first
