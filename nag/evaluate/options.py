@@ -57,91 +57,103 @@ class Plan:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description = f"{DESCRIPTION}\n\n{pocket.__doc__}\n{captions.__doc__}"
-    parser.add_argument("--preset", default=DEFAULT, help="a file of presets/, without .json")
-    parser.add_argument(
-        "--count",
-        type=int,
-        default=64,
-        help="pictures in every column, shared out among the cases or captions",
+    for add in (_add_drawn, _add_words, _add_measured):
+        add(parser)
+
+
+def _add_drawn(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what is drawn")
+    group.add_argument("--preset", default=DEFAULT, help="a file of presets/, without .json")
+    group.add_argument(
+        "--model",
+        help="a local folder or a repository on the hub, in place of the preset's own model",
     )
-    parser.add_argument(
+    group.add_argument(
+        "--denoiser",
+        choices=DENOISERS,
+        help="of a training run of the pocket models, instead of the shipped one",
+    )
+    group.add_argument("--run", type=Path, default=Path("runs"), help="that training run's folder")
+    group.add_argument(
         "--guidance",
         nargs="+",
         metavar="KIND",
         help=f"columns, out of {', '.join(METHODS)}; default none,cfg,nag",
     )
-    parser.add_argument(
+    group.add_argument(
         "--steps", nargs="+", default=[], metavar="N", help="numbers of steps; default the preset's"
     )
-    parser.add_argument(
+    group.add_argument(
         "--sweep",
         nargs="+",
         default=[],
         metavar="SETTING=VALUE,VALUE",
         help="e.g. nag_scale=1,3,5,8 guidance_scale=2,7",
     )
-    parser.add_argument(
+    group.add_argument(
         "--ablate",
         action="store_true",
         help="NAG without normalisation, without refinement, and with neither",
     )
-    parser.add_argument(
-        "--against",
-        metavar="COLUMN",
-        help="compare all others with this column, picture by picture; default: CFG's",
+    group.add_argument(
+        "--count",
+        type=int,
+        default=64,
+        help="pictures in every column, shared out among the cases or captions",
     )
-    parser.add_argument(
-        "--cases", help=f"of a pocket preset, out of {','.join(CASES)}; default all"
+    group.add_argument(
+        "--batch",
+        type=int,
+        help="pictures drawn together; default 32 for models that ship with this project, else 4",
     )
-    parser.add_argument(
+
+
+def _add_words(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("of which words")
+    group.add_argument("--cases", help=f"of a pocket preset, out of {','.join(CASES)}; default all")
+    group.add_argument(
         "--tuning",
         action="store_true",
         help="roles and seeds kept apart for tuning, instead of those that are reported",
     )
-    parser.add_argument(
+    group.add_argument(
         "--prompts",
         type=Path,
         metavar="FILE",
         help="captions: COCO's JSON, TSV or CSV with a column caption, or lines",
     )
-    parser.add_argument(
+    group.add_argument(
         "--negative", help="negative prompt for all captions, e.g. 'Low resolution, blurry'"
     )
-    parser.add_argument(
-        "--reference-images", type=Path, metavar="DIR", help="real pictures, for fid and pfid"
-    )
-    parser.add_argument(
+
+
+def _add_measured(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what is measured, and where it is kept")
+    group.add_argument(
         "--metrics",
         nargs="+",
         metavar="NAME",
         help=f"out of {', '.join(POCKET)} (pocket models), {', '.join(HUB)}, and of "
         "videos motion: how much a frame differs from the one before it, 0 to 255",
     )
-    parser.add_argument(
+    group.add_argument(
+        "--against",
+        metavar="COLUMN",
+        help="compare all others with this column, picture by picture; default: CFG's",
+    )
+    group.add_argument(
+        "--reference-images", type=Path, metavar="DIR", help="real pictures, for fid and pfid"
+    )
+    group.add_argument(
         "--clip-model", default=captions.CLIP, metavar="REPO_OR_FOLDER", help="default %(default)s"
     )
-    parser.add_argument(
+    group.add_argument(
         "--inception",
         type=Path,
         metavar="FILE",
         help="Inception weights for fid and pfid; default: fetched once",
     )
-    parser.add_argument(
-        "--batch",
-        type=int,
-        help="pictures drawn together; default 32 for models that ship with this project, else 4",
-    )
-    parser.add_argument(
-        "--model",
-        help="a local folder or a repository on the hub, in place of the preset's own model",
-    )
-    parser.add_argument(
-        "--denoiser",
-        choices=DENOISERS,
-        help="of a training run of the pocket models, instead of the shipped one",
-    )
-    parser.add_argument("--run", type=Path, default=Path("runs"), help="that training run's folder")
-    parser.add_argument(
+    group.add_argument(
         "--out",
         type=Path,
         required=True,
