@@ -110,8 +110,10 @@ def test_presets_are_listed_and_told(client):
 def test_mcp_lists_its_tools_and_answers_a_comparison(tmp_path_factory):
     pytest.importorskip("mcp")
     with serving(tmp_path_factory, "app.py", "--mcp", "--port", env=environment()) as url:
-        tools, run, picture, refused = asyncio.run(ask_mcp(f"{url}/gradio_api/mcp/"))
-    assert {"draw", "picture", "presets", "preset"} <= set(tools)
+        tools, run, picture, refused, compared = asyncio.run(ask_mcp(f"{url}/gradio_api/mcp/"))
+    assert set(tools) == {"draw", "picture", "presets", "preset", "compare", "compare_from_image"}
+    assert "parameters of /draw" in tools["compare"]["settings"]["description"]
+    assert compared["files"] == ["none", "nag"] and compared["settings"]["seed"] == 7
     assert "1 and up" in tools["draw"]["nag_tau"]["description"]
     assert (
         run.type == "text" and "'pocket-portrait'" in run.text and "/gradio_api/file=" in run.text
@@ -124,6 +126,7 @@ async def ask_mcp(url: str):
     """What the reference client is told."""
     import ast
 
+    from jsonschema import Draft202012Validator
     from mcp import ClientSession
     from mcp.client.streamable_http import streamablehttp_client
 
@@ -132,14 +135,18 @@ async def ask_mcp(url: str):
         ClientSession(read, write) as session,
     ):
         await session.initialize()
-        tools = {
-            tool.name: tool.inputSchema["properties"] for tool in (await session.list_tools()).tools
-        }
+        tools = {tool.name: tool.inputSchema for tool in (await session.list_tools()).tools}
+        for schema in tools.values():  # a client may take none of the tools where one is wrong
+            Draft202012Validator.check_schema(schema)
         run = (await session.call_tool("draw", SETTINGS_OF_RUN)).content[0]
         number = ast.literal_eval(run.text)[0]["run"]
         picture = (await session.call_tool("picture", {"run": number})).content[0]
         refused = await session.call_tool("draw", {"nag_tau": 99})
-        return tools, run, picture, (refused.isError, refused.content[0].text)
+        answer = await session.call_tool("compare", {"settings": SETTINGS_OF_RUN})
+        compared = ast.literal_eval(answer.content[0].text)[0]
+        refusal = refused.isError, refused.content[0].text
+        tools = {name: schema["properties"] for name, schema in tools.items()}
+        return tools, run, picture, refusal, compared
 
 
 def test_mcp_is_off_unless_asked_for_and_says_what_it_needs(server, monkeypatch):

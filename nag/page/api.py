@@ -1,9 +1,10 @@
 """The API with one parameter a setting, which describes itself to people, programs and MCP clients.
 
-Beside `/compare`, which takes the same settings as one JSON object.
+Beside it `/compare` and `/compare_from_image`, which take the same settings as one JSON object.
 """
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +18,7 @@ from ..errors import Refused
 from ..methods import METHODS
 from ..presets import Preset
 from ..request import RANGED, SETTINGS
-from .blocks import ENGINE
+from .blocks import ENGINE, Settings, StartPicture
 from .controls import PRESETS
 from .files import FOLDER, file_data
 from .handlers import PageHandlers
@@ -27,10 +28,14 @@ Name = Literal[tuple(PRESETS)]
 Columns = list[Literal[tuple(METHODS)]]
 
 
-def add_api(handlers: PageHandlers) -> None:
-    """Adds the endpoints to the gr.Blocks that is being built."""
+class Endpoints:
+    """The functions of the API. Gradio and MCP tell programs their names, hints and docstrings."""
+
+    def __init__(self, handlers: PageHandlers) -> None:
+        self.handlers = handlers
 
     def draw(
+        self,
         request: gr.Request,
         prompt: str | None = None,
         negative_prompt: str | None = None,
@@ -94,11 +99,11 @@ def add_api(handlers: PageHandlers) -> None:
         """
         given = dict(locals())
         asked = {n: given[n] for n in ("preset", *SETTINGS) if given[n] is not None}
-        *_, (run, files) = handlers.api(request, asked, start_picture)
+        *_, (run, files) = self.handlers.api(request, asked, start_picture)
         beside = file_data(side_by_side(run["run"], files), "image/png") if files else None
         return run, beside, [file_data(Path(path), KINDS[Path(path).suffix]) for path in files]
 
-    def picture(run: str) -> FileData:
+    def picture(self, run: str) -> FileData:
         """Show the columns of a finished run side by side, in one picture.
 
         For programs that see one picture an answer, such as most that speak MCP.
@@ -111,7 +116,7 @@ def add_api(handlers: PageHandlers) -> None:
             raise Refused(f"There are no pictures of a run {run[:20]!r} here: /draw them again.")
         return file_data(path, KINDS[path.suffix])
 
-    def presets() -> list[dict]:
+    def presets(self) -> list[dict]:
         """List the presets: models, and what this machine can do with each.
 
         Returns:
@@ -120,7 +125,7 @@ def add_api(handlers: PageHandlers) -> None:
         import_libraries()
         return [listed(preset) for preset in PRESETS.values()]
 
-    def preset(name: Name) -> dict:
+    def preset(self, name: Name) -> dict:
         """Tell everything about one preset.
 
         Args:
@@ -134,11 +139,49 @@ def add_api(handlers: PageHandlers) -> None:
         import_libraries()
         return listed(PRESETS[name]) | told(PRESETS[name])
 
-    turn = {"concurrency_id": ENGINE, "concurrency_limit": 1}
-    gr.api(draw, api_name="draw", **turn)
-    gr.api(picture, api_name="picture")
-    gr.api(presets, api_name="presets")
-    gr.api(preset, api_name="preset")
+    def compare(self, request: gr.Request, settings: dict) -> Iterator[tuple[dict, list[str]]]:
+        """Draw as /draw does, by one JSON object.
+
+        Args:
+            settings: Any of the parameters of /draw, by name, such as {"seed": 7}.
+
+        Returns:
+            The run: settings, time, cost and what was measured, by column.
+            A file for each column, in the order of the run's "files".
+        """
+        yield from self.handlers.api(request, settings)
+
+    def compare_from_image(
+        self, request: gr.Request, settings: dict, image: str | None
+    ) -> Iterator[tuple[dict, list[str]]]:
+        """The same of a preset that begins with a picture.
+
+        Args:
+            settings: Any of the parameters of /draw, by name, such as {"preset": "flux-kontext"}.
+            image: The picture to begin with.
+
+        Returns:
+            The run: settings, time, cost and what was measured, by column.
+            A file for each column, in the order of the run's "files".
+        """
+        yield from self.handlers.api(request, settings, image)
+
+
+def add_api(handlers: PageHandlers) -> None:
+    """Adds the endpoints to the gr.Blocks that is being built."""
+    api, turn = Endpoints(handlers), {"concurrency_id": ENGINE, "concurrency_limit": 1}
+    with gr.Row(visible=False):
+        settings, result, files = Settings(), gr.JSON(), gr.Files()
+        asked, told = [settings], [result, files]
+        gr.Button().click(api.compare, asked, told, api_name="compare", **turn)
+        asked = [settings, StartPicture()]
+        gr.Button().click(
+            api.compare_from_image, asked, told, api_name="compare_from_image", **turn
+        )
+    gr.api(api.draw, api_name="draw", **turn)
+    gr.api(api.picture, api_name="picture")
+    gr.api(api.presets, api_name="presets")
+    gr.api(api.preset, api_name="preset")
 
 
 def listed(preset: Preset) -> dict:

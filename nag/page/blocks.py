@@ -45,6 +45,18 @@ class StartPicture(gr.Image):
         return "image"  # the component of the browser
 
 
+class Settings(gr.JSON):
+    """Settings as one JSON object. Of gr.JSON's "any valid json" MCP clients make no schema, and a
+    strict one takes none of the tools beside it."""
+
+    def api_info(self) -> dict[str, str]:
+        """Its JSON schema."""
+        return {"type": "object", "title": "Settings"}
+
+    def get_block_name(self) -> str:
+        return "json"  # the component of the browser
+
+
 class Page(gr.Blocks):
     """gr.Blocks with its doors shut: a queue that cannot be skipped and where nobody takes every
     place, inputs that name no file of the machine, and refusals in sentences."""

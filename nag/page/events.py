@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import gradio as gr
 
 from . import restore
-from .api import add_api
-from .blocks import ENGINE, Page, StartPicture
+from .blocks import ENGINE, Page
 from .controls import INPUTS
 
 if TYPE_CHECKING:
@@ -69,14 +68,3 @@ def redraw(desk: PageHandlers) -> Callable:
         return desk.prepare(request, *settings, True, begin)
 
     return handler
-
-
-def public(desk: PageHandlers) -> None:
-    """The API: two endpoints whose components are never shown, and those of `api.py`."""
-    with gr.Row(visible=False):
-        settings, result, files = gr.JSON(), gr.JSON(), gr.Files()
-        picture = StartPicture()
-        asked = {"compare": [settings], "compare_from_image": [settings, picture]}
-        for name, inputs in asked.items():
-            gr.Button().click(desk.api, inputs, [result, files], api_name=name, **TURN)
-    add_api(desk)

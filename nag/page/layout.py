@@ -9,6 +9,7 @@ from ..methods import METHODS
 from ..presets import Preset
 from ..request import DEFAULT, PROMPT_LENGTH
 from . import cells, events, machine
+from .api import add_api
 from .blocks import Page, StartPicture
 from .controls import DOCK, MORE, PRESETS, RIVALS, columns_of, listed, marks, slider
 from .files import KEEP
@@ -212,5 +213,5 @@ def build(
         desk = PageHandlers(engine, demo.audience)
         events.connect(demo, desk, parts)
         rooms.connect(demo, desk, parts, others, votes, results)
-        events.public(desk)
+        add_api(desk)
     return demo
