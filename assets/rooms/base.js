@@ -11,15 +11,23 @@ function outcome(kind, text, parent) {
 
 // A finished picture as a column of the bench, beside its own.
 function pin(cell, preview, label) {
-  dispatchEvent(new CustomEvent('nag-pin', { detail: { cell: { ...cell, preview, state: 'done' }, label } }));
+  dispatchEvent(
+    new CustomEvent('nag-pin', { detail: { cell: { ...cell, preview, state: 'done' }, label } }),
+  );
   openRoom('Compare');
 }
 
 function openRoom(name) {
-  const tab = [...document.querySelectorAll('#rooms [role=tab]')].find(one => one.textContent.trim() === name);
+  const tab = [...document.querySelectorAll('#rooms [role=tab]')].find(
+    one => one.textContent.trim() === name,
+  );
   if (tab) tab.click();
 }
 
-function download(file) { offer(file.url, file.orig_name || ''); }
+function download(file) {
+  offer(file.url, file.orig_name || '');
+}
 
-function visible() { return element.offsetParent !== null; }
+function visible() {
+  return element.offsetParent !== null;
+}

@@ -1,21 +1,40 @@
 // Sweep and Seeds: a table of pictures that fills from coarse to fine.
 const seeds = element.id === 'room-seeds' || !!$('.r-seeds');
-const NOTHING = { across: [], down: [], cells: [], pictures: [], counted: [], state: 'empty', count: 0, missing: 0 };
-let open = null;     // [row, column] of the cell that is looked at
+const NOTHING = {
+  across: [],
+  down: [],
+  cells: [],
+  pictures: [],
+  counted: [],
+  state: 'empty',
+  count: 0,
+  missing: 0,
+};
+let open = null; // [row, column] of the cell that is looked at
 let asking = null;
 
-function value() { return props.value && props.value.cells ? props.value : NOTHING; }
+function value() {
+  return props.value && props.value.cells ? props.value : NOTHING;
+}
 
 function asked() {
   if (seeds) return { seeds: $('.seeds-values').value };
-  return { across: $('.across').value, across_values: $('.across-values').value, down: $('.down').value, down_values: $('.down-values').value };
+  return {
+    across: $('.across').value,
+    across_values: $('.across-values').value,
+    down: $('.down').value,
+    down_values: $('.down-values').value,
+  };
 }
 
 function begin() {
   const fields = props.value && props.value.fields;
   if (!fields) return;
   const from = props.value;
-  if (seeds) { $('.seeds-values').value = from.seeds; return; }
+  if (seeds) {
+    $('.seeds-values').value = from.seeds;
+    return;
+  }
   for (const side of ['across', 'down']) {
     const list = $('.' + side);
     list.replaceChildren();
@@ -27,12 +46,18 @@ function begin() {
 }
 
 function draw() {
-  const now = value(), table = $('table.grid');
+  const now = value(),
+    table = $('table.grid');
   const running = now.state === 'running';
   $('.go').hidden = running;
   $('.halt').hidden = !running;
   const some = now.pictures.some(one => one.state === 'done');
-  $('.go').textContent = now.state === 'waiting' && some ? 'Go on' : now.state === 'done' ? 'Draw again' : 'Draw' + (now.missing ? ' ' + now.missing : '');
+  $('.go').textContent =
+    now.state === 'waiting' && some
+      ? 'Go on'
+      : now.state === 'done'
+        ? 'Draw again'
+        : 'Draw' + (now.missing ? ' ' + now.missing : '');
   for (const name of ['.picture', '.zip']) $(name).disabled = !some;
   $('.what').textContent = about(now);
   table.style.setProperty('--cells', Math.max(1, now.across.length));
@@ -41,28 +66,41 @@ function draw() {
   drawTable(table, now);
   drawOpen(now);
   drawVerdict(now);
-  if (now.file && now.file.url !== element.dataset.file) { element.dataset.file = now.file.url; download(now.file); }
+  if (now.file && now.file.url !== element.dataset.file) {
+    element.dataset.file = now.file.url;
+    download(now.file);
+  }
 }
 
 function about(now) {
-  if (!now.count) return seeds ? 'The same words on many seeds: one picture proves nothing.' : 'One seed, two settings against each other.';
-  const left = now.missing ? now.missing + ' of ' + now.pictures.length + ' to draw' : now.count + ' pictures';
-  const time = now.missing && now.seconds ? ', about ' + Math.max(1, Math.round(now.seconds)) + ' s' : '';
+  if (!now.count)
+    return seeds
+      ? 'The same words on many seeds: one picture proves nothing.'
+      : 'One seed, two settings against each other.';
+  const left = now.missing
+    ? now.missing + ' of ' + now.pictures.length + ' to draw'
+    : now.count + ' pictures';
+  const time =
+    now.missing && now.seconds ? ', about ' + Math.max(1, Math.round(now.seconds)) + ' s' : '';
   return left + time;
 }
 
 function drawTable(table, now) {
-  const shape = now.down.length + 'x' + now.across.length + now.corner + now.across.join() + now.down.join();
+  const shape =
+    now.down.length + 'x' + now.across.length + now.corner + now.across.join() + now.down.join();
   if (table.dataset.shape !== shape) {
     table.dataset.shape = shape;
     table.replaceChildren();
     if (!now.across.length) return;
     const head = make('tr', '', make('thead', '', table));
     make('td', 'corner', head, now.corner);
-    now.across.forEach(name => { make('th', '', head, name).scope = 'col'; });
+    now.across.forEach(name => {
+      make('th', '', head, name).scope = 'col';
+    });
     const body = make('tbody', '', table);
     now.down.forEach((name, y) => {
-      const row = make('tr', '', body), side = make('th', '', row);
+      const row = make('tr', '', body),
+        side = make('th', '', row);
       side.scope = 'row';
       make('b', seeds && now.keys[y] && now.keys[y].includes('nag') ? 'nag-name' : '', side, name);
       if (seeds) make('span', 'counted', side);
@@ -70,13 +108,21 @@ function drawTable(table, now) {
         const button = make('button', 'mini', make('td', '', row));
         make('img', '', button).alt = '';
         make('span', 'read', button);
-        button.addEventListener('click', () => { open = [y, x]; draw(); });
+        button.addEventListener('click', () => {
+          open = [y, x];
+          draw();
+        });
       });
     });
   }
   now.cells.forEach((row, y) => row.forEach((cell, x) => drawCell(table, now, cell, y, x)));
   const here = settings();
-  every('thead th', table).forEach((node, x) => node.classList.toggle('on', now.cells.some(row => fits(row[x], here))));
+  every('thead th', table).forEach((node, x) =>
+    node.classList.toggle(
+      'on',
+      now.cells.some(row => fits(row[x], here)),
+    ),
+  );
   every('tbody th', table).forEach((node, y) => {
     node.classList.toggle('on', !seeds && now.cells[y].some(cell => fits(cell, here)));
     if (seeds) drawCount($('.counted', node), now.counted[y]);
@@ -84,24 +130,44 @@ function drawTable(table, now) {
 }
 
 function fits(cell, here) {
-  return cell && Object.entries(cell.set).every(([name, one]) => typeof one === 'number' ? Math.abs(one - here[name]) < 1e-6 : one === here[name]);
+  return (
+    cell &&
+    Object.entries(cell.set).every(([name, one]) =>
+      typeof one === 'number' ? Math.abs(one - here[name]) < 1e-6 : one === here[name],
+    )
+  );
 }
 
 function drawCell(table, now, cell, y, x) {
-  const button = table.tBodies[0].rows[y].cells[x + 1].firstChild, shown = now.pictures[cell.picture];
-  button.className = ['mini', shown.state, fits(cell, settings()) ? 'set' : '', open && open[0] === y && open[1] === x ? 'open' : ''].join(' ');
+  const button = table.tBodies[0].rows[y].cells[x + 1].firstChild,
+    shown = now.pictures[cell.picture];
+  button.className = [
+    'mini',
+    shown.state,
+    fits(cell, settings()) ? 'set' : '',
+    open && open[0] === y && open[1] === x ? 'open' : '',
+  ].join(' ');
   button.title = [cell.name, shown.told, shown.reason].filter(Boolean).join(': ');
-  button.setAttribute('aria-label', cell.name + (shown.state === 'done' ? ': ' + (shown.told || 'drawn') : ', not drawn yet'));
+  button.setAttribute(
+    'aria-label',
+    cell.name + (shown.state === 'done' ? ': ' + (shown.told || 'drawn') : ', not drawn yet'),
+  );
   button.disabled = shown.state !== 'done';
   const image = $('img', button);
   if (shown.preview && image.getAttribute('src') !== shown.preview) image.src = shown.preview;
   else if (!shown.preview) image.removeAttribute('src');
-  const read = $('.read', button), text = shown.told + '|' + shown.share + shown.state;
+  const read = $('.read', button),
+    text = shown.told + '|' + shown.share + shown.state;
   if (read.dataset.text === text) return;
   read.dataset.text = text;
   read.replaceChildren();
   if (shown.outcome) {
-    outcome(shown.outcome, shown.told.replace(/, \+.*/, '') + (shown.changed.length && shown.outcome !== 'absent' ? ' +' + shown.changed.length : ''), read);
+    outcome(
+      shown.outcome,
+      shown.told.replace(/, \+.*/, '') +
+        (shown.changed.length && shown.outcome !== 'absent' ? ' +' + shown.changed.length : ''),
+      read,
+    );
     make('span', '', read, Math.round(100 * shown.share) + ' %');
   } else if (shown.state === 'failed') make('span', 'outcome left', read, 'failed');
 }
@@ -116,23 +182,43 @@ function drawCount(node, one) {
   const figure = make('span', 'figure', node, one.gone + ' of ' + one.of);
   make('small', '', figure, ' ' + one.word + ' gone');
   if (one.interval) {
-    const line = make('span', 'ci', node), [low, high] = one.interval;
+    const line = make('span', 'ci', node),
+      [low, high] = one.interval;
     line.setAttribute('role', 'img');
-    line.setAttribute('aria-label', '95 % interval ' + Math.round(100 * low) + ' to ' + Math.round(100 * high) + ' %');
-    Object.assign(make('i', '', line).style, { left: 100 * low + '%', width: 100 * (high - low) + '%' });
-    make('u', '', line).style.left = 100 * one.gone / one.of + '%';
-    make('small', 'note', node, '95 %: ' + Math.round(100 * low) + ' to ' + Math.round(100 * high) + ' of 100 seeds');
+    line.setAttribute(
+      'aria-label',
+      '95 % interval ' + Math.round(100 * low) + ' to ' + Math.round(100 * high) + ' %',
+    );
+    Object.assign(make('i', '', line).style, {
+      left: 100 * low + '%',
+      width: 100 * (high - low) + '%',
+    });
+    make('u', '', line).style.left = (100 * one.gone) / one.of + '%';
+    make(
+      'small',
+      'note',
+      node,
+      '95 %: ' + Math.round(100 * low) + ' to ' + Math.round(100 * high) + ' of 100 seeds',
+    );
   }
   if (one.replaced) make('small', 'note', node, 'in ' + one.replaced + ' something in its place');
   const other = one.against_cfg;
   if (other) {
-    const points = [other.difference, ...other.interval].map(share => (share > 0 ? '+' : '') + Math.round(100 * share));
-    make('small', 'note', node, points[0] + ' points against CFG (' + points[1] + ' to ' + points[2] + ')');
+    const points = [other.difference, ...other.interval].map(
+      share => (share > 0 ? '+' : '') + Math.round(100 * share),
+    );
+    make(
+      'small',
+      'note',
+      node,
+      points[0] + ' points against CFG (' + points[1] + ' to ' + points[2] + ')',
+    );
   }
 }
 
 function drawOpen(now) {
-  const panel = $('.inspect'), cell = open && now.cells[open[0]] && now.cells[open[0]][open[1]];
+  const panel = $('.inspect'),
+    cell = open && now.cells[open[0]] && now.cells[open[0]][open[1]];
   const shown = cell && now.pictures[cell.picture];
   panel.hidden = !shown || shown.state !== 'done';
   if (panel.hidden) return;
@@ -142,15 +228,22 @@ function drawOpen(now) {
   panel.replaceChildren();
   make('h2', 'h', panel, cell.name);
   const pair = make('div', 'pair', panel);
-  for (const [label, url] of [['No guidance', shown.reference], ['This picture', shown.preview]]) {
+  for (const [label, url] of [
+    ['No guidance', shown.reference],
+    ['This picture', shown.preview],
+  ]) {
     if (!url) continue;
-    const frame = make('div', 'frame', pair), image = make('img', '', frame);
+    const frame = make('div', 'frame', pair),
+      image = make('img', '', frame);
     image.src = url;
     image.alt = label + ', ' + cell.name;
     make('div', 'tag', frame, label);
   }
   const list = make('dl', '', panel);
-  const fact = (name, text) => { make('dt', '', list, name); make('dd', '', list, text); };
+  const fact = (name, text) => {
+    make('dt', '', list, name);
+    make('dd', '', list, text);
+  };
   if (shown.told) fact('What the meter says', shown.told);
   if (shown.changed.length) fact('Changed unasked', shown.changed.join(', '));
   if (shown.difference !== null) fact('Differs from no guidance by', shown.difference + ' of 255');
@@ -163,12 +256,14 @@ function drawOpen(now) {
 }
 
 function drawVerdict(now) {
-  const node = $('.verdict'), said = now.verdict;
+  const node = $('.verdict'),
+    said = now.verdict;
   if (!node) return;
   node.hidden = !said;
   if (!said) return;
   $('.sign', node).className = 'sign ' + said.sign;
-  const text = $('.hint', node), moves = $('.moves', node);
+  const text = $('.hint', node),
+    moves = $('.moves', node);
   text.replaceChildren();
   make('b', '', text, said.head);
   text.append(' ' + said.text);
@@ -176,7 +271,11 @@ function drawVerdict(now) {
   if (!said.best || now.state === 'running') return;
   const cell = now.cells[said.best[0]][said.best[1]];
   make('span', '', moves, 'Next');
-  make('button', 'button next', moves, cell.name).addEventListener('click', () => { open = said.best; trigger('apply', { set: cell.set }); draw(); });
+  make('button', 'button next', moves, cell.name).addEventListener('click', () => {
+    open = said.best;
+    trigger('apply', { set: cell.set });
+    draw();
+  });
 }
 
 $('.go').addEventListener('click', () => trigger('submit', asked()));
@@ -185,15 +284,28 @@ $('.picture').addEventListener('click', () => trigger('download', { export: 'pic
 $('.zip').addEventListener('click', () => trigger('download', { export: 'zip' }));
 every('.entry, .tools .select').forEach(node => {
   node.addEventListener('change', () => plan(100));
-  node.addEventListener('keydown', event => { if (event.key === 'Enter') trigger('submit', asked()); });
+  node.addEventListener('keydown', event => {
+    if (event.key === 'Enter') trigger('submit', asked());
+  });
 });
 
-// How many and how long, once the fields have come to rest; not while the room draws or is not looked at.
+// How many and how long, once the fields have come to rest; not while the room draws or is not
+// looked at.
 function plan(wait) {
   clearTimeout(asking);
-  asking = setTimeout(() => { if (visible() && value().state !== 'running') trigger('input', asked()); }, wait);
+  asking = setTimeout(() => {
+    if (visible() && value().state !== 'running') trigger('input', asked());
+  }, wait);
 }
-addEventListener('nag-settings', () => { if (element.isConnected && visible()) { draw(); plan(900); } });
-watch('value', () => { begin(); draw(); });
+addEventListener('nag-settings', () => {
+  if (element.isConnected && visible()) {
+    draw();
+    plan(900);
+  }
+});
+watch('value', () => {
+  begin();
+  draw();
+});
 begin();
 draw();

@@ -1,14 +1,27 @@
-// X-ray: what tau cuts, layer by step. The recording holds R at a few scales, so knobs move here without a run.
-let chosen = [0, 0], decoded = null, from = null;
+// X-ray: what tau cuts, layer by step. The recording holds R at a few scales, so knobs move here
+// without a run.
+let chosen = [0, 0],
+  decoded = null,
+  from = null;
 
-function value() { return props.value || { state: 'empty' }; }
+function value() {
+  return props.value || { state: 'empty' };
+}
 
 // Half precision, little endian.
 function halves(text) {
-  const bytes = Uint8Array.from(atob(text), one => one.charCodeAt(0)), view = new DataView(bytes.buffer), out = new Float32Array(bytes.length / 2);
+  const bytes = Uint8Array.from(atob(text), one => one.charCodeAt(0)),
+    view = new DataView(bytes.buffer),
+    out = new Float32Array(bytes.length / 2);
   for (let i = 0; i < out.length; i++) {
-    const half = view.getUint16(2 * i, true), power = (half >> 10) & 31, part = half & 1023;
-    const size = power ? (power === 31 ? Infinity : 2 ** (power - 15) * (1 + part / 1024)) : 2 ** -14 * part / 1024;
+    const half = view.getUint16(2 * i, true),
+      power = (half >> 10) & 31,
+      part = half & 1023;
+    const size = power
+      ? power === 31
+        ? Infinity
+        : 2 ** (power - 15) * (1 + part / 1024)
+      : (2 ** -14 * part) / 1024;
     out[i] = half & 32768 ? -size : size;
   }
   return out;
@@ -16,67 +29,126 @@ function halves(text) {
 
 function numbers(layer, step) {
   const now = value();
-  if (from !== now) { from = now; decoded = now.layers.map(one => one.numbers.map(text => text && halves(text))); }
+  if (from !== now) {
+    from = now;
+    decoded = now.layers.map(one => one.numbers.map(text => text && halves(text)));
+  }
   return decoded[layer][step];
 }
 
 // R of every patch at a scale: straight between the two recorded scales around it, exact at them.
 function ratios(layer, step, scale) {
-  const now = value(), all = numbers(layer, step), wide = now.scales.length + 2;
+  const now = value(),
+    all = numbers(layer, step),
+    wide = now.scales.length + 2;
   if (!all) return null;
   let upper = now.scales.findIndex(one => one >= scale);
   upper = Math.max(1, upper < 0 ? now.scales.length - 1 : upper);
-  const share = (scale - now.scales[upper - 1]) / (now.scales[upper] - now.scales[upper - 1]), out = new Float32Array(all.length / wide);
-  for (let i = 0; i < out.length; i++) out[i] = all[i * wide + upper - 1] + share * (all[i * wide + upper] - all[i * wide + upper - 1]);
+  const share = (scale - now.scales[upper - 1]) / (now.scales[upper] - now.scales[upper - 1]),
+    out = new Float32Array(all.length / wide);
+  for (let i = 0; i < out.length; i++)
+    out[i] =
+      all[i * wide + upper - 1] + share * (all[i * wide + upper] - all[i * wide + upper - 1]);
   return out;
 }
 
 // |Zout - Z+| / |Z+| of every patch before alpha, from the two products.
 function changes(layer, step, scale, tau) {
-  const now = value(), all = numbers(layer, step), wide = now.scales.length + 2, r = ratios(layer, step, scale);
-  return r && r.map((one, i) => {
-    const kept = Math.min(1, tau / Math.max(one, 1e-6)), phi = scale - 1, along = all[i * wide + wide - 2], across = all[i * wide + wide - 1];
-    return Math.sqrt(Math.max(0, (kept - 1) ** 2 + 2 * (kept - 1) * kept * phi * along + (kept * phi) ** 2 * across));
-  });
+  const now = value(),
+    all = numbers(layer, step),
+    wide = now.scales.length + 2,
+    r = ratios(layer, step, scale);
+  return (
+    r &&
+    r.map((one, i) => {
+      const kept = Math.min(1, tau / Math.max(one, 1e-6)),
+        phi = scale - 1,
+        along = all[i * wide + wide - 2],
+        across = all[i * wide + wide - 1];
+      return Math.sqrt(
+        Math.max(
+          0,
+          (kept - 1) ** 2 + 2 * (kept - 1) * kept * phi * along + (kept * phi) ** 2 * across,
+        ),
+      );
+    })
+  );
 }
 
-function share(list, tau) { return list.reduce((sum, one) => sum + (one > tau), 0) / list.length; }
+function share(list, tau) {
+  return list.reduce((sum, one) => sum + (one > tau), 0) / list.length;
+}
 
 function everyPlace(of) {
-  const now = value(), out = [];
-  now.layers.forEach((layer, l) => layer.numbers.forEach((text, k) => { if (text) out.push(...of(l, k)); }));
+  const now = value(),
+    out = [];
+  now.layers.forEach((layer, l) =>
+    layer.numbers.forEach((text, k) => {
+      if (text) out.push(...of(l, k));
+    }),
+  );
   return out.sort((a, b) => a - b);
 }
 
 function knobs() {
-  const here = settings(), made = value().made || {};
-  return { scale: here.nag_scale || made.nag_scale, tau: here.nag_tau || made.nag_tau, alpha: here.nag_alpha ?? made.nag_alpha };
+  const here = settings(),
+    made = value().made || {};
+  return {
+    scale: here.nag_scale || made.nag_scale,
+    tau: here.nag_tau || made.nag_tau,
+    alpha: here.nag_alpha ?? made.nag_alpha,
+  };
 }
 
-function percent(part) { return Math.round(100 * part); }
-function brief(number) { return String(Math.round(100 * number) / 100).replace(/^0\./, '.'); }
+function percent(part) {
+  return Math.round(100 * part);
+}
+function brief(number) {
+  return String(Math.round(100 * number) / 100).replace(/^0\./, '.');
+}
 
 function draw() {
-  const now = value(), running = now.state === 'running';
+  const now = value(),
+    running = now.state === 'running';
   $('.go').hidden = running;
   $('.halt').hidden = !running;
   $('.xray').hidden = now.state !== 'done';
   $('.verdict').hidden = now.state !== 'done';
   $('.go').textContent = now.state === 'done' ? 'Record again' : 'Record';
-  $('.cost').textContent = now.state === 'done' ? Math.max(1, Math.round(now.bytes / 1000)) + ' kB for this picture' + (now.whole ? '' : ', evenly spaced patches are shown') : '';
-  if (running) $('.what').textContent = now.step ? 'Recording, step ' + now.step + ' of ' + now.total : 'Loading the model';
-  else if (now.state !== 'done') $('.what').textContent = 'Draws NAG once more and keeps how far it pushed every patch, in every guided layer and step.';
+  $('.cost').textContent =
+    now.state === 'done'
+      ? Math.max(1, Math.round(now.bytes / 1000)) +
+        ' kB for this picture' +
+        (now.whole ? '' : ', evenly spaced patches are shown')
+      : '';
+  if (running)
+    $('.what').textContent = now.step
+      ? 'Recording, step ' + now.step + ' of ' + now.total
+      : 'Loading the model';
+  else if (now.state !== 'done')
+    $('.what').textContent =
+      'Draws NAG once more and keeps how far it pushed every patch, in every layer and step.';
   if (now.state !== 'done') return;
-  const stale = Object.entries(now.made).some(([name, one]) => settings()[name] !== undefined && Math.abs(settings()[name] - one) > 1e-6);
-  $('.what').textContent = now.layers.length + ' guided layers, ' + now.steps + ' steps. ' + (stale
-    ? 'Knobs have moved: exact for the first step, an estimate after it.' : 'Move tau, alpha or scale: nothing is drawn anew.');
+  const stale = Object.entries(now.made).some(
+    ([name, one]) => settings()[name] !== undefined && Math.abs(settings()[name] - one) > 1e-6,
+  );
+  $('.what').textContent =
+    now.layers.length +
+    ' guided layers, ' +
+    now.steps +
+    ' steps. ' +
+    (stale
+      ? 'Knobs have moved: exact for the first step, an estimate after it.'
+      : 'Move tau, alpha or scale: nothing is drawn anew.');
   drawHeat(now);
   drawPlace(now);
   drawSuggest(now);
 }
 
 function drawHeat(now) {
-  const { scale, tau } = knobs(), heat = $('.heat'), shape = now.layers.length + 'x' + now.steps;
+  const { scale, tau } = knobs(),
+    heat = $('.heat'),
+    shape = now.layers.length + 'x' + now.steps;
   heat.style.gridTemplateColumns = 'max-content repeat(' + now.steps + ', minmax(18px, 1fr))';
   $('.title').textContent = 'How much of the picture tau ' + brief(tau) + ' cuts';
   if (heat.dataset.shape !== shape) {
@@ -86,7 +158,10 @@ function drawHeat(now) {
       make('span', 'l', heat, layer.short).title = layer.name;
       layer.numbers.forEach((text, k) => {
         const cell = make('button', 'c', heat);
-        cell.addEventListener('click', () => { chosen = [l, k]; draw(); });
+        cell.addEventListener('click', () => {
+          chosen = [l, k];
+          draw();
+        });
       });
     });
     make('span', 'l', heat, 'step');
@@ -95,32 +170,47 @@ function drawHeat(now) {
   if (!now.layers[chosen[0]] || !now.layers[chosen[0]].numbers[chosen[1]]) chosen = [0, 0];
   const buttons = every('.c', heat);
   heat.style.setProperty('--heat-h', Math.max(20, Math.min(58, 240 / now.layers.length)) + 'px');
-  now.layers.forEach((layer, l) => layer.numbers.forEach((text, k) => {
-    const cell = buttons[l * now.steps + k], list = ratios(l, k, scale), part = list ? share(list, tau) : 0;
-    cell.disabled = !list;
-    cell.style.setProperty('--v', part);
-    cell.classList.toggle('hi', part > .65);
-    cell.textContent = list ? percent(part) : '';
-    cell.title = layer.name + ', step ' + (k + 1) + (list ? ': ' + percent(part) + ' % above tau' : ': not guided');
-    cell.setAttribute('aria-label', cell.title);
-    cell.setAttribute('aria-pressed', String(chosen[0] === l && chosen[1] === k));
-  }));
+  now.layers.forEach((layer, l) =>
+    layer.numbers.forEach((text, k) => {
+      const cell = buttons[l * now.steps + k],
+        list = ratios(l, k, scale),
+        part = list ? share(list, tau) : 0;
+      cell.disabled = !list;
+      cell.style.setProperty('--v', part);
+      cell.classList.toggle('hi', part > 0.65);
+      cell.textContent = list ? percent(part) : '';
+      cell.title =
+        layer.name +
+        ', step ' +
+        (k + 1) +
+        (list ? ': ' + percent(part) + ' % above tau' : ': not guided');
+      cell.setAttribute('aria-label', cell.title);
+      cell.setAttribute('aria-pressed', String(chosen[0] === l && chosen[1] === k));
+    }),
+  );
   every('.l', heat).forEach((node, l) => node.classList.toggle('on', l === chosen[0]));
   every('.t', heat).forEach((node, k) => node.classList.toggle('on', k === chosen[1]));
 }
 
 function drawPlace(now) {
-  const { scale, tau } = knobs(), [l, k] = chosen, layer = now.layers[l], list = ratios(l, k, scale);
-  const place = layer.short + ', step ' + (k + 1), image = $('.frame img');
+  const { scale, tau } = knobs(),
+    [l, k] = chosen,
+    layer = now.layers[l],
+    list = ratios(l, k, scale);
+  const place = layer.short + ', step ' + (k + 1),
+    image = $('.frame img');
   if (image.getAttribute('src') !== now.picture) image.src = now.picture;
   image.alt = 'The recorded picture, with the patches that tau cuts in ' + place;
   $('.where').textContent = 'Where: ' + place;
-  $('.grid-of').textContent = layer.grid ? layer.grid[1] + ' × ' + layer.grid[0] + ' patches' : 'its tokens lie on no grid';
+  $('.grid-of').textContent = layer.grid
+    ? layer.grid[1] + ' × ' + layer.grid[0] + ' patches'
+    : 'its tokens lie on no grid';
   const patches = $('.patches');
   patches.replaceChildren();
-  const most = Math.max(...list, tau + .01);
+  const most = Math.max(...list, tau + 0.01);
   if (layer.grid) {
-    patches.style.gridTemplate = 'repeat(' + layer.grid[0] + ', 1fr) / repeat(' + layer.grid[1] + ', 1fr)';
+    patches.style.gridTemplate =
+      'repeat(' + layer.grid[0] + ', 1fr) / repeat(' + layer.grid[1] + ', 1fr)';
     list.forEach(one => {
       const patch = make('i', one > tau ? 'clip' : '', patches);
       patch.style.setProperty('--v', (one - tau) / (most - tau));
@@ -128,23 +218,47 @@ function drawPlace(now) {
     });
   }
   drawHist(list, tau, place);
-  const cut = percent(share(list, tau)), next = Math.round(10 * tau * 1.5) / 10, hint = $('.hint'), moves = $('.moves');
+  const cut = percent(share(list, tau)),
+    next = Math.round(10 * tau * 1.5) / 10,
+    hint = $('.hint'),
+    moves = $('.moves');
   hint.replaceChildren();
-  make('b', '', hint, 'Tau ' + brief(tau) + ' cuts ' + cut + ' % of the patches here, tau ' + brief(next) + ' would cut ' + percent(share(list, next)) + ' %.');
+  make(
+    'b',
+    '',
+    hint,
+    'Tau ' +
+      brief(tau) +
+      ' cuts ' +
+      cut +
+      ' % of the patches here, tau ' +
+      brief(next) +
+      ' would cut ' +
+      percent(share(list, next)) +
+      ' %.',
+  );
   const all = everyPlace((a, b) => ratios(a, b, scale));
   hint.append(' Over all layers and steps it cuts ' + percent(share(all, tau)) + ' %.');
   moves.replaceChildren();
   make('span', '', moves, 'Next');
-  make('button', 'button next', moves, 'Try tau ' + brief(next)).addEventListener('click', () => trigger('apply', { set: { nag_tau: Math.min(20, next) } }));
+  make('button', 'button next', moves, 'Try tau ' + brief(next)).addEventListener('click', () =>
+    trigger('apply', { set: { nag_tau: Math.min(20, next) } }),
+  );
 }
 
 function drawHist(list, tau, place) {
-  const node = $('.hist'), bins = 40, low = Math.min(1, ...list), high = Math.max(tau * 1.2, ...list), counts = new Array(bins).fill(0);
-  list.forEach(one => { counts[Math.min(bins - 1, Math.floor((one - low) / (high - low) * bins))]++; });
+  const node = $('.hist'),
+    bins = 40,
+    low = Math.min(1, ...list),
+    high = Math.max(tau * 1.2, ...list),
+    counts = new Array(bins).fill(0);
+  list.forEach(one => {
+    counts[Math.min(bins - 1, Math.floor(((one - low) / (high - low)) * bins))]++;
+  });
   const most = Math.max(...counts);
   node.replaceChildren();
   counts.forEach((count, i) => {
-    const bar = make('i', low + (i + .5) / bins * (high - low) > tau ? 'over' : '', node);
+    const bar = make('i', low + ((i + 0.5) / bins) * (high - low) > tau ? 'over' : '', node);
     bar.style.setProperty('--v', count / most);
   });
   const line = make('u', '', node);
@@ -154,27 +268,45 @@ function drawHist(list, tau, place) {
   $('.hist-title').textContent = 'Push on each patch: ' + place;
   const axis = $('.haxis');
   axis.replaceChildren();
-  for (let i = 0; i <= 4; i++) make('span', '', axis, brief(low + i / 4 * (high - low)));
+  for (let i = 0; i <= 4; i++) make('span', '', axis, brief(low + (i / 4) * (high - low)));
 }
 
 // The rules of nag.xray.XRay.suggest, at the scale of the knob.
 function drawSuggest(now) {
-  const { scale } = knobs(), all = everyPlace((l, k) => ratios(l, k, scale)), at = list => list[Math.min(list.length - 1, Math.ceil(.9 * (list.length - 1)))];
-  const tau = Math.max(1, Math.ceil(10 * at(all) - 1e-3) / 10), change = at(everyPlace((l, k) => changes(l, k, scale, tau)));
+  const { scale } = knobs(),
+    all = everyPlace((l, k) => ratios(l, k, scale)),
+    at = list => list[Math.min(list.length - 1, Math.ceil(0.9 * (list.length - 1)))];
+  const tau = Math.max(1, Math.ceil(10 * at(all) - 1e-3) / 10),
+    change = at(everyPlace((l, k) => changes(l, k, scale, tau)));
   const alpha = Math.min(1, Math.floor(20 / Math.max(change, 1e-6) + 1e-3) / 20);
-  $('.rule').textContent = 'At scale ' + brief(scale) + ': the smallest tau that leaves nine patches in ten as they are, and the largest alpha at which nine in ten change by at most their own size. A place to begin; it says nothing of the picture.';
-  const row = $('.suggest .rowbtn'), text = 'Set tau ' + brief(tau) + ', alpha ' + brief(alpha);
+  $('.rule').textContent =
+    'At scale ' +
+    brief(scale) +
+    ': the smallest tau that leaves nine patches in ten as they are, and the largest alpha at ' +
+    'which nine in ten change by at most their own size. A place to begin; it says nothing of ' +
+    'the picture.';
+  const row = $('.suggest .rowbtn'),
+    text = 'Set tau ' + brief(tau) + ', alpha ' + brief(alpha);
   if (row.dataset.text === text) return;
   row.dataset.text = text;
   row.replaceChildren();
-  make('button', 'button next', row, text).addEventListener('click', () => trigger('apply', { set: { nag_tau: Math.min(20, tau), nag_alpha: alpha } }));
+  make('button', 'button next', row, text).addEventListener('click', () =>
+    trigger('apply', { set: { nag_tau: Math.min(20, tau), nag_alpha: alpha } }),
+  );
 }
 
 $('.go').addEventListener('click', () => trigger('submit', {}));
 $('.halt').addEventListener('click', () => trigger('stop', {}));
-addEventListener('nag-settings', () => { if (element.isConnected && visible()) draw(); });
-document.addEventListener('input', event => {  // a knob that is being dragged, before it is let go
-  const knob = element.isConnected && visible() && event.target.closest && event.target.closest('#nag_tau, #nag_scale, #nag_alpha');
+addEventListener('nag-settings', () => {
+  if (element.isConnected && visible()) draw();
+});
+document.addEventListener('input', event => {
+  // a knob that is being dragged, before it is let go
+  const knob =
+    element.isConnected &&
+    visible() &&
+    event.target.closest &&
+    event.target.closest('#nag_tau, #nag_scale, #nag_alpha');
   if (!knob || event.target.type !== 'range' || !window.nagSettings) return;
   window.nagSettings[NAMES.indexOf(knob.id)] = Number(event.target.value);
   draw();
