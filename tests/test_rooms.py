@@ -297,3 +297,26 @@ def test_a_vote_by_keys(page):
     page.keyboard.press("0")
     page.wait_for_function("/Left was/.test(document.querySelector('#room-vote .ask').innerText)")
     assert "score" in page.inner_text("#room-vote .tally")
+
+
+@pytest.mark.browser
+def test_compare_offers_its_columns_on_eight_seeds_in_one_click(tmp_path_factory, browser):  # noqa: F811
+    with (
+        serving(tmp_path_factory, "app.py", "--port") as url,
+        opened_page(url, browser) as page,
+    ):
+        page.set_default_timeout(90_000)
+        page.click("#bench .moves .button:has-text('8 seeds')")
+        page.wait_for_function("document.querySelectorAll('#room-seeds .mini.done').length == 24")
+        assert page.input_value("#room-seeds .seeds-values") == "17 .. 24"
+        names = page.locator("#room-seeds tbody th b").all_inner_texts()
+        assert names == ["No guidance", "CFG", "NAG"]
+        page.wait_for_function("/of 8/.test(document.querySelector('#room-seeds table').innerText)")
+        page.get_by_role("tab", name="Compare", exact=True).click()
+        page.fill("#seed input", "99")
+        page.click("#compare")
+        page.wait_for_function("document.querySelector('#bench .hint').dataset.over == 'false'")
+        page.wait_for_selector("#bench .moves .button:has-text('8 seeds')")
+        page.click("#bench .moves .button:has-text('8 seeds')")
+        page.wait_for_selector("#room-seeds th:has-text('106')")
+        page.wait_for_function("document.querySelectorAll('#room-seeds .mini.done').length == 24")

@@ -25,8 +25,9 @@ function drawVerdict() {
     text.title = both.trim();
   }
   const moves = running ? [] : moved ? [{ label: 'Compare', run: true }] : told ? told.moves : [];
+  const more = !running && !moved && now.cells.some(cell => cell.state === 'done');
   const node = $('.moves');
-  const known = JSON.stringify(moves);
+  const known = JSON.stringify([moves, more]);
   if (node.dataset.known !== known) {
     node.dataset.known = known;
     node.replaceChildren();
@@ -40,10 +41,22 @@ function drawVerdict() {
         },
       );
     });
+    if (more) drawMore(node);
   }
   line.hidden = (!said && !rest) || !$('.card').hidden;
   // `hint` is for those who wait for the end of a run: empty while one goes on
   $('.hint').dataset.over = String(!running);
+}
+
+// One picture proves nothing: the same columns on eight seeds, in the room that counts them.
+function drawMore(node) {
+  const button = make('button', 'button', node, '8 seeds');
+  button.title = 'The same words and columns on eight seeds, counted';
+  button.addEventListener('click', () => {
+    window.nagSeeds = 8;
+    openRoom('Seeds');
+    dispatchEvent(new Event('nag-seeds'));
+  });
 }
 
 function staleColumns() {

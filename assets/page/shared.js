@@ -23,6 +23,14 @@ function sign(kind, parent) {
   return node;
 }
 
+// The room of that name is shown.
+function openRoom(name) {
+  const tab = [...document.querySelectorAll('#rooms [role=tab]')].find(
+    one => one.textContent.trim() === name,
+  );
+  if (tab) tab.click();
+}
+
 // A file for the visitor: an address and the name that it is saved under.
 function offer(url, name) {
   const link = make('a', '', document.body);

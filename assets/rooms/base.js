@@ -17,13 +17,6 @@ function pin(cell, preview, label) {
   openRoom('Compare');
 }
 
-function openRoom(name) {
-  const tab = [...document.querySelectorAll('#rooms [role=tab]')].find(
-    one => one.textContent.trim() === name,
-  );
-  if (tab) tab.click();
-}
-
 function download(file) {
   offer(file.url, file.orig_name || '');
 }

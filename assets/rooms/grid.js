@@ -303,9 +303,20 @@ addEventListener('nag-settings', () => {
     plan(900);
   }
 });
+// Compare asked for this many seeds, maybe before this room was ever opened.
+function drawSeeds() {
+  const count = window.nagSeeds;
+  if (!seeds || !count || !element.isConnected) return;
+  window.nagSeeds = 0;
+  const first = Math.min(settings().seed, 2 ** 32 - count);
+  $('.seeds-values').value = first + ' .. ' + (first + count - 1);
+  trigger('submit', asked());
+}
+addEventListener('nag-seeds', drawSeeds);
 watch('value', () => {
   begin();
   draw();
 });
 begin();
 draw();
+drawSeeds();
