@@ -14,6 +14,7 @@ from video_page import preset as video_preset
 from nag import __main__, guidance, presets
 from nag.engine import drawing, previews
 from nag.engine.engine import Engine
+from nag.errors import NAGValueError
 from nag.page import cells
 from nag.page.strip import strip
 
@@ -288,3 +289,27 @@ def test_a_column_that_fails_takes_no_other_with_it(monkeypatch):
         "done",
         "failed",
     ] and "Out of memory" in run.columns[2].reason
+
+
+@pytest.mark.parametrize("key", ["none", "cfg", "nag"])
+def test_seeds_of_one_call_are_single_pictures_but_for_rounding(key):
+    portrait, request = presets.resolve({"preset": "pocket-portrait", "guidance": [key]})
+    alone, together = Engine(previews=False), Engine(previews=False)
+    *_, (run, _, _) = together.run(portrait, request, seeds=[17, 18, 19])
+    assert [c.seed for c in run.columns] == [17, 18, 19]
+    assert {c.together for c in run.columns} == {(key,) * 3}
+    for column in run.columns:
+        asked = request.model_copy(update={"seed": column.seed})
+        *_, (one, _, _) = alone.run(portrait, asked)
+        (single,) = one.columns
+        assert single.latents_sha256 == column.latents_sha256, "the same noise"
+        assert apart(single.image, column.image) <= 1
+    again = together.run(portrait, request, seeds=[18, 20])
+    *_, (run, _, _) = again
+    assert [c.reused for c in run.columns] == [True, False] and run.columns[0].seed == 18
+
+
+def test_several_ways_to_guide_do_not_go_with_seeds():
+    portrait, request = presets.resolve({"preset": "pocket-portrait"})
+    with pytest.raises(NAGValueError, match="One way of guiding goes with seeds, got none, cfg"):
+        next(Engine().run(portrait, request, seeds=[1]))

@@ -23,20 +23,28 @@ PRESET, REQUEST = presets.resolve({"preset": "pocket-portrait"})
 class Fake:
     """An engine that paints its settings, and stops or fails where it is told to."""
 
-    def __init__(self, stop_at=None, fail_at=None):
+    def __init__(self, stop_at=None, fail_at=None, room=True):
         self.asked, self.stop_at, self.fail_at = [], stop_at, fail_at
+        self.calls, self.room = [], room
 
-    def run(self, preset, request, stop, run_id, image=None):
+    def run(self, preset, request, stop, run_id, image=None, seeds=()):
+        columns = [self.column(request, seed) for seed in seeds or [request.seed]]
+        self.calls.append(len(columns))
+        for column in columns:
+            column.together = ("nag",) * len(columns) if len(columns) > 1 and self.room else ()
+        yield Run(run_id, preset, request, columns), None, None
+        stop.set()
+
+    def column(self, request, seed):
         (key,) = request.guidance
-        self.asked.append((key, request.seed, request.nag_scale, request.nag_alpha))
+        self.asked.append((key, seed, request.nag_scale, request.nag_alpha))
         column = Column(key, request.num_inference_steps, "done", seconds=0.1)
         column.image = Image.new("RGB", (128, 128), (len(self.asked) * 9 % 256, 90, 90))
         if len(self.asked) == self.stop_at:
             column.state, column.image = "stopped", None
         if len(self.asked) == self.fail_at:
             column.state, column.image, column.reason = "failed", None, "Out of memory."
-        yield Run(run_id, preset, request, [column]), None, None
-        stop.set()
+        return column
 
 
 def grid(across="nag_alpha=0 .. 1", down="nag_scale=1, 5, 10", **more):
@@ -119,6 +127,38 @@ def test_seeds_are_columns_against_noise():
         for seed in (1, 2, 3)
     )
     assert one.reference(one.cells[2][1]) is one.cells[0][1]
+
+
+def seeds_of(text):
+    rows = [Line(key, {}, key) for key in ("none", "nag")]
+    return Grid(PRESET, REQUEST, lines(parse("seed", text)), rows)
+
+
+def test_seeds_are_drawn_together_eight_at_once():
+    one, engine = seeds_of("1 .. 10"), Fake()
+    assert len(list(one.draw(engine))) == 20 and engine.calls == [8, 8, 2, 2]
+    assert not one.missing
+    one.request = REQUEST.model_copy(update={"width": 1024, "height": 1024})
+    assert one.at_once == 4, "as many as there is room for"
+    one.request = REQUEST.model_copy(update={"num_frames": 16})
+    assert one.at_once == 1, "videos gain nothing"
+    sweep, engine = grid(), Fake()
+    list(sweep.draw(engine))
+    assert engine.calls == [1] * 9, "what differs in more than the seed has a call of its own"
+
+
+def test_where_there_is_no_room_for_several_seeds_the_rest_is_drawn_one_by_one():
+    one, engine = seeds_of("1 .. 10"), Fake(room=False)
+    list(one.draw(engine))
+    assert engine.calls == [8] + [1] * 12 and not one.missing
+
+
+def test_the_time_that_is_left_shares_a_call_out():
+    one = seeds_of("1 .. 10")
+    drawing = one.draw(Fake())
+    for _ in range(8):
+        next(drawing)
+    assert one.seconds_left() == pytest.approx(12 * 0.1 / 8)
 
 
 def test_counts_leave_out_what_was_never_there():

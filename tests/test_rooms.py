@@ -1,5 +1,6 @@
 """Sweep, Seeds, X-ray and Vote as people use them, and their handlers without a browser."""
 
+import itertools
 import json
 import random
 import re
@@ -29,10 +30,10 @@ class Fake:
     def __init__(self):
         self.drawn = []
 
-    def run(self, preset, request, stop, run_id, image=None, record=None):
+    def run(self, preset, request, stop, run_id, image=None, record=None, seeds=()):
         columns = []
-        for key in request.guidance:
-            self.drawn.append((key, request.seed, request.nag_scale, request.nag_alpha))
+        for key, seed in itertools.product(request.guidance, seeds or [request.seed]):
+            self.drawn.append((key, seed, request.nag_scale, request.nag_alpha))
             column = Column(key, request.num_inference_steps, "done", seconds=0.1)
             shade = (hash(self.drawn[-1]) % 200, 90, 90)
             column.image = Image.new("RGB", (128, 128), shade)

@@ -82,7 +82,11 @@ function about(now) {
     : now.count + ' pictures';
   const time =
     now.missing && now.seconds ? ', about ' + Math.max(1, Math.round(now.seconds)) + ' s' : '';
-  return left + time;
+  const together =
+    now.missing && seeds && now.at_once > 1
+      ? ', up to ' + now.at_once + ' at once: the pictures of single draws but for rounding'
+      : '';
+  return left + time + together;
 }
 
 function drawTable(table, now) {
@@ -247,7 +251,7 @@ function drawOpen(now) {
   if (shown.told) fact('What the meter says', shown.told);
   if (shown.changed.length) fact('Changed unasked', shown.changed.join(', '));
   if (shown.difference !== null) fact('Differs from no guidance by', shown.difference + ' of 255');
-  fact('Drawn in', shown.cell.seconds.toFixed(2) + ' s');
+  fact('Drawn in', shown.time);
   const buttons = make('div', 'rowbtn', panel);
   const use = make('button', 'button main', buttons, 'Use these settings');
   use.addEventListener('click', () => trigger('apply', { set: cell.set }));

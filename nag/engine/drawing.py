@@ -77,9 +77,9 @@ class Drawing:
             for column in columns:
                 column.state = "step"
                 self.tell(column)
-            self._warm_up(keys, previews)
+            self._warm_up(columns, previews)
             previews.wait()
-            drawn = self._pipeline(keys, functools.partial(self._stepped, columns, previews))
+            drawn = self._pipeline(columns, functools.partial(self._stepped, columns, previews))
             for i, column in enumerate(columns):
                 self._fill(column, drawn, i, keys)
             if self.previews:
@@ -96,19 +96,23 @@ class Drawing:
             put_back(self.loaded)
         return True
 
-    def _pipeline(self, keys: tuple[str, ...], on_step: OnStep) -> Drawn:
+    def _pipeline(self, columns: list[Column], on_step: OnStep) -> Drawn:
         request = self.run.request
-        words = request.prompt, request.negative_prompt, request.seed
-        rows = [Row(key, *words) for key in keys]
+        words = request.prompt, request.negative_prompt
+        seeds = [request.seed if c.seed is None else c.seed for c in columns]
+        rows = [Row(c.key, *words, seed) for c, seed in zip(columns, seeds, strict=True)]
         start, record = self.run.start, self.run.record
         drawn = call_pipeline(self.loaded, request, rows, on_step, start, record)
         if any(drawn.blacked_out):
             raise Refused(BLACKED_OUT)
         return drawn
 
-    def _warm_up(self, keys: tuple[str, ...], previews: Previews) -> None:
-        """The first call of a size pays for caches that are nobody's guidance: one step of it."""
-        if (self._size, keys) in self.loaded.warm:
+    def _warm_up(self, columns: list[Column], previews: Previews) -> None:
+        """The first call of a size pays for caches that are nobody's guidance: one step of it. Not
+        of seeds drawn together, whose time is compared with nothing."""
+        keys = tuple(column.key for column in columns)
+        seeds = len(columns) > 1 and columns[0].seed is not None
+        if seeds or (self._size, keys) in self.loaded.warm:
             return
 
         def one_step(step: int, latents: torch.Tensor) -> None:
@@ -117,7 +121,7 @@ class Drawing:
             raise Stopped
 
         with work.counted(self.loaded.pipe) as operations, contextlib.suppress(Stopped):
-            self._pipeline(keys, one_step)
+            self._pipeline(columns, one_step)
         if len(keys) == 1:
             self.loaded.operations[self._size, keys[0]] = operations()
         put_back(self.loaded)

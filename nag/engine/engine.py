@@ -15,11 +15,11 @@ import contextlib
 import logging
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ..errors import NAGRuntimeError, Refused, Stopped, unexpected
+from ..errors import NAGRuntimeError, NAGValueError, Refused, Stopped, unexpected
 from ..presets import Preset
 from ..request import Request
 from . import words
@@ -70,21 +70,30 @@ class Engine:
         run_id: str = "run",
         image: Image.Image | None = None,
         record: XRay | None = None,
+        seeds: Sequence[int] = (),
     ) -> Iterator[Event]:
         """Yields whenever something changed; the last one has `run.over`.
 
         `image` is the PIL image that an image-to-image or image-to-video preset begins with,
-        `record` the nag.XRay in which the column with NAG is recorded.
+        `record` the nag.XRay in which the column with NAG is recorded. With `seeds`, the columns
+        are the request's only way of guiding on each of them, drawn in one pipeline call where the
+        model allows it: the pictures of single calls, but for rounding.
         Settings are what they were when called. Raises `Refused` when the model does not load or
         has no picture to begin with, and `Stopped` when it was stopped before it began.
         """
         if preset.image and image is None:
             raise Refused(f"{preset.title} begins with a picture: give it one.")
+        steps, keys = request.num_inference_steps, request.guidance
+        columns = [Column(key, steps) for key in keys]
+        if seeds:
+            if len(keys) != 1:
+                raise NAGValueError(f"One way of guiding goes with seeds, got {', '.join(keys)}.")
+            columns = [Column(keys[0], steps, seed=seed) for seed in seeds]
         run = Run(
             run_id,
             preset,
             request,
-            [Column(key, request.num_inference_steps) for key in request.guidance],
+            columns,
             start=fitted(image, request.width, request.height) if preset.image else None,
             record=record,
         )
@@ -128,7 +137,8 @@ class Engine:
         missing = [column for column in run.columns if not column.reused]
         loaded, remark = self._load(run, missing, tell), ""
         if missing:
-            remark = Drawing(loaded, run, stop, tell, self.previews).draw(missing)
+            previews = self.previews and missing[0].seed is None  # nobody sees those of seeds
+            remark = Drawing(loaded, run, stop, tell, previews).draw(missing)
             self._keep(run, missing)
         _conclude(run, loaded, remark)
 
@@ -147,17 +157,18 @@ class Engine:
     def _recall(self, run: Run) -> None:
         """Puts the columns that are kept in their places."""
         for place, column in enumerate(run.columns):
-            for together in (False, True)[: 1 + run.request.batched]:
-                if found := self.kept.get((identity(run, column.key), together)):
+            shared = run.request.batched or column.seed is not None
+            for together in (False, True)[: 1 + shared]:
+                if found := self.kept.get((identity(run, column.key, column.seed), together)):
                     kept, run.device, run.dtype = found
-                    run.columns[place] = replace(kept, reused=True)
+                    run.columns[place] = replace(kept, reused=True, seed=column.seed)
                     break
 
     def _keep(self, run: Run, drawn: list[Column]) -> None:
         """Finished columns, but for a video that could not be coded: that is tried again."""
         for column in drawn:
             if column.state == "done" and (column.video or not column.frames):
-                key = identity(run, column.key), bool(column.together)
+                key = identity(run, column.key, column.seed), bool(column.together)
                 self.kept.put(key, (replace(column), run.device, run.dtype), size_of(column))
 
 
@@ -180,7 +191,9 @@ def _until_the_end(run: Run, events: queue.SimpleQueue) -> Iterator[Event]:
 def _conclude(run: Run, loaded: Loaded | None, remark: str) -> None:
     """What is said under the pictures. remark: of how they were drawn."""
     try:
-        judge(loaded.meter if loaded else None, run)
+        seeds = any(column.seed is not None for column in run.columns)
+        for one in [replace(run, columns=[c]) for c in run.columns] if seeds else [run]:
+            judge(loaded.meter if loaded else None, one)
     except Exception:
         log.exception("run %s: the pictures could not be measured", run.id)
         run.hint = NOT_MEASURED

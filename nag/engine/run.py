@@ -41,6 +41,7 @@ class Column:
     operations: floating-point operations of all steps, where they could be counted.
     reused: finished in an earlier run with the same settings; its times are from then.
     run: the id of the run that measured it.
+    seed: its own, where the columns of a run are one way of guiding on several seeds.
     """
 
     key: str
@@ -65,6 +66,7 @@ class Column:
     peak: int = 0  # bytes of GPU memory that were held at the most
     reused: bool = False
     run: str = ""
+    seed: int | None = None
 
 
 @dataclass
@@ -166,10 +168,14 @@ def decisive(request: Request, key: str) -> dict[str, Any]:
     return used | METHODS[key].used(request)
 
 
-def identity(run: Run, key: str) -> str:
-    """Of everything that decides a column's picture: columns with the same one are the same."""
+def identity(run: Run, key: str, seed: int | None = None) -> str:
+    """Of everything that decides a column's picture: columns with the same one are the same.
+
+    seed: another than the request's.
+    """
     start = hashlib.sha256(run.start.tobytes()).hexdigest() if run.start is not None else None
-    everything = [run.preset.model_dump(mode="json"), key, decisive(run.request, key), start]
+    made = decisive(run.request, key) | ({} if seed is None else {"seed": seed})
+    everything = [run.preset.model_dump(mode="json"), key, made, start]
     return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
 
 

@@ -13,6 +13,8 @@ def calls_of(loaded: Loaded, run: Run, missing: list[Column]) -> tuple[list[list
     """The columns of each pipeline call, in the order of the columns, and what there is to say
     about that, or ""."""
     alone = [[column] for column in missing]
+    if missing and missing[0].seed is not None:
+        return (alone, reason) if (reason := apart(loaded)) else ([missing], "")
     if not run.request.batched or not missing or len(run.columns) == 1:
         return alone, ""
     if all(len(columns) == 1 for columns in together(run.columns)):

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from ..engine.engine import Engine
 
 MOST = 200  # cells
+AT_ONCE = 8  # seeds in one pipeline call
+PIXELS = 4 * 2**20  # of all pictures of such a call
 
 
 @dataclass(frozen=True)
@@ -152,27 +154,46 @@ class Grid:
         done = [p for p in self.pictures if p.done and p.column.seconds and not p.column.reused]
         if not done:
             return None
-        rate = sum(p.column.seconds for p in done) / sum(p.cost for p in done)
+        shares = (p.column.seconds / max(1, len(p.column.together)) for p in done)
+        rate = sum(shares) / sum(p.cost for p in done)
         return rate * sum(p.cost for p in self.missing)
 
     def draw(
         self, engine: Engine, stop: threading.Event | None = None, run_id: str = "grid"
     ) -> Iterator[Picture]:
-        """Draws what is missing, and yields each picture when it is done or has failed.
+        """Draws what is missing, and yields each picture when it is done or has failed. Pictures
+        that differ in their seed alone are drawn together, up to `at_once`.
 
         Ends at `stop` within a step, and keeps what there is. engine: see `nag.engine.engine`.
         """
-        stop = stop or threading.Event()
-        for picture in self.missing:
-            if stop.is_set():
-                return
+        stop, left, most = stop or threading.Event(), self.missing, self.at_once
+        while left and not stop.is_set():
+            now = [p for p in left if but_seed(p) == but_seed(left[0])][:most]
+            left = [p for p in left if p.identity not in {one.identity for one in now}]
+            seeds = {"seeds": [p.request.seed for p in now]} if len(now) > 1 else {}
             *_, (run, _, _) = engine.run(
-                self.preset, picture.request, Following(stop), run_id, self.image
+                self.preset, now[0].request, Following(stop), run_id, self.image, **seeds
             )
-            if run.columns[0].state == "stopped":
-                return
-            picture.column = run.columns[0]
-            yield picture
+            for picture, column in zip(now, run.columns, strict=True):
+                if column.state == "stopped":
+                    return
+                picture.column = column
+                yield picture
+            if len(now) > 1 and not any(c.together or c.reused for c in run.columns):
+                most = 1  # there was no room for several, or the model takes one at a time
+
+    @property
+    def at_once(self) -> int:
+        """How many seeds are drawn in one call. Videos gain nothing by it: one is enough to do."""
+        if self.request.num_frames > 1:
+            return 1
+        size = self.request.width * self.request.height
+        return max(1, min(AT_ONCE, self.preset.batch or AT_ONCE, PIXELS // size))
+
+
+def but_seed(picture: Picture) -> tuple:
+    """All that decides a picture but its seed."""
+    return picture.key, picture.request.model_copy(update={"seed": 0})
 
 
 class Following(threading.Event):

@@ -43,6 +43,7 @@ class Store:
                 told = json.loads(image.text["nag"])
                 column = Column(state="done", **{name: told[name] for name in KEPT})
                 column.image, column.reused = image.convert("RGB"), True
+                column.together = tuple(told.get("together", ()))
         except (OSError, KeyError, ValueError, TypeError, AttributeError):
             return False  # not there, or not whole: it is drawn again
         if path.with_suffix(".mp4").exists():
@@ -57,7 +58,7 @@ class Store:
         from PIL.PngImagePlugin import PngInfo
 
         path, text = self.path(picture), PngInfo()
-        told = {name: getattr(picture.column, name) for name in KEPT}
+        told = {name: getattr(picture.column, name) for name in (*KEPT, "together")}
         text.add_text("nag", json.dumps(told | {"reading": readings.reading(picture)}))
         part = path.with_suffix(".part")
         if picture.column.video:
@@ -86,8 +87,15 @@ class Store:
             "picture": f"pictures/{self.path(picture).name}",
             "guidance": picture.key,
             "state": picture.column.state if picture.column else "missing",
-            "seconds": round(picture.column.seconds, 4) if picture.done else None,
+            "seconds": _seconds(picture),
             **({} if found is None else {"outcome": found.kind, "share": round(found.share, 4)}),
             **({"instead": found.instead} if found and found.instead else {}),
             **({"changed": list(found.changed)} if found and found.changed else {}),
         }
+
+
+def _seconds(picture: Picture) -> float | None:
+    """Of the steps; None where it was drawn with others, and has no time of its own."""
+    if not picture.done or picture.column.together:
+        return None
+    return round(picture.column.seconds, 4)

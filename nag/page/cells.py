@@ -96,7 +96,8 @@ def note(run: Run, column: Column) -> str:
     request, done = run.request, column.state == "done"
     parts = [f"seed {request.seed}, {request.num_inference_steps} steps"]
     if done and column.together:
-        parts.append(f"together in {column.seconds:.2f} s, {len(column.together)} columns")
+        what = "columns" if column.seed is None else "seeds"
+        parts.append(f"together in {column.seconds:.2f} s, {len(column.together)} {what}")
     elif done and column.seconds:
         parts.append(f"{column.seconds:.2f} s{' on the processor' if run.device == 'cpu' else ''}")
     if done and request.attention(column.key) and column.guided_steps < column.step:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import gradio as gr
 
 from ...engine.reuse import LeastRecentlyUsed
-from ...engine.run import Run
+from ...engine.run import Column, Run
 from ...engine.verdict import mean_difference
 from ...errors import Refused
 from ...explore.axis import KINDS, parse
@@ -149,6 +149,7 @@ class GridRoom:
             "count": sum(not p.reference for p in grid.pictures),
             "missing": len(grid.missing),
             "seconds": left,
+            "at_once": grid.at_once,
             "corner": visit.corner,
             "across": [line.name for line in grid.across],
             "down": [line.name for line in grid.down],
@@ -199,6 +200,7 @@ class GridRoom:
             "told": told(found) if found else "",
             "share": found.share if found else None,
             "changed": list(found.changed) if found else [],
+            "time": _time(column),
             "cell": cells.cell(
                 Run(column.run or "grid", visit.grid.preset, picture.request, [column]), column
             ),
@@ -206,6 +208,11 @@ class GridRoom:
         if reference is None or reference.done:  # else it is told again, with what it is beside
             visit.told[picture.identity] = said
         return said
+
+
+def _time(column: Column) -> str:
+    many = f", with {len(column.together) - 1} other seeds" if column.together else ""
+    return f"{column.seconds:.2f} s{many}"
 
 
 def _take_over(grid: Grid, before: Grid) -> None:
