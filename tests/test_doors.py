@@ -37,6 +37,7 @@ from nag.media import uploads
 from nag.page import handlers, layout, serve
 from nag.page.gate import Audience, Origin
 from nag.page.line import WAITING, Place
+from nag.request import SETTINGS
 
 API = "/gradio_api"
 ANSWERED = r"hub cannot be reached|needs a GPU|accept it at"  # what follows when a picture is right
@@ -372,12 +373,16 @@ def test_a_run_ends_two_steps_after_its_client_left(fake, name):
     """`draw` tells nothing before it is over."""
     engine, server = fake
     runs, steps = engine.ended, engine.steps
-    data = [{}] if name == "compare" else ["a wizard"] + [None] * 20
+    others = [None] * (len(SETTINGS) + 1)  # a preset and a start picture among them
+    data = [{}] if name == "compare" else ["a wizard", *others]
     event = ask(server, f"{API}/call/{name}", {"data": data})[1]["event_id"]
     with listen(server, event, name):
-        while engine.steps < steps + 5:
+        for _ in range(2000):
+            if engine.steps >= steps + 5:
+                break
             time.sleep(0.01)
         left = engine.steps
+    assert left >= steps + 5, "nothing was drawn"
     assert ended(engine, runs + 1) <= left + 2
 
 
