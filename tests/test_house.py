@@ -1,6 +1,7 @@
 """What holds for every file of nag/: hints, no circles, gradio in one room."""
 
 import ast
+import functools
 import graphlib
 import importlib.util
 import inspect
@@ -18,6 +19,7 @@ HAS_TRITON = importlib.util.find_spec("triton") is not None
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
+@functools.cache
 def tree_of(name: str) -> ast.Module:
     return ast.parse(MODULES[name].read_text(encoding="utf-8"))
 
