@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import inspect
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NoReturn
 
@@ -114,8 +115,18 @@ def _callable(cls: type) -> type:
             return cls.__call__(self, *args, **kwargs)
         return wrapper(functools.partial(cls.__call__, self), *args, **kwargs)
 
+    def components(self) -> dict[str, object]:
+        if inspect.currentframe().f_back.f_code is cls.from_pipe.__func__.__code__:
+            raise NAGRuntimeError(
+                f"This {cls.__name__} is guided, and from_pipe would change the dtype of its "
+                "parts: make the other pipeline before you enter nag.guide, or after you leave it."
+            )
+        return cls.components.fget(self)
+
     same = ("__module__", "__qualname__", "__doc__")
     members = {n: getattr(cls, n) for n in same} | dict.fromkeys(COPYING, refuse_copy)
+    if hasattr(cls, "from_pipe"):
+        members["components"] = property(components, doc=cls.components.__doc__)
     return type(cls.__name__, (cls,), {"__call__": call} | members)
 
 

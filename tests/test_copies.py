@@ -51,6 +51,19 @@ def test_a_copy_of_what_is_guided_is_refused(name, how, part):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_a_pipeline_made_of_what_is_guided_is_refused(name):
+    """diffusers' own sentence would say that parts are missing."""
+    pipe, expected = pipeline(name), guided(name)
+    before, names = state(pipe), set(pipe.components)
+    with nag.guide(pipe, NEGATIVE, **STRONG):
+        with pytest.raises(NAGError, match=r"from_pipe .* before you enter nag\.guide"):
+            type(pipe).from_pipe(pipe)
+        assert set(pipe.components) == names and torch.equal(draw(name), expected)
+    assert state(pipe) == before
+    type(pipe).from_pipe(pipe)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_outside_everything_is_copied_as_always(name):
     guided(name)
     denoiser = families.denoiser_of(pipeline(name))
