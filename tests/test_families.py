@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import nag
 from nag import families, kernels
+from nag.errors import NAGValueError
 
 NAMES = list(CASES)
 PROMPT, NEGATIVE = (
@@ -220,6 +221,24 @@ def test_gist_tokens_of_padded_texts(monkeypatch):
                 ),
                 1e-4,
             )
+
+
+def test_pictures_of_rendered_text_are_refused_where_steps_run_on_another_caption(monkeypatch):
+    """Fibo 2 draws them itself for a caption with text; all steps of an edit run on the prompt."""
+    pipe, asked = bare("BriaFibo2Transformer2DModel"), []
+
+    def encode(prompt, image=None, device=None, text_images=None):
+        asked.append(prompt)
+        return pipe.case.texts(prompt, 7)["encoder_hidden_states"], None
+
+    monkeypatch.setattr(pipe, "encode_prompt", encode)
+    with nag.guide(pipe, "hat"):
+        with pytest.raises(NAGValueError, match="call it with render_text_images=False"):
+            pipe.encode_prompt(["a sign"], None, text_images=[["a picture"]])
+        assert asked == []
+        pipe.encode_prompt(["a sign"], None, text_images=[[]])
+        pipe.encode_prompt(["a sign"], ["a picture"], text_images=[["a picture"]])
+    assert asked == [["a sign"], ["hat"], ["a sign"]]
 
 
 def test_steps_are_counted_by_rounds_of_denoiser_calls():

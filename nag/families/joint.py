@@ -125,8 +125,8 @@ JOINT = {
         spans=gists_or_text,
         adapter=adapters.gist_tokens,
         rows=(*ROWS, "context_latents[]"),
-        remark="With pictures of rendered text, the first steps run on another caption and are not "
-        "guided.",
+        remark="Pictures of rendered text are refused: with them the first steps run on another "
+        "caption.",
     ),
     "Ideogram4Transformer2DModel": Family(
         named(joint=r"layers\.\d+\.attention"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 import sys
 import types
 from collections.abc import Iterator
@@ -169,7 +170,10 @@ def gist_tokens(
 ) -> Iterator[Adapted]:
     """A perceiver turns the text into gist tokens, fewer than the text's and as many as its length
     asks for, numbered from 1: both texts in one would make the gist of one long text. So each
-    text's are counted, made and numbered alone."""
+    text's are counted, made and numbered alone.
+
+    With pictures of the text that is to be drawn, the first steps run on another caption than the
+    prompt: nothing would be guided in them."""
     forward = type(denoiser).forward
     module = sys.modules[forward.__module__]
     namespace = types.SimpleNamespace(**vars(module))
@@ -209,11 +213,22 @@ def gist_tokens(
         with own_forward(denoiser, counting):
             return call(*args, **kwargs)
 
+    def encode_prompt(original, *args, **kwargs):
+        given = inspect.signature(original).bind_partial(*args, **kwargs).arguments
+        if given.get("image") is None and any(given.get("text_images") or []):
+            raise NAGValueError(
+                f"NAG cannot guide a {type(pipe).__name__} with pictures of rendered text, whose "
+                "first steps run on another caption: call it with render_text_images=False and "
+                "without text_images."
+            )
+        return original(*args, **kwargs)
+
     namespace.compute_gist_count = compute_gist_count
     counting = types.MethodType(with_globals(forward, namespace), denoiser)
     with (
         wrap_method(denoiser.perceiver, "forward", perceive),
         wrap_method(denoiser, "create_coordinate_grid", grid),
+        wrap_method(pipe, "encode_prompt", encode_prompt),
     ):
         yield Adapted(around, layout)
 
