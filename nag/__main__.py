@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
-from .commands import asked, bench, check, compare, families, models
+from .commands import asked, bench, check, compare, families, models, space
 from .errors import NAGError
 from .evaluate import command as evaluation
 from .evaluate import fidelity
@@ -61,6 +61,11 @@ COMMANDS = {
         "load a preset's model and draw two steps with every kind of guidance",
         check.add_arguments,
         check.run,
+    ),
+    "space": Command(
+        "make a folder that can be uploaded as a Space of Hugging Face",
+        space.add_arguments,
+        space.run,
     ),
     "families": Command(
         "the table of denoiser classes, as it stands in the README",
