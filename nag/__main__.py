@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
-from .commands import asked, bench, check, compare, families, models, space
+from .commands import asked, bench, check, compare, families, models, preset, space
 from .errors import NAGError
 from .evaluate import command as evaluation
 from .evaluate import fidelity
@@ -56,6 +56,9 @@ COMMANDS = {
         "list the presets: size, licence, and what this machine can run",
         models.add_arguments,
         models.run,
+    ),
+    "preset": Command(
+        "write settings as a preset file, for presets/", preset.add_arguments, preset.run
     ),
     "check": Command(
         "load a preset's model and draw two steps with every kind of guidance",

@@ -57,7 +57,7 @@ function busy(now = value()) {
   return now.over === false;
 }
 function tell(text) {
-  $('.told').textContent = text;
+  $('p.told').textContent = text;
 }
 
 function setSource(image, url) {

@@ -100,6 +100,10 @@ function drawCaption(node, cell, old) {
     make('strong', '', cost, cell.cost.text);
     make('span', 'unit', cost, ' ' + cell.cost.unit);
   }
+  if (cell.peak) {
+    const peak = make('span', 'peak', cost, (cell.cost ? ' · ' : '') + cell.peak);
+    peak.title = 'GPU memory held at the most, the weights among it';
+  }
   drawMeters($('.meters', node), cell);
   $('.state', node).textContent = stateOf(cell);
   const save = $('.save', node);

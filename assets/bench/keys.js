@@ -28,7 +28,7 @@ function openPhoneMenu(button) {
 const BAR = {
   link: copyLink,
   save: openSave,
-  open: () => $('.opened').click(),
+  open: openOpen,
   help: openHelp,
   more: openMore,
   menu: openPhoneMenu,
@@ -95,6 +95,7 @@ document.addEventListener('keydown', event => {
   if (VIEWS[key]) setView(VIEWS[key]);
   else if (key === '0') reset();
   else if (key === 'f') screenful();
+  else if (key === 'd') openDiffer($('.views'));
   else if (single && (key === 'a' || key === 'b')) next(key);
   else if (
     key === ' ' &&
@@ -191,16 +192,6 @@ $('.steps').addEventListener('input', event => {
 $('.follow').addEventListener('click', () => {
   view.step = null;
   redraw();
-});
-
-let lost = false;
-addEventListener('offline', () => {
-  lost = true;
-  drawState();
-});
-addEventListener('online', () => {
-  lost = false;
-  drawState();
 });
 
 // The last finished picture of each column, and the one before.

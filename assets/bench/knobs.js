@@ -5,6 +5,8 @@ const FAST = 2; // seconds that a NAG column may take to be drawn while a knob m
 let chosen = null;
 let waiting = null;
 
+// The browser's own storage, not gr.BrowserState: that encrypts with a key of the server's process,
+// so what it keeps is lost when the server is started again, and every change asks the server.
 function store(name, text, where = 'localStorage') {
   try {
     window[where].setItem(name, text);
@@ -24,16 +26,23 @@ addEventListener('nag-settings', () => readSettings());
 function readSettings() {
   if (!window.nagSettings || !element.isConnected) return;
   fields = settings();
-  if (restored) store('nag-settings', JSON.stringify(fields));
+  // text from right to left begins at the right
+  for (const field of document.querySelectorAll('#prompt textarea, #negative textarea'))
+    field.dir = 'auto';
+  if (restored) {
+    store('nag-settings', JSON.stringify(fields));
+    store('nag-settings', JSON.stringify(fields), 'sessionStorage');
+  }
   redraw();
 }
 
-// After a reload the fields are as they were left; a link that somebody sent is stronger.
+// After a reload the fields are as they were left in this tab, in a new tab as in the last one; a
+// link that somebody sent is stronger.
 let restored = false;
 function restore() {
   if (value().offline) return;
   const own = location.search === '' || location.search === stored('nag-link', 'sessionStorage');
-  const kept = own && stored('nag-settings');
+  const kept = own && (stored('nag-settings', 'sessionStorage') || stored('nag-settings'));
   if (kept) {
     try {
       trigger('input', { set: { ...JSON.parse(kept), fresh: false }, quiet: true });

@@ -84,6 +84,7 @@ function drawAbout(aside, cell) {
   const list = make('dl', '', node);
   const facts = cell.set.map(part => [part[1], part[2]]);
   if (cell.cost) facts.push([cell.cost.unit, cell.cost.text]);
+  if (cell.peak) facts.push(['GPU memory', cell.peak]);
   if (cell.made) facts.push(['steps', cell.made.num_inference_steps], ['seed', cell.made.seed]);
   for (const [name, text] of facts) {
     make('dt', '', list, name);
@@ -178,16 +179,22 @@ async function measure() {
   }
   if (measured === key) return;
   measured = key;
-  const [a, b] = await Promise.all(urls.map(pixels));
+  const mean = await meanDifference(...urls);
   if (measured !== key) return;
-  if (!a || !b || a.length !== b.length) {
-    $('.mean').textContent = 'The two pictures have not one size.';
-    return;
-  }
+  $('.mean').textContent =
+    mean === null
+      ? 'The two pictures have not one size.'
+      : 'Mean difference ' + mean.toFixed(1) + ' of 255. Black is equal.';
+}
+
+// 0 to 255, or null where the pictures cannot be laid on each other.
+async function meanDifference(...urls) {
+  if (!urls.every(Boolean)) return null;
+  const [a, b] = await Promise.all(urls.map(pixels));
+  if (!a || !b || a.length !== b.length) return null;
   let sum = 0;
   for (let i = 0; i < a.length; i++) if (i % 4 < 3) sum += Math.abs(a[i] - b[i]);
-  $('.mean').textContent =
-    'Mean difference ' + (sum / (a.length * 0.75)).toFixed(1) + ' of 255. Black is equal.';
+  return sum / (a.length * 0.75);
 }
 
 async function pixels(url) {

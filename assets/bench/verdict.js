@@ -14,8 +14,15 @@ function drawVerdict() {
       ? 'These pictures were made with other settings.'
       : told
         ? told.head
-        : now.hint;
-  const rest = running || moved ? '' : untouched() ? now.look_for : told ? told.text : '';
+        : halted() || now.hint;
+  const rest =
+    running || moved
+      ? ''
+      : untouched()
+        ? now.look_for
+        : told
+          ? told.text
+          : halted() && 'What is finished stays; Compare draws the rest.';
   const both = said + '\n' + rest;
   if (text.dataset.said !== both) {
     text.dataset.said = both;
@@ -24,14 +31,15 @@ function drawVerdict() {
     if (rest) make('span', '', text, rest);
     text.title = both.trim();
   }
-  const moves = running ? [] : moved ? [{ label: 'Compare', run: true }] : told ? told.moves : [];
-  const more = !running && !moved && now.cells.some(cell => cell.state === 'done');
+  const again = moved || (halted() && !told);
+  const moves = running ? [] : again ? [{ label: 'Compare', run: true }] : told ? told.moves : [];
+  const more = !running && !again && now.cells.some(cell => cell.state === 'done');
   const node = $('.moves');
   const known = JSON.stringify([moves, more]);
   if (node.dataset.known !== known) {
     node.dataset.known = known;
     node.replaceChildren();
-    if (moves.length && !moved) make('span', '', node, 'Next');
+    if (moves.length && !again) make('span', '', node, 'Next');
     moves.forEach((move, i) => {
       make('button', 'button' + (i ? '' : ' next'), node, move.label).addEventListener(
         'click',
@@ -57,6 +65,16 @@ function drawMore(node) {
     openRoom('Seeds');
     dispatchEvent(new Event('nag-seeds'));
   });
+}
+
+// Of a run that was stopped: where.
+function halted() {
+  const left = value().cells.filter(cell => cell.state === 'stopped');
+  if (!left.length || busy()) return '';
+  const at = left.find(cell => cell.step);
+  return at
+    ? 'Stopped at step ' + at.step + ' of ' + at.total + ' of ' + at.name + '.'
+    : 'Stopped before ' + left[0].name + ' began.';
 }
 
 function staleColumns() {

@@ -150,6 +150,7 @@ function openAdd(button) {
     if (!shown.includes(key))
       item(menu, name, 'drawn with the settings below', () => draw({ guidance: [...shown, key] }));
   }
+  item(menu, 'What differs', 'between two columns or runs', () => openDiffer(button));
   openMenu(menu, button);
 }
 
@@ -163,12 +164,20 @@ function item(menu, label, about, action) {
   });
 }
 
+let anchored = null; // what the open menu belongs to
 function openMenu(menu, anchor) {
+  anchored = anchor;
   menu.showPopover();
-  const box = anchor.getBoundingClientRect();
-  const own = menu.getBoundingClientRect();
-  menu.style.left = Math.max(8, Math.min(innerWidth - own.width - 8, box.right - own.width)) + 'px';
-  menu.style.top = Math.max(8, Math.min(innerHeight - own.height - 8, box.bottom + 4)) + 'px';
-  const first = $('button, a', menu);
+  placeMenu(menu);
+  const first = $('button, a, select', menu);
   if (first) first.focus();
+}
+
+function placeMenu(menu) {
+  const box = anchored.getBoundingClientRect();
+  const own = menu.getBoundingClientRect();
+  const left = Math.min(innerWidth - own.width - 8, box.right - own.width);
+  const top = Math.min(innerHeight - own.height - 8, box.bottom + 4);
+  menu.style.left = Math.max(8, left) + 'px';
+  menu.style.top = Math.max(8, top) + 'px';
 }

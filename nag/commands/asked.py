@@ -47,15 +47,20 @@ def asked(options: argparse.Namespace) -> tuple[Preset, Request, Image.Image | N
 
     Raises `Refused`.
     """
-    known = dict(presets.load_all())
-    if options.model and options.preset in known:
-        known[options.preset] = known[options.preset].with_model(options.model)
-    preset, request = presets.resolve(_settings(options), known)
+    preset, request = settings_of(options)
     if options.image and not preset.image:
         raise Refused(f"{preset.title} takes no picture: leave --image out.")
     if options.image and not options.image.is_file():
         raise Refused(f"--image {options.image} is no file.")
     return preset, request, uploads.load(options.image, preset.title) if preset.image else None
+
+
+def settings_of(options: argparse.Namespace) -> tuple[Preset, Request]:
+    """-> the preset and the request, whatever it begins with. Raises `Refused`."""
+    known = dict(presets.load_all())
+    if options.model and options.preset in known:
+        known[options.preset] = known[options.preset].with_model(options.model)
+    return presets.resolve(_settings(options), known)
 
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:

@@ -9,11 +9,21 @@ from ..errors import Refused
 from ..media import metadata
 from . import asked
 
+SENT = ("zip", "html", "webp", "mp4")  # of page/keep.py
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     asked.add_arguments(parser)
     parser.add_argument(
         "--out", type=Path, required=True, help="folder for the pictures or videos and run.json"
+    )
+    parser.add_argument(
+        "--send",
+        nargs="+",
+        choices=SENT,
+        default=[],
+        help="all columns in one file, too: zip (pictures and run.json), html (one page that works "
+        "offline, with the bench in it), webp (animated), mp4",
     )
 
 
@@ -26,6 +36,11 @@ def run(options: argparse.Namespace) -> int:
         raise Refused(f"--out {options.out} cannot be made: {error.strerror}.") from None
     run = _draw(preset, request, start)
     _save(run, options.out)
+    if options.send and any(column.state == "done" for column in run.columns):
+        from ..page.keep import send
+
+        for path in send(run, options.send, options.out):
+            print(path)
     for column in run.columns:
         print(_line(run, column))
     print(run.hint)
@@ -68,4 +83,6 @@ def _line(run: Run, column: Column) -> str:
         speed = f"for {' and '.join(column.together)} together  "
     elif relative:
         speed = f"{relative:.2f}x time  "
+    if column.peak:
+        speed += f"{column.peak / 1e9:.1f} GB on the GPU  "
     return f"{column.key:8} {column.state:8} {column.seconds:7.2f} s  {speed}{column.reason}"

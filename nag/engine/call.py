@@ -54,13 +54,15 @@ class Drawn:
     """What a call made, by rows.
 
     pixels: arrays (F, H, W, 3), 0 to 1; F is 1 for a picture. blacked_out: by the model's own
-    safety checker. seconds: from the first denoiser call until all was decoded.
+    safety checker. seconds: from the first denoiser call until all was decoded. sounds: of videos,
+    where the model makes them.
     """
 
     pixels: list[np.ndarray]
     blacked_out: list[bool]
     clock: StepClock
     seconds: float
+    sounds: list[video.Sound | None]
 
 
 def call_arguments(
@@ -131,7 +133,8 @@ def call_pipeline(
     if progress is not None:
         clock.guided = progress.guided_steps
     black = getattr(result, "nsfw_content_detected", None) or [False] * len(rows)
-    return Drawn(pixels, [bool(one) for one in black], clock, seconds)
+    sounds = [video.sound_of(pipe, result, i) for i in range(len(rows))]
+    return Drawn(pixels, [bool(one) for one in black], clock, seconds, sounds)
 
 
 def _arguments_of_rows(rows: list[Row], cfg: bool) -> dict[str, Any]:

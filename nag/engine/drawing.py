@@ -11,12 +11,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..errors import NAGRuntimeError, Refused, Stopped
-from ..media import video
+from ..media import metadata, video
 from . import failures, work
 from .call import Drawn, Row, call_pipeline
 from .clock import OnStep
 from .loading import Loaded
-from .memory import free_memory
+from .memory import free_memory, peak_of
 from .previews import Previews
 from .run import Column, Run
 from .sharing import calls_of
@@ -79,9 +79,11 @@ class Drawing:
                 self.tell(column)
             self._warm_up(columns, previews)
             previews.wait()
-            drawn = self._pipeline(columns, functools.partial(self._stepped, columns, previews))
+            with peak_of(self.loaded.device) as peak:
+                drawn = self._pipeline(columns, functools.partial(self._stepped, columns, previews))
             for i, column in enumerate(columns):
                 self._fill(column, drawn, i, keys)
+                column.peak = peak()
             if self.previews:
                 previews.learn(drawn.clock.latents, [column.image for column in columns])
         except Stopped:
@@ -162,6 +164,7 @@ class Drawing:
         texts = {name: getattr(self.run.request, name) for name in ("prompt", "negative_prompt")}
         column.cut = {name: self.loaded.cut.of(text) for name, text in texts.items()}
         column.image, column.frames = frames[len(frames) // 2], frames if len(frames) > 1 else None
+        column.sound = drawn.sounds[i]
         column.state = "done"
 
     def _finish(self, columns: list[Column]) -> None:
@@ -177,7 +180,9 @@ class Drawing:
 
     def _encode(self, column: Column) -> None:
         try:
-            column.video = video.encode(column.frames, self.run.preset.fps or 16)
+            run, sound, column.sound = self.run, column.sound, None
+            tags = metadata.video_tags(run.preset, run.request, column.key)
+            column.video = video.encode(column.frames, run.preset.fps or 16, tags, sound)
         except Exception:
             log.exception("run %s, column %s: no video of its frames", self.run.id, column.key)
             column.reason = "The frames could not be coded as a video; the middle one is shown."

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,6 +85,19 @@ def free_gb() -> float | None:
         return next(int(line.split()[1]) for line in lines if line.startswith("MemAvail")) / 1e6
     except (OSError, StopIteration):
         return None
+
+
+@contextlib.contextmanager
+def peak_of(device: str) -> Iterator[Callable[[], int]]:
+    """-> a function that returns the most bytes that tensors held on the GPU at once since then,
+    the model's weights among them. 0 on a processor: what a process holds there is mostly its
+    libraries, and what it has given back is not given back to the system."""
+    import torch
+
+    measured = device.startswith("cuda")
+    if measured:
+        torch.cuda.reset_peak_memory_stats()
+    yield lambda: torch.cuda.max_memory_allocated() if measured else 0
 
 
 def free_memory() -> None:

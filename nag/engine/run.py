@@ -18,6 +18,7 @@ from .words import words_of
 if TYPE_CHECKING:
     from PIL import Image
 
+    from ..media.video import Sound
     from ..xray import XRay
 
 OVER = ("done", "stopped", "failed")  # states that are the last
@@ -53,6 +54,7 @@ class Column:
     together: tuple[str, ...] = ()
     image: Image.Image | None = None  # when done; of a video the middle frame
     frames: list[Image.Image] | None = None  # of a video
+    sound: Sound | None = None  # until it is in the video
     video: bytes = b""  # the same as MP4, a little later
     reason: str = ""  # when failed
     latents_sha256: str = ""  # of the starting noise
@@ -63,7 +65,7 @@ class Column:
     spread: float = 0.0
     outcomes: dict = field(default_factory=dict)  # {"hat": Outcome}, beside the un-guided picture
     operations: int = 0
-    peak: int = 0  # bytes of GPU memory that were held at the most
+    peak: int = 0  # bytes of GPU memory held at the most, weights among them; 0: not measured
     reused: bool = False
     run: str = ""
     seed: int | None = None
@@ -150,6 +152,8 @@ class Run:
             told["saved_by_early_end"] = round(column.saved, 4)
         if column.reason:
             told["reason"] = column.reason
+        if column.peak:
+            told["peak_gpu_bytes"] = column.peak
         if column.readings:
             told["shows"] = {name: round(share, 4) for name, share in column.readings.items()}
         return told

@@ -22,9 +22,11 @@ from .blocks import ENGINE, Settings, StartPicture
 from .controls import PRESETS
 from .files import FOLDER, file_data
 from .handlers import PageHandlers
+from .keep import WRITERS
 
 KINDS = {".png": "image/png", ".mp4": "video/mp4"}
 Name = Literal[tuple(PRESETS)]
+Kind = Literal[tuple(WRITERS)]
 Columns = list[Literal[tuple(METHODS)]]
 
 
@@ -116,6 +118,27 @@ class Endpoints:
             raise Refused(f"There are no pictures of a run {run[:20]!r} here: /draw them again.")
         return file_data(path, KINDS[path.suffix])
 
+    def keep(self, run: str, kind: Kind, bare: bool = False) -> FileData:
+        """Give a finished run as one file, as the page's Save menu does.
+
+        Args:
+            run: The number that a run answered.
+            kind: strip (PNG with captions), zip (pictures and run.json), html (one page that works
+                offline), webp (animated) or mp4.
+            bare: Leave the settings out of its pictures and videos.
+        """
+        path, _ = self.handlers.keeper.make(run, kind, bare)
+        return file_data(path, "application/octet-stream")
+
+    def save_preset(self, settings: dict) -> FileData:
+        """Write settings as a preset file, which the folder presets/ accepts.
+
+        Args:
+            settings: Any subset of the settings, as /compare takes them.
+        """
+        path, _ = self.handlers.keeper.preset(settings)
+        return file_data(path, "application/json")
+
     def presets(self) -> list[dict]:
         """List the presets: models, and what this machine can do with each.
 
@@ -180,6 +203,8 @@ def add_api(handlers: PageHandlers) -> None:
         )
     gr.api(api.draw, api_name="draw", **turn)
     gr.api(api.picture, api_name="picture")
+    gr.api(api.keep, api_name="keep")
+    gr.api(api.save_preset, api_name="save_preset")
     gr.api(api.presets, api_name="presets")
     gr.api(api.preset, api_name="preset")
 

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from ..presets import PromptPair
 
 KNOBS = ("nag_scale", "nag_tau", "nag_alpha", "nag_end", "num_inference_steps", "guidance_scale")
-SCRIPTS = ("base", "cells", "stage", "zoom", "film", "verdict", "visit", "knobs", "keep", "keys")
+SCRIPTS = (
+    *("base", "cells", "stage", "zoom", "film", "verdict", "visit", "differ", "knobs"),
+    *("keep", "open", "away", "keys"),
+)
 SHOWN = {  # of the settings that made a picture, what its caption says
     "guidance_scale": "scale",
     "nag_scale": "scale",
@@ -58,9 +61,11 @@ def script(folder: str, *names: str) -> str:
 def caption(request: Request, key: str) -> list[list[str]]:
     """[[setting, its name in a caption, its value], ...] of what made a column's picture."""
     made = decisive(request, key)
+    both = "guidance_scale" in made and "nag_scale" in made
+    words = SHOWN | ({"guidance_scale": "CFG"} if both else {})
     parts = [
         [name, word, compact(made[name]).removeprefix("0") or "0"]
-        for name, word in SHOWN.items()
+        for name, word in words.items()
         if name in made and not (name == "nag_end" and made[name] == 1)
     ]
     if made.get("nag_normalisation") is False:
@@ -102,8 +107,6 @@ def note(run: Run, column: Column) -> str:
         parts.append(f"{column.seconds:.2f} s{' on the processor' if run.device == 'cpu' else ''}")
     if done and request.attention(column.key) and column.guided_steps < column.step:
         parts.append(f"guided in {column.guided_steps} of {column.step}")
-    if column.peak:
-        parts.append(f"peak {column.peak / 1e9:.1f} GB")
     if column.reused:
         parts.append("kept from an earlier run")
     return " · ".join(parts)
@@ -155,6 +158,7 @@ def cell(
         "total": max(column.total, column.step),
         "seconds": column.seconds,
         "cost": cost(run, column),
+        "peak": f"{column.peak / 1e9:.1f} GB" if column.peak else "",
         "note": note(run, column),
         "meters": meters(column),
         "reason": column.reason,

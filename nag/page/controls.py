@@ -70,12 +70,15 @@ def slider(
     """A slider for one setting, with the preset's range; `value` or the preset's own."""
     low, high = preset.range(name)
     label, info, step = TEXTS[name]
+    if name in ("width", "height") and high > low:
+        info = f"px; made for {default(preset, name)}, other sizes may distort"
     step = {"num_frames": preset.frames, "width": preset.multiple, "height": preset.multiple}.get(
         name, step
     )
     # A setting with one value (a size that a model insists on) is shown and cannot be moved;
     # pictures have no frames to show.
     shown = {
+        "info": info,
         "value": default(preset, name) if value is None else value,
         "minimum": low,
         "maximum": max(high, low + 1),
@@ -86,9 +89,7 @@ def slider(
     if update:
         return gr.update(**shown)
     kind = ["knob", "nag"] if name.startswith("nag_") else ["knob"]
-    return gr.Slider(
-        **shown, label=label, info=info, elem_id=name, elem_classes=kind, buttons=[], min_width=0
-    )
+    return gr.Slider(**shown, label=label, elem_id=name, elem_classes=kind, buttons=[], min_width=0)
 
 
 def marks(preset: Preset) -> str:

@@ -121,6 +121,7 @@ class PageHandlers:
             for shown in values:
                 if shown.problem:
                     raise NAGRuntimeError(shown.problem)
+                self.keeper.put(shown)
                 yield shown.run, shown.files
 
     def _watched(self, click: Click, listener: str | None) -> Iterator[Shown]:

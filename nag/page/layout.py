@@ -83,7 +83,7 @@ def bar(preset: Preset) -> dict:
         gr.HTML("<span class='ready' role='status'>Ready</span>", elem_id="state")
         quiet("Copy link", "link", "phone-no")
         quiet("Save", "save", "phone-no")
-        quiet("Open a picture", "open", "phone-no")
+        quiet("Open", "open", "phone-no")
         quiet("What am I looking at?", "help", "only", "phone-no")
         quiet("Light or dark", "theme", "only")
         quiet("Menu", "menu", "only", "phone-only")

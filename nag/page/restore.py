@@ -47,7 +47,8 @@ def choose(desk: PageHandlers) -> Callable:
 
 def apply(desk: PageHandlers) -> Callable:
     """The handler of whatever sets several fields at once: examples, next moves, earlier runs,
-    pictures that were opened. The event carries {"set": settings} or {"text": PNG texts}."""
+    pictures that were opened, texts that were pasted. The event carries {"set": settings} or
+    {"text": a picture's texts by name, or {"pasted": text}}."""
 
     def handler(event: gr.EventData, request: gr.Request, *values):
         now = dict(zip(INPUTS, values, strict=True))
@@ -56,6 +57,8 @@ def apply(desk: PageHandlers) -> Callable:
             asked = data.get("set") or metadata.settings_in(data.get("text") or {})
             whole = "preset" in asked and (data.get("text") or asked["preset"] != now["preset"])
             kept = {k: v for k, v in asked.items() if k in INPUTS}
+            if data.get("text"):
+                kept = fitting({} if whole else now, kept)
             preset, made = resolve(kept if whole else now | kept, PRESETS)
         except Refused:
             if data.get("quiet"):  # what an older version of the page has left behind
@@ -67,6 +70,29 @@ def apply(desk: PageHandlers) -> Callable:
         return [*fill(preset, made), *nothing(4)]
 
     return handler
+
+
+def fitting(now: dict, asked: dict) -> dict:
+    """Those of another tool's settings that this model can have; the others are named in a toast.
+
+    now: the settings that stay. Raises `Refused` where none fits.
+    """
+    try:
+        resolve(now | asked, PRESETS)
+        return asked
+    except Refused:
+        kept, left = {}, []
+    for name, value in sorted(asked.items(), key=lambda item: item[0] != "preset"):
+        try:
+            resolve(now | kept | {name: value}, PRESETS)
+            kept[name] = value
+        except Refused as error:
+            left.append(str(error))
+    if not kept:
+        raise Refused(left[0])
+    more = f" And {len(left) - 1} more." if len(left) > 1 else ""
+    gr.Warning(html.escape(f"Left aside: {left[0]}{more}", quote=False))
+    return kept
 
 
 def from_link(request: gr.Request) -> list:

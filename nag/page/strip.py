@@ -1,8 +1,9 @@
 """A run as one picture: its columns, each with its name, its cost and what the meter read."""
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from ..engine.run import Run
+from ..media.lettering import fit, font
 from .cells import cell
 
 MARGIN, INK, PAPER, PALE = 16, "#1e293b", "#ffffff", "#64748b"
@@ -11,9 +12,14 @@ MARGIN, INK, PAPER, PALE = 16, "#1e293b", "#ffffff", "#64748b"
 def strip(run: Run) -> Image.Image:
     """The finished columns of a run."""
     done, request = [c for c in run.columns if c.state == "done"], run.request
-    words = f"“{request.prompt}” not “{request.negative_prompt}”"
-    title = f"{run.preset.title}, seed {request.seed}: {words}"
+    title = headline(request.model_dump(), run.preset.title)
     return sheet([cell(run, c) for c in done], [c.image for c in done], title)
+
+
+def headline(request: dict, model: str) -> str:
+    """What a picture says over itself. Words first: what is too long is cut at its end."""
+    words = f"“{request['prompt']}” not “{request['negative_prompt']}”"
+    return f"{words}, seed {request['seed']}, {model}"
 
 
 def caption(shown: dict) -> list[tuple[str, int, str]]:
@@ -34,29 +40,13 @@ def sheet(shown: list[dict], pictures: list, title: str, side: int = 384) -> Ima
     size = MARGIN + len(shown) * (width + MARGIN), head + height + foot + MARGIN
     drawn = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(drawn)
-    draw.text((MARGIN, 10), fit(plain(title), drawn.width - 2 * MARGIN, 14), INK, font(14))
+    draw.text((MARGIN, 10), fit(title, drawn.width - 2 * MARGIN, 14), INK, font(14))
     for i, (picture, texts) in enumerate(zip(pictures, lines, strict=True)):
         x, y = MARGIN + i * (width + MARGIN), head
         large = picture.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
         drawn.paste(large, (x, y))
         y += height + 8
         for text, size, colour in texts:
-            draw.text((x, y), fit(plain(text), width, size), colour, font(size))
+            draw.text((x, y), fit(text, width, size), colour, font(size))
             y += size + 8
     return drawn
-
-
-def font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
-    return ImageFont.load_default(size)
-
-
-def plain(text: str) -> str:
-    """Without the signs that Pillow's own font lacks."""
-    return text.replace("×", "x").replace("→", "->").replace("−", "-")
-
-
-def fit(text: str, width: int, size: int) -> str:
-    """`text`, cut to `width` px."""
-    while font(size).getlength(text) > width and len(text) > 4:
-        text = text[:-2].rstrip() + "…"
-    return text
