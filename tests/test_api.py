@@ -2,6 +2,8 @@
 
 import asyncio
 import inspect
+import zipfile
+from pathlib import Path
 
 import gradio as gr
 import pytest
@@ -98,6 +100,23 @@ def test_refusals_are_sentences(client):
             client.predict(**arguments, api_name=name)
 
 
+def test_a_run_is_given_as_one_file_and_settings_as_a_preset(client):
+    run, *_ = client.predict(**SETTINGS_OF_RUN, api_name="/draw")
+    with zipfile.ZipFile(client.predict(run["run"], "zip", api_name="/keep")) as archive:
+        assert {"run.json", "strip.png"} < set(archive.namelist())
+    with Image.open(client.predict(run["run"], "webp", api_name="/keep")) as image:
+        assert image.n_frames == 2
+    page = Path(client.predict(run["run"], "html", api_name="/keep")).read_text("utf-8")
+    assert "data:image/png;base64" in page
+    file = Path(client.predict({"seed": 7, "nag_alpha": 0.5}, api_name="/save_preset"))
+    assert presets.parse("mine", file.read_text("utf-8")).settings["nag_alpha"] == 0.5
+    for wrong in ({"seed": -1}, {"preset": "none such"}):
+        with pytest.raises(AppError, match="must be"):
+            client.predict(wrong, api_name="/save_preset")
+    with pytest.raises(AppError, match="no longer kept"):
+        client.predict("0" * 12, "zip", api_name="/keep")
+
+
 def test_presets_are_listed_and_told(client):
     listed = client.predict(api_name="/presets")
     assert [one["name"] for one in listed] == list(presets.load_all())
@@ -111,7 +130,8 @@ def test_mcp_lists_its_tools_and_answers_a_comparison(tmp_path_factory):
     pytest.importorskip("mcp")
     with serving(tmp_path_factory, "app.py", "--mcp", "--port", env=environment()) as url:
         tools, run, picture, refused, compared = asyncio.run(ask_mcp(f"{url}/gradio_api/mcp/"))
-    assert set(tools) == {"draw", "picture", "presets", "preset", "compare", "compare_from_image"}
+    named = {"draw", "picture", "presets", "preset", "compare", "compare_from_image"}
+    assert set(tools) == named | {"keep", "save_preset"}
     assert "parameters of /draw" in tools["compare"]["settings"]["description"]
     assert compared["files"] == ["none", "nag"] and compared["settings"]["seed"] == 7
     assert "1 and up" in tools["draw"]["nag_tau"]["description"]

@@ -111,5 +111,5 @@ addEventListener('offline', () => {
 });
 if (!value().offline) {
   setTimeout(watchServer, EVERY);
-  setTimeout(() => back(true), 1500); // after the fields have been put back
+  afterwards.push(() => back(true));
 }

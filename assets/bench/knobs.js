@@ -29,6 +29,8 @@ function readSettings() {
   // text from right to left begins at the right
   for (const field of document.querySelectorAll('#prompt textarea, #negative textarea'))
     field.dir = 'auto';
+  const names = Object.keys(wantedFields || {});
+  if (names.length && names.every(name => same(fields[name], wantedFields[name]))) endRestoring();
   if (restored) {
     store('nag-settings', JSON.stringify(fields));
     store('nag-settings', JSON.stringify(fields), 'sessionStorage');
@@ -37,23 +39,35 @@ function readSettings() {
 }
 
 // After a reload the fields are as they were left in this tab, in a new tab as in the last one; a
-// link that somebody sent is stronger.
+// link that somebody sent is stronger. Nothing is stored until they are back: a server that was
+// just started answers late, and the next reload would find the page's own words.
+const LATEST = 10000; // ms after which fields that did not come back are given up
 let restored = false;
+let wantedFields = null;
+const afterwards = []; // what waits for the fields
 function restore() {
   if (value().offline) return;
   const own = location.search === '' || location.search === stored('nag-link', 'sessionStorage');
   const kept = own && (stored('nag-settings', 'sessionStorage') || stored('nag-settings'));
-  if (kept) {
-    try {
-      trigger('input', { set: { ...JSON.parse(kept), fresh: false }, quiet: true });
-    } catch {
-      /* not ours */
-    }
+  try {
+    wantedFields = kept ? { ...JSON.parse(kept), fresh: false } : null;
+  } catch {
+    wantedFields = null; // not ours
   }
-  setTimeout(() => {
-    restored = true;
-    readSettings();
-  }, 1200);
+  if (!wantedFields) {
+    setTimeout(endRestoring, 1200);
+    return;
+  }
+  trigger('input', { set: wantedFields, quiet: true });
+  setTimeout(endRestoring, LATEST);
+}
+
+function endRestoring() {
+  if (restored) return;
+  restored = true;
+  wantedFields = null;
+  afterwards.splice(0).forEach(one => one());
+  readSettings();
 }
 
 const toggle = () => document.querySelector('#live input');
