@@ -28,16 +28,17 @@ class FakeEngine:
         self.steps, self.ended, self.images = 0, 0, []
         self.drawn_by = None  # the run that drew the columns, where they are shown again
 
-    def run(self, preset, request, stop=None, run_id="run", image=None):
+    def run(self, preset, request, stop=None, run_id="run", image=None, record=None, seeds=()):
         self.images.append(image)
-        run = Run(run_id, preset, request, [Column(key, STEPS) for key in request.guidance])
+        columns = [Column(key, STEPS) for key in request.guidance for _ in seeds or [0]]
+        run = Run(run_id, preset, request, columns, record=record)
         try:
             for column in run.columns:
                 for column.step in range(1, self.total + 1):
                     column.state, self.steps = "step", self.steps + 1
                     yield run, column, Image.new("RGB", (8, 8))
                     self.goes(self.steps)
-                    if stop.is_set():
+                    if stop and stop.is_set():
                         column.state = "stopped"
                         break
                 else:

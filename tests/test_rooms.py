@@ -38,7 +38,7 @@ class Fake:
             shade = (hash(self.drawn[-1]) % 200, 90, 90)
             column.image = Image.new("RGB", (128, 128), shade)
             columns.append(column)
-        run = Run(run_id, preset, request, columns)
+        run = Run(run_id, preset, request, columns, record=record)
         yield run, columns[0], None
         run.over = True
         yield run, None, None

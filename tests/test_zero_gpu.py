@@ -1,11 +1,12 @@
 """On a ZeroGPU Space: the page, /compare and the typed API ask for the GPU time that a run takes,
 pocket presets for none, and a refusal is a sentence."""
 
+import threading
 import time
 
 import gradio as gr
 import pytest
-from test_handlers import FakeEngine, click, desk, folder, states, visitor  # noqa: F401
+from test_handlers import STEPS, FakeEngine, click, desk, folder, states, visitor  # noqa: F401
 from zero_gpu import Spaces
 
 from nag.engine import loading, zero_gpu
@@ -172,3 +173,48 @@ def test_elsewhere_nothing_of_this_happens(monkeypatch):
 class FakeLoaded:
     def __init__(self, preset):
         self.preset = preset
+
+
+# The rooms
+
+
+def in_a_room(page, preset, steps=4, **more):
+    """A run of the rooms' engine -> the events."""
+    _, asked = resolve({"preset": preset, "guidance": ["nag"], "num_inference_steps": steps})
+    return page.rooms.run(load_all()[preset], asked, **more)
+
+
+def test_the_rooms_are_lent_a_gpu_too_and_pocket_presets_ask_for_none(page, spaces):
+    *_, (run, _, _) = in_a_room(page, "pocket-portrait")
+    assert run.over and spaces.asked == [] and page.engine.steps == STEPS
+    *_, (run, _, _) = in_a_room(page, "flux-schnell", record=["a recording"])
+    assert run.columns[0].state == "done" and run.record == ["a recording"]
+    assert len(spaces.asked) == 1 and page.engine.steps == STEPS  # drawn in the other process
+    *_, (run, _, _) = in_a_room(page, "flux-schnell", seeds=[1, 2, 3])
+    assert len(run.columns) == 3
+
+
+def test_several_seeds_of_a_room_ask_for_more_time(page, spaces):
+    spaces.left = 1000
+    for seeds in ([], [1, 2, 3, 4, 5, 6]):
+        list(in_a_room(page, "sdxl", steps=50, seeds=seeds))
+    assert spaces.asked[1] > 2 * spaces.asked[0]
+
+
+def test_a_refusal_in_a_room_is_a_sentence(page, spaces):
+    spaces.left = 5
+    with pytest.raises(NAGRuntimeError, match=r"No GPU was lent: You have exceeded"):
+        list(in_a_room(page, "flux-schnell"))
+    with pytest.raises(Refused, match=r"FLUX.1 dev, 25 steps is not loaded"):
+        list(in_a_room(page, "flux-dev"))
+
+
+def test_stop_in_a_room_ends_the_other_process(spaces):
+    page = PageHandlers(FakeEngine(lambda step: time.sleep(0.1)), gpu=GPUTime(spaces))
+    stop = threading.Event()
+    events = in_a_room(page, "flux-schnell", stop=stop)
+    next(events)
+    stop.set()
+    *_, (run, _, _) = events
+    assert run.over and run.columns[0].state == "stopped"
+    assert [process.is_alive() for process in spaces.processes] == [False]

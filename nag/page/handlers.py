@@ -23,7 +23,7 @@ from .gate import Audience
 from .keep import Keeper
 from .line import address_of
 from .painting import Painting, Shown, stopped
-from .zero_gpu import GPUTime
+from .zero_gpu import GPUTime, LentEngine
 
 PATIENCE = 60  # seconds within which somebody must begin to listen to a run
 
@@ -44,7 +44,7 @@ class PageHandlers:
     ) -> None:
         self.engine, self.audience, self.clicks = engine, audience or Audience(), Clicks()
         self.stops, self.keeper, self.gpu = {}, Keeper(), gpu or GPUTime()
-        self.draw = self.gpu.lent(self._draw)
+        self.draw, self.rooms = self.gpu.lent(self._draw), LentEngine(engine, self.gpu)
 
     def prepare(self, request: gr.Request, *values: Value) -> tuple[dict, dict, dict, int, str]:
         """A click: the values of `INPUTS`, whether the seed is locked, and a start picture's path.

@@ -1,21 +1,32 @@
 """A visitor's GPU time on a ZeroGPU Space: asked for by what a run will take, and never for the
 models that ship."""
 
+from __future__ import annotations
+
+import contextlib
 import html
 import math
 import re
-from collections.abc import Callable, Iterator
-from typing import Any
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import gradio as gr
+from PIL import Image
 
 from ..engine import zero_gpu
-from ..engine.engine import Engine
+from ..engine.engine import Engine, Event
+from ..engine.run import OVER
 from ..errors import NAGRuntimeError, Refused
 from ..presets import Preset, work
 from ..request import Request
 from .controls import PRESETS
 from .painting import Shown
+
+if TYPE_CHECKING:
+    from ..xray import XRay
+
+T = TypeVar("T")
 
 try:  # before torch touches CUDA
     import spaces
@@ -39,8 +50,12 @@ class GPUTime:
 
     def seconds(self, preset: Preset, request: Request, *_: object) -> int:
         """To be asked for, which the platform counts against a visitor's quota."""
+        return self.seconds_of(preset, work(request))
+
+    def seconds_of(self, preset: Preset, pixels: float) -> int:
+        """The same of so many pixels of denoiser calls."""
         guess = GUESS * (preset.largest_gb or preset.size_gb or 1)
-        steps = self.rates.get(preset.name, guess) * work(request)
+        steps = self.rates.get(preset.name, guess) * pixels
         return math.ceil(min(MOST, max(LEAST, BESIDE + MARGIN * steps)))
 
     def learn(self, preset: Preset, request: Request, run: dict) -> None:
@@ -67,17 +82,66 @@ class GPUTime:
         return chosen
 
     def _told(self, values: Iterator[Shown], preset: Preset, request: Request) -> Iterator[Shown]:
-        """The values; a refusal of the platform as a sentence. What was measured is learnt."""
+        """The values. What was measured is learnt."""
         shown = None
-        try:
-            for shown in values:
-                yield shown
-        except gr.Error as error:
-            raise NAGRuntimeError(refusal(error)) from None
-        finally:
-            values.close()
+        for shown in in_sentences(values):
+            yield shown
         if shown is not None and "settings" in shown.run:
             self.learn(preset, request, shown.run)
+
+
+class LentEngine:
+    """`Engine`, as the rooms use it: each of its runs in a process that holds a GPU, where that is
+    needed. What is recorded there comes back in the last event's run."""
+
+    def __init__(self, engine: Engine, gpu: GPUTime) -> None:
+        self.engine, self.gpu = engine, gpu
+        self.with_gpu = gpu.spaces and gpu.spaces.GPU(duration=self._seconds)(self._run)
+
+    def run(
+        self,
+        preset: Preset,
+        request: Request,
+        stop: threading.Event | None = None,
+        run_id: str = "run",
+        image: Image.Image | None = None,
+        record: XRay | None = None,
+        seeds: Sequence[int] = (),
+    ) -> Iterator[Event]:
+        """See `Engine.run`. Raises NAGRuntimeError where no GPU is lent."""
+        if self.with_gpu is None or preset.shipped:
+            yield from self.engine.run(preset, request, stop, run_id, image, record, seeds)
+            return
+        check_offered(preset)
+        events = in_sentences(self.with_gpu(preset, request, run_id, image, record, seeds))
+        with contextlib.closing(events):  # which ends the other process
+            for run, column, preview in events:
+                if stop is None or not stop.is_set():  # that process does not see it
+                    yield run, column, preview
+                    continue
+                for one in run.columns:
+                    one.state = one.state if one.state in OVER else "stopped"
+                run.over = True
+                yield run, None, None
+                return
+        if not seeds:
+            self.gpu.learn(preset, request, run.json())
+
+    def _seconds(self, preset: Preset, request: Request, *more) -> int:
+        return self.gpu.seconds_of(preset, work(request) * max(1, len(more[-1])))
+
+    def _run(self, preset: Preset, request: Request, *more) -> Iterator[Event]:
+        yield from self.engine.run(preset, request, threading.Event(), *more)
+
+
+def in_sentences(values: Iterator[T]) -> Iterator[T]:
+    """The values; a refusal of the platform as a sentence."""
+    try:
+        yield from values
+    except gr.Error as error:
+        raise NAGRuntimeError(refusal(error)) from None
+    finally:
+        values.close()
 
 
 def check_offered(preset: Preset) -> None:

@@ -46,13 +46,13 @@ def connect(
     votes: Path | None = None,
     results: Path | None = None,
 ) -> None:
-    """desk: the page's handlers, whose engine the rooms use. parts: the page's, by name.
+    """desk: the page's handlers, with the rooms' engine. parts: the page's, by name.
     votes: the owner's file of votes, or None. results: an evaluation's folder, or None."""
     inputs = [parts[name] for name in INPUTS]
     fields = [*inputs, *(parts[name] for name in ("begin", "marks", "bench", "start", "stop"))]
-    grids = {name: GridRoom(desk.engine, name) for name in ("sweep", "seeds")}
-    vote = VoteRoom(desk.engine, votes)
-    answers = grids | {"xray": XRayRoom(desk.engine), "vote": vote}
+    grids = {name: GridRoom(desk.rooms, name) for name in ("sweep", "seeds")}
+    vote = VoteRoom(desk.rooms, votes)
+    answers = grids | {"xray": XRayRoom(desk.rooms), "vote": vote}
     for name, answer in answers.items():
         one = rooms[name]
         one.submit(answer.draw, inputs, one, api_name=f"{name}_draw", **TURN, **QUIET)

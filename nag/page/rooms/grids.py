@@ -32,7 +32,7 @@ from ..files import FOLDER, file_data
 from ..inline import data_uri
 
 if TYPE_CHECKING:
-    from ...engine.engine import Engine
+    from ..zero_gpu import LentEngine
 
 SIDE = 192  # px of a picture in a grid
 LARGE = 512  # px of one that is looked at by itself
@@ -57,7 +57,7 @@ class GridRoom:
     engine: see `nag.engine.engine`. asked: the room's own fields -> (across, down, corner).
     """
 
-    def __init__(self, engine: Engine, name: str) -> None:
+    def __init__(self, engine: LentEngine, name: str) -> None:
         self.engine, self.name = engine, name
         self.visits, self.lock = LeastRecentlyUsed(32, 32, 3600), threading.RLock()
 

@@ -24,7 +24,7 @@ from ..files import FOLDER, file_data
 from ..inline import data_uri
 
 if TYPE_CHECKING:
-    from ...engine.engine import Engine
+    from ..zero_gpu import LentEngine
 
 SIDE = 512  # px
 
@@ -44,7 +44,7 @@ class VoteRoom:
     engine: see `nag.engine.engine`.
     """
 
-    def __init__(self, engine: Engine, file: Path | None = None) -> None:
+    def __init__(self, engine: LentEngine, file: Path | None = None) -> None:
         self.engine, self.random = engine, random.Random()
         self.file = VoteFile(file) if file else None
         self.ballots, self.lock = LeastRecentlyUsed(256, 256, 3600), threading.Lock()

@@ -19,9 +19,9 @@ from ..controls import INPUTS, PRESETS
 from ..inline import data_uri
 
 if TYPE_CHECKING:
-    from ...engine.engine import Engine
     from ...engine.run import Run
     from ...xray import XRay
+    from ..zero_gpu import LentEngine
 
 SIDE = 512  # px of the picture under the map
 PATCHES = 256  # of a layer and step that the browser gets; of more, evenly spaced ones
@@ -30,7 +30,7 @@ PATCHES = 256  # of a layer and step that the browser gets; of more, evenly spac
 class XRayRoom:
     """Draws the column with NAG once, recorded. engine: see `nag.engine.engine`."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: LentEngine) -> None:
         self.engine, self.stops = engine, {}
 
     def draw(self, request: gr.Request, *values: Value) -> Iterator[dict]:
@@ -44,9 +44,9 @@ class XRayRoom:
         if asked.nag.off:
             raise Refused("NAG is off at scale 1, alpha 0 or until 0: there is nothing to record.")
         stop = self.stops[request.session_hash] = threading.Event()
-        xray, run_id = XRay(), uuid.uuid4().hex[:12]
+        run_id = uuid.uuid4().hex[:12]
         yield {"state": "running", "step": 0, "total": asked.num_inference_steps}
-        events = self.engine.run(preset, asked, stop, run_id, None, xray)
+        events = self.engine.run(preset, asked, stop, run_id, None, XRay())
         with contextlib.closing(events):
             for run, column, _ in events:  # noqa: B007
                 if column is not None and column.state == "step":
@@ -58,7 +58,7 @@ class XRayRoom:
         elif column.state != "done":
             raise NAGRuntimeError(column.reason)
         else:
-            yield recorded(xray, run)
+            yield recorded(run.record, run)
 
     def halt(self, request: gr.Request) -> None:
         """Stops within a step."""
