@@ -33,7 +33,7 @@ OTHER_WORDS = re.compile(
 )
 
 
-def old_encoders(pipe: DiffusionPipeline) -> list[str]:
+def old_encoders(pipe: DiffusionPipeline | ModelMixin) -> list[str]:
     """What pipelines had before `encode_prompt`, and fifteen of them have alone."""
     return [name for name in ("_encode_prompt",) if hasattr(pipe, name)]
 

@@ -179,3 +179,14 @@ def test_mcp_is_off_unless_asked_for_and_says_what_it_needs(server, monkeypatch)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(NAGRuntimeError, match="pip install 'mcp"):
         launch(None, "127.0.0.1", 0, mcp=True)
+
+
+def test_what_the_page_shows_of_the_api_can_be_called_as_shown(server, client):
+    import httpx
+
+    told = httpx.get(f"{server}/gradio_api/info").json()["named_endpoints"]["/compare"]
+    (settings,) = told["parameters"]
+    assert settings["parameter_name"] == "settings" and settings["type"]["type"] == "object"
+    assert [one["label"] for one in told["returns"]] == ["run", "files"]
+    run, _ = client.predict(settings["example_input"] | SETTINGS_OF_RUN, api_name="/compare")
+    assert run["preset"] == "pocket-portrait"

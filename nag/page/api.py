@@ -194,13 +194,13 @@ def add_api(handlers: PageHandlers) -> None:
     """Adds the endpoints to the gr.Blocks that is being built."""
     api, turn = Endpoints(handlers), {"concurrency_id": ENGINE, "concurrency_limit": 1}
     with gr.Row(visible=False):
-        settings, result, files = Settings(), gr.JSON(), gr.Files()
-        asked, told = [settings], [result, files]
-        gr.Button().click(api.compare, asked, told, api_name="compare", **turn)
-        asked = [settings, StartPicture()]
-        gr.Button().click(
-            api.compare_from_image, asked, told, api_name="compare_from_image", **turn
-        )
+        settings, picture = Settings(label="settings"), StartPicture(label="image")
+        told = [gr.JSON(label="run"), gr.Files(label="files")]
+        for name, asked in {
+            "compare": [settings],
+            "compare_from_image": [settings, picture],
+        }.items():
+            gr.Button().click(getattr(api, name), asked, told, api_name=name, **turn)
     gr.api(api.draw, api_name="draw", **turn)
     gr.api(api.picture, api_name="picture")
     gr.api(api.keep, api_name="keep")

@@ -14,6 +14,7 @@ from gradio_client.utils import is_file_obj_with_meta, traverse
 
 from .. import private
 from ..errors import NAGError, Refused, unexpected
+from ..request import DEFAULT
 from .files import FULL, not_written
 from .gate import Audience
 from .line import Place, address_of, refusal
@@ -52,6 +53,10 @@ class Settings(gr.JSON):
     def api_info(self) -> dict[str, str]:
         """Its JSON schema."""
         return {"type": "object", "title": "Settings"}
+
+    def example_payload(self) -> dict[str, int | str]:
+        """What "Use via API" shows."""
+        return {"preset": DEFAULT, "seed": 7}
 
     def get_block_name(self) -> str:
         return "json"  # the component of the browser
