@@ -9,7 +9,9 @@ import subprocess
 import sys
 import time
 import urllib.request
+from urllib.parse import parse_qsl, urlsplit
 
+import numpy as np
 import pytest
 from PIL import Image
 from test_instrument import kept
@@ -27,7 +29,9 @@ from test_page import (  # noqa: F401
 )
 
 from nag import presets
+from nag.engine.run import Column, Run
 from nag.media import video
+from nag.page import keep
 
 SEED = "document.querySelector('#seed input').value == '{}'"
 BACK = (
@@ -219,9 +223,31 @@ def test_on_a_phone_the_verdict_and_its_button_are_above_the_dock(browser, serve
     opened.wait_for_selector("#bench .moves button")
     opened.wait_for_timeout(800)
     dock = opened.locator("#dock").bounding_box()["y"]
-    for part in ("#bench .verdict", "#bench .moves button"):
+    for part in ("#bench .verdict", "#bench .moves button >> nth=0"):
         box = opened.locator(part).bounding_box()
         assert box["y"] + box["height"] <= dock, part
+    opened.close()
+
+
+def test_the_sound_of_one_video_is_heard_when_it_is_asked_for(browser, tmp_path):
+    preset, request = presets.resolve({"preset": "pocket-video"})
+    run = Run("cd" * 6, preset, request, [], over=True)
+    for key in ("none", "nag"):
+        image = Image.new("RGB", (128, 128), "grey")
+        sound = video.Sound(np.sin(np.arange(2 * 16000) * 0.2).reshape(1, -1), 16000)
+        column = Column(key, 4, state="done", step=4, image=image, frames=[image] * 8)
+        column.video, column.sounds = video.encode(column.frames, 8, sound=sound), True
+        run.columns.append(column)
+    [report] = keep.send(run, ["html"], tmp_path)
+    opened = browser.new_page()
+    opened.goto(report.as_uri())
+    opened.wait_for_selector("#bench .sound", state="visible")
+    muted = "[...document.querySelectorAll('.cell video')].map(v => v.muted)"
+    assert opened.evaluate(muted) == [True, True]
+    opened.select_option("#bench .sound", label="Sound of NAG")
+    assert opened.evaluate(muted) == [True, False]
+    opened.select_option("#bench .sound", label="Sound off")
+    assert opened.evaluate(muted) == [True, True]
     opened.close()
 
 
@@ -230,6 +256,26 @@ def test_text_from_right_to_left_begins_at_the_right(page):
     page.wait_for_timeout(300)
     shown = page.eval_on_selector("#prompt textarea", "e => getComputedStyle(e).direction")
     assert shown == "rtl"
+
+
+def test_a_link_is_what_the_fields_say_also_before_a_run(page, server):
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    live(page, False)
+    choose(page, "Pocket joint (Flux-like)")
+    page.wait_for_function(SEED.format(20))
+    put(page, "nag_alpha", 0.31)
+    page.fill("#prompt textarea", "portrait of a tall & thin spy")
+    page.wait_for_timeout(500)
+    page.click("#link")
+    page.wait_for_function("document.querySelector('#link').innerText == 'Copied'")
+    link = page.evaluate("navigator.clipboard.readText()")
+    asked = dict(parse_qsl(urlsplit(link).query))
+    assert asked == {"preset": "pocket-joint", "nag_alpha": "0.31"} | {
+        "prompt": "portrait of a tall & thin spy"
+    }
+    page.goto(link)
+    page.wait_for_function("document.querySelector('#prompt textarea')?.value.includes('& thin')")
+    assert page.input_value("#nag_alpha input[type=number]") == "0.31"
 
 
 def test_a_reload_brings_back_the_words_of_this_tab_not_of_another(page, server):

@@ -16,6 +16,7 @@ function cue() {
   const films = now.cells.map(film);
   const all = films.filter(Boolean);
   $('.transport').hidden = !all.length;
+  drawSound();
   $('.seek').max = frames() - 1;
   if (!all.length) {
     reel.playing = false;
@@ -29,6 +30,34 @@ function cue() {
     if (!still.matches) play();
   }
   showFrame();
+}
+
+// One video at a time is heard, and none until somebody asks.
+function drawSound() {
+  const select = $('.sound');
+  const heard = columns().filter(cell => cell.sounds && film(cell));
+  select.hidden = !heard.length;
+  const known = heard.map(cell => cell.key).join();
+  if (select.dataset.known !== known) {
+    const was = select.value;
+    select.dataset.known = known;
+    select.replaceChildren();
+    make('option', '', select, 'Sound off').value = '';
+    heard.forEach(cell => {
+      make('option', '', select, 'Sound of ' + nameIn(cell)).value = cell.key;
+    });
+    select.value = heard.some(cell => cell.key === was) ? was : '';
+  }
+  listenTo(select.value);
+}
+
+function listenTo(key) {
+  const url = key ? film(columnOf(key)) : '';
+  const own = players().filter(video => url && video.getAttribute('src') === url);
+  const first = own.find(video => (video.closest('.cell') || {}).dataset?.key === key) || own[0];
+  every('video').forEach(video => {
+    video.muted = video !== first;
+  });
 }
 
 function showFrame() {
@@ -95,6 +124,7 @@ $('.seek').addEventListener('input', event => seek(Number(event.target.value)));
 $('.loop').addEventListener('change', event => {
   reel.loop = event.target.checked;
 });
+$('.sound').addEventListener('change', event => listenTo(event.target.value));
 $('.speed').addEventListener('change', event => {
   reel.speed = Number(event.target.value);
   players().forEach(video => {

@@ -9,25 +9,36 @@ function drawLink() {
   store('nag-link', search, 'sessionStorage');
 }
 
+// The run that is shown, with whatever was changed since: a link is what the fields say.
+function address() {
+  const now = value();
+  const query = new URLSearchParams(now.link || 'preset=' + now.preset);
+  const made = now.request || { prompt: '', negative_prompt: '', seed: -1 };
+  for (const name of Object.keys(fields || {})) {
+    const text = typeof fields[name] === 'string' ? fields[name] : JSON.stringify(fields[name]);
+    if (name in made && !same(fields[name], made[name])) query.set(name, text);
+  }
+  const place = now.space
+    ? 'https://huggingface.co/spaces/' + now.space
+    : location.origin + location.pathname;
+  return place + '?' + query.toString().replace(/\+/g, '%20');
+}
+
 async function copyLink(button) {
-  const now = value(),
-    place = now.space
-      ? 'https://huggingface.co/spaces/' + now.space
-      : location.origin + location.pathname;
-  const address = place + (now.link ? '?' + now.link : '');
+  const text = address();
   try {
-    await navigator.clipboard.writeText(address);
+    await navigator.clipboard.writeText(text);
   } catch {
-    const field = Object.assign(make('textarea', '', document.body), { value: address });
+    const field = Object.assign(make('textarea', '', document.body), { value: text });
     field.select();
     document.execCommand('copy');
     field.remove();
   }
-  const before = button.textContent;
+  if (button.textContent !== 'Copied') button.dataset.label = button.textContent;
   button.textContent = 'Copied';
   tell('The link is copied.');
   setTimeout(() => {
-    button.textContent = before;
+    button.textContent = button.dataset.label;
   }, 1600);
 }
 

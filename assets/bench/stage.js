@@ -221,6 +221,7 @@ async function pixels(url) {
 function setView(name) {
   view.name = name;
   stage();
+  listenTo($('.sound').value);
   if (reel.playing) play();
   else seek(reel.frame); // other videos are in sight now
 }

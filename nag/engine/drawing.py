@@ -183,6 +183,7 @@ class Drawing:
             run, sound, column.sound = self.run, column.sound, None
             tags = metadata.video_tags(run.preset, run.request, column.key)
             column.video = video.encode(column.frames, run.preset.fps or 16, tags, sound)
+            column.sounds = sound is not None
         except Exception:
             log.exception("run %s, column %s: no video of its frames", self.run.id, column.key)
             column.reason = "The frames could not be coded as a video; the middle one is shown."

@@ -55,6 +55,7 @@ class Column:
     image: Image.Image | None = None  # when done; of a video the middle frame
     frames: list[Image.Image] | None = None  # of a video
     sound: Sound | None = None  # until it is in the video
+    sounds: bool = False  # whether the video has it
     video: bytes = b""  # the same as MP4, a little later
     reason: str = ""  # when failed
     latents_sha256: str = ""  # of the starting noise

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -166,6 +167,7 @@ def cell(
         "preview": preview,
         "image": image,
         "video": video,
+        "sounds": column.sounds,
     }
 
 
@@ -205,6 +207,7 @@ def about(preset: Preset) -> dict:
         "preset": preset.name,
         "title": preset.title,
         "local": preset.local,
+        "space": os.environ.get("SPACE_ID", ""),  # of Hugging Face: owner/name
         "look_for": preset.look_for,
         "chips": [chip(pair, preset) for pair in preset.prompts],
         "card": card(preset),
