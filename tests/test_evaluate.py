@@ -26,6 +26,8 @@ from nag.evaluate import (
     command,
     compare,
     draw,
+    evidence,
+    matched,
     pictures,
     plan,
     pocket,
@@ -33,6 +35,7 @@ from nag.evaluate import (
     references,
     report,
     statistics,
+    step_plots,
     table,
 )
 from nag.evaluate.options import plan_of
@@ -986,3 +989,131 @@ def test_the_table_shows_the_levels_the_pairs_the_controls_and_what_was_tried():
         "Settings of each method in this table: cfg 1, nag 6.",
     ):
         assert line in text.splitlines(), text
+
+
+def test_the_most_that_is_kept_at_a_level_is_read_off_straight_lines():
+    curve = [(0.0, 1.0), (0.5, 0.8), (0.9, 0.4), (0.6, 0.3)]
+    assert matched.at_level(curve, 0.25) == pytest.approx(0.9)
+    assert matched.at_level(curve, 0.7) == pytest.approx(0.6)  # and not on its way back
+    assert matched.at_level(curve, 0.95) is None and matched.at_level(curve[:1], 0.0) is None
+    assert matched.at_level([(0.5, 0.2), (0.5, 0.7)], 0.5) == 0.7
+
+
+def test_methods_are_matched_at_equal_clean_removal_with_paired_intervals():
+    """NAG keeps .9 where CFG keeps .7, both at clean .5; NASA never comes there."""
+    columns = plan.columns_of(PORTRAIT, ["none", "cfg", "nag", "nasa"], [4], {"nag_scale": [2, 4]})
+    n, generator = 200, torch.Generator().manual_seed(0)
+
+    def column(clean, keep):
+        order = torch.randperm(n, generator=generator)
+        return {"clean": torch.arange(n) < clean * n, "keep": torch.full((n,), keep)[order]}
+
+    outcomes = {
+        "none": column(0.0, 1.0),
+        "cfg": column(0.5, 0.7),
+        "nag nag_scale=2": column(0.25, 0.95),
+        "nag nag_scale=4": column(0.75, 0.85),
+        "nasa": column(0.2, 0.9),
+    }
+    for one in outcomes.values():
+        one["likeness"] = one["keep"] - 0.1
+    plain = dict.fromkeys(outcomes, "none")
+    found = matched.matched(columns, outcomes, ["a"] * n, plain)["4"]
+    assert {name: one["settings"] for name, one in found.items()} == {"cfg": 1, "nag": 2, "nasa": 1}
+    keep, low, high = found["nag"]["at"]["0.5"]["keep"]
+    assert keep == pytest.approx(0.9) and low < keep < high < low + 0.1
+    assert found["nag"]["at"]["0.5"]["likeness"][0] == pytest.approx(0.8)
+    # half of the resamples of a curve that ends at the level do not come to it
+    assert found["cfg"]["at"]["0.5"]["keep"] == [pytest.approx(0.7), None, None]
+    assert found["cfg"]["less"]["0.5"]["keep"][0] == pytest.approx(-0.2)
+    less, low, high = found["cfg"]["less"]["0.3"]["keep"]
+    assert less == pytest.approx(0.82 - 0.94, abs=0.01) and low < less < high < 0
+    assert found["nasa"]["at"] == {} == found["nasa"]["less"]
+    text = table.table({"columns": {"nag": {"seconds": 1.0}}, "matched": {"4": found}})
+    assert "| cfg (1) | 0.82 (" in text and "| nasa (1) | not reached | not reached |" in text
+    assert "| keep (95 %), likeness, 4 steps (settings tried) | at clean 0.30 |" in text
+    assert "| cfg less nag | -0.1" in text
+
+
+def test_the_evidence_is_every_method_at_strengths_of_its_own_within_its_range():
+    columns = evidence.columns_for(PORTRAIT, [])
+    kinds = [column.guidance for column in columns]
+    assert set(kinds) == set(evidence.STRENGTHS) and columns[0].key == "none"
+    assert {
+        kind: kinds.count(kind) for kind in ("nag", "nasa", "ong", "vsf", "negpip")
+    } == dict.fromkeys(("nag", "nasa", "ong", "vsf", "negpip"), 4), (
+        "every method gets as many settings"
+    )
+    assert {column.steps for column in columns} == {4}
+    more = evidence.columns_for(PORTRAIT, [1, 4, 30])
+    added = [column.key for column in more[len(columns) :]]
+    assert added == [
+        *("none steps=1", "cfg steps=1", "nag steps=1"),
+        *("none steps=30", "cfg steps=30", "nag steps=30"),
+    ], "what is at 4 steps is there already"
+    assert len({column.key for column in more}) == len(more)
+    without = presets.load_all()["flux2-klein"]
+    assert not [c for c in evidence.columns_for(without, []) if c.guidance in ("cfg", "apg")]
+    high = PORTRAIT.model_copy(update={"ranges": PORTRAIT.ranges | {"guidance_scale": (1, 8)}})
+    scales = [c.scale for c in evidence.columns_for(high, []) if c.guidance == "cfg"]
+    assert scales == [3, 7]
+
+
+def test_evidence_has_columns_of_its_own(tmp_path):
+    for more in (["--guidance", "nag"], ["--sweep", "nag_scale=3"], ["--ablate"]):
+        with pytest.raises(Refused, match="--evidence has columns of its own: leave out"):
+            plan_of(options(tmp_path, "--evidence", "--metrics", "attribute", *more))
+
+
+def test_lines_over_steps_join_columns_of_one_setting_whatever_they_are_called(tmp_path):
+    columns = evidence.columns_for(PORTRAIT, [1, 2])
+    lines = step_plots.lines_of(columns)
+    assert {name: [c.steps for c in members] for name, members in lines.items()} == {
+        "No guidance": [1, 2, 4],
+        "CFG 7": [1, 2, 4],
+        "NAG 10": [1, 2, 4],
+    }
+    numbers = {c.key: {"clean": 0.5, "clean_interval": [0.4, 0.6], "keep": 0.5} for c in columns}
+    step_plots.by_steps(tmp_path, columns, numbers)
+    assert Image.open(tmp_path / "by_steps.png").width > 800
+    step_plots.by_steps(tmp_path / "none", columns[:5], numbers)
+    assert not (tmp_path / "none").exists(), "nothing was drawn at several numbers of steps"
+
+
+def test_the_sheet_in_order_shows_the_first_pictures_at_the_presets_own_settings(tmp_path):
+    columns = plan.columns_of(
+        PORTRAIT, ["none", "cfg", "nag"], [4], {"nag_scale": [2, 9], "guidance_scale": [3, 7]}
+    )
+    shown = report.shown_in_order(columns)
+    assert [c.key for c in shown] == ["none", "cfg guidance_scale=7", "nag nag_scale=9"]
+    painter, drawn = draw.Painter(PORTRAIT, tmp_path, loader=lambda preset: None), {}
+    some = plan.of_cases(["hat", "glasses"], 40)
+    import numpy as np
+
+    for column in shown:
+        for number, picture in enumerate(some):
+            path = painter.path(column, picture)
+            frame = np.full((1, 128, 128, 3), number / 40, np.float32)
+            painter._save(path, column, picture, frame, 0.1)
+            drawn.setdefault(column.key, []).append(path)
+    sheet = report.in_order(shown, drawn, some)
+    assert sheet.width == 80 + 8 * 128
+    band = sheet.height // 4
+    for number in (0, 9, 31):
+        place = 80 + number % 8 * 128 + 64, number // 8 * band + 34 + 64
+        assert sheet.getpixel(place)[0] == round(number / 40 * 255)
+
+
+def test_prompts_that_were_cut_are_told(tmp_path):
+    words = "portrait of a cowboy " + "and a very friendly horse " * 8
+    painter = draw.Painter(PORTRAIT, tmp_path)
+    (column,) = plan.columns_of(PORTRAIT, ["nag"], [1], {})
+    some = [plan.Picture(words, "hat", 1), plan.Picture("portrait of a cowboy", "hat", 2)]
+    painter.loaded.pipe.set_progress_bar_config(disable=True)
+    painter.draw(column, some)
+    first, second = (draw.read(painter.path(column, one))[1] for one in some)
+    assert list(first["cut"]) == [words] and first["cut"][words] > 10 and "cut" not in second
+    told = table.cut_words({"columns": {}, "cut": {"texts": 3, "words": first["cut"]}})
+    assert told[0].startswith("1 of 3 prompts are longer than the model's text encoders read: ")
+    assert table.cut_words({"columns": {"none": {"clip_cut": 4}}})[0].startswith("4 captions are")
+    assert table.cut_words({"columns": {}, "cut": {"texts": 3, "words": {}}}) == []

@@ -145,6 +145,27 @@ def test_the_whole_recipe_runs_and_its_exports_load_with_diffusers(tmp_path, mon
         assert sum(sizes) < 52e6 and max(sizes) < 12.5e6
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_fidelity_draws_the_same_noise_in_every_dtype(dtype):
+    """That of the engine: seed 70000 is one picture, whatever the weights' dtype."""
+    from types import SimpleNamespace
+
+    from diffusers.utils.torch_utils import randn_tensor
+
+    from nag.evaluate import fidelity
+
+    seen = []
+
+    def pipe(prompts, generator, **_):
+        seen.append(randn_tensor((len(prompts), 4), generator=generator, dtype=dtype))
+        return SimpleNamespace(images=prompts)
+
+    pipe.__call__ = pipe
+    fidelity.draw(pipe, SimpleNamespace(arguments={}), ["a", "b"], 1)
+    expected = [torch.randn(4, generator=torch.Generator().manual_seed(70_000 + i)) for i in (0, 1)]
+    assert torch.equal(seen[0], torch.stack(expected).to(dtype))
+
+
 def test_what_fidelity_measures():
     pytest.importorskip("resvg_py", reason="rendering needs dicebear-core dicebear-styles resvg-py")
     from PIL import Image, ImageFilter

@@ -89,7 +89,14 @@ class Similarity:
                 text=captions, images=images, return_tensors="pt", padding=True, truncation=True
             ).to(self.device)
             out = self.model(**words)
-            return (out.image_embeds * out.text_embeds).sum(-1).float().cpu()  # both have length 1
+            # both have length 1
+            return (out.image_embeds * out.text_embeds).sum(-1).float().cpu()
+
+    def too_long(self, captions: list[str]) -> int:
+        """How many captions are read in part."""
+        tokenizer = self.processor.tokenizer
+        ids = tokenizer(captions, truncation=False, verbose=False).input_ids
+        return sum(len(row) > tokenizer.model_max_length for row in ids)
 
 
 def _missing(source: str, error: Exception) -> str:
@@ -200,6 +207,8 @@ def measure(
                 metric: float(scores.double().mean()),
                 f"{metric}_interval": of_mean(scores),
             }
+            if part := similar.too_long(captions):
+                numbers[key][f"{metric}_cut"] = part
     if {"fid", "pfid"} & set(metrics):
         network, real = inception(weights), Files(images_in(references), False)
         for metric in [name for name in ("fid", "pfid") if name in metrics]:

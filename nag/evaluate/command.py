@@ -17,9 +17,11 @@ from nag.errors import Refused
 
 from . import captions, compare, draw, processes, report
 from . import pictures as each
+from .matched import matched
 from .options import HUB, POCKET, Plan, add_arguments, plan_of
 from .pocket import Yardstick
 from .references import References
+from .table import table
 
 if TYPE_CHECKING:
     from .processes import Several
@@ -56,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
         results["settings"]["processes"] = process.count
         remarks = report.write(options.out, plan.columns, results, paths, plan.pictures)
         each.write(options.out, plan.columns, plan.pictures, paths, outcomes)
-    print(report.table(results))
+    print(table(results))
     print("\n".join([*remarks, f"Written to {options.out}."]))
     return 0
 
@@ -130,6 +132,7 @@ def measure(
         )
         for key, values in measured.items():
             numbers[key] |= values
+    cut: dict[str, int] = {}
     for key, of_column in numbers.items():
         of_column["count"] = len(plan.pictures)
         if "motion" in plan.metrics:
@@ -138,6 +141,10 @@ def measure(
         of_column["seconds"] = median(one["seconds"] for one in made)
         if black := sum(one.get("blacked_out", False) for one in made):
             of_column["blacked_out"] = black  # by the model's own safety checker
+        for one in made:
+            cut |= one.get("cut", {})
+    texts = {text for picture in plan.pictures for text in (picture.prompt, picture.negative)}
+    found["cut"] = {"texts": len(texts), "words": cut}
     settings = _settings(options, painter, plan)
     results = {"columns": numbers, "settings": settings, "versions": versions(), **found}
     return report.rounded(results), outcomes
@@ -165,7 +172,11 @@ def _measure_cases(
     each_one = {key: yardstick.outcomes(key, plan.plain.get(key)) for key in paths}
     for key, plain in plan.plain.items():
         each_one[key]["before"] = each_one[plain]["shown"]
-    return yardstick.levels(plan.plain), each_one
+    levels = yardstick.levels(plan.plain)
+    if {"attribute", "keep"} <= set(plan.metrics):
+        prompts = [picture.prompt for picture in plan.pictures]
+        levels["matched"] = matched(plan.columns, each_one, prompts, plan.plain)
+    return levels, each_one
 
 
 def _settings(options, painter: draw.Painter, plan: Plan) -> dict:

@@ -114,6 +114,9 @@ class Painter:
         seconds = drawn.seconds / len(pictures)
         for picture, pixels, black in zip(pictures, drawn.pixels, drawn.blacked_out, strict=True):
             remarks = {"blacked_out": True} if black else {}
+            texts = [picture.prompt, *([picture.negative] if column.guidance != "none" else [])]
+            if cut := {text: n for text in texts if (n := self.loaded.cut.of(text))}:
+                remarks["cut"] = cut  # words at the end of a text that no text encoder read
             self._save(self.path(column, picture), column, picture, pixels, seconds, **remarks)
 
     def _save(

@@ -98,16 +98,19 @@ def draw(
 
     import torch
 
+    from nag.engine.call import generator
+    from nag.engine.noise import in_float32
+
     off = (
         {}
         if "true_cfg_scale" in inspect.signature(pipe.__call__).parameters
         else {"guidance_scale": 1.0}
     )
     pictures = []
-    with torch.inference_mode():
+    with torch.inference_mode(), in_float32():
         for start in range(0, len(captions), BATCH):
             some = captions[start : start + BATCH]
-            generators = [torch.Generator().manual_seed(SEED + start + i) for i in range(len(some))]
+            generators = [generator(SEED + start + i) for i in range(len(some))]
             pictures += pipe(
                 some,
                 num_inference_steps=steps,

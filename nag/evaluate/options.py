@@ -11,7 +11,7 @@ from nag.pocket import DENOISERS
 from nag.presets import Preset
 from nag.request import DEFAULT, check_text
 
-from . import captions, compare, plan, pocket, references
+from . import captions, compare, evidence, plan, pocket, references
 from .cases import CASES
 
 DESCRIPTION = """Draw what is missing, measure the files, write the results; in one process or more.
@@ -89,6 +89,12 @@ def _add_drawn(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="SETTING=VALUE,VALUE",
         help="e.g. nag_scale=1,3,5,8 guidance_scale=2,7",
+    )
+    group.add_argument(
+        "--evidence",
+        action="store_true",
+        help="all methods at several strengths each, for one table and one plot, in place of "
+        "--guidance and --sweep; with --steps also three of them at these numbers of steps",
     )
     group.add_argument(
         "--ablate",
@@ -187,11 +193,17 @@ def plan_of(options: argparse.Namespace) -> Plan:
 
 
 def _columns(options, preset: Preset) -> list[plan.Column]:
-    kinds = plan.kinds_of(options.guidance, preset)
     try:
         steps = [int(number) for word in options.steps for number in word.split(",")]
     except ValueError:
         raise Refused(f"--steps wants whole numbers, got {' '.join(options.steps)}.") from None
+    if options.evidence:
+        if options.guidance or options.sweep or options.ablate:
+            raise Refused(
+                "--evidence has columns of its own: leave out --guidance, --sweep and --ablate."
+            )
+        return evidence.columns_for(preset, steps)
+    kinds = plan.kinds_of(options.guidance, preset)
     sweep = plan.sweep_of(options.sweep, kinds)
     return plan.columns_of(preset, kinds, steps, sweep, options.ablate)
 

@@ -37,7 +37,7 @@ from . import colours, draw
 from .cases import CASES, CONTROLS
 from .plan import Picture
 from .references import References, look
-from .statistics import Frechet, around
+from .statistics import Frechet, around, of_mean
 
 WORN = "eyewear", "facial hair", "mask", "head"
 
@@ -193,6 +193,9 @@ class Yardstick:
         if "keep" in self.metrics and "keep" in found:
             for name in ("added", "keep", "likeness"):
                 numbers[name] = float(found[name][rows].float().mean())
+                if name != "added":
+                    low, high = of_mean(found[name][rows])
+                    numbers[f"{name}_interval"] = max(0.0, low), min(1.0, high)
         return numbers
 
     def controls(

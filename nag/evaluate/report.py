@@ -6,12 +6,17 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from nag import presets
+from nag.methods import METHODS
+
 from . import draw
 from .plan import Column, Picture
 from .plots import plots
+from .step_plots import by_steps
 from .table import table
 
-SHEET_ROWS, SHEET_PICTURES, SHEET_SIDE = 40, 8, 128
+SHEET_ROWS, SHEET_PICTURES, SHEET_SIDE, SHEET_ALL = 40, 8, 128, 32
+IN_ORDER = "none", "cfg", "nag"
 MATPLOTLIB = (
     "The plots need matplotlib: pip install '.[evaluate]' and run this again; nothing is drawn "
     "anew."
@@ -30,8 +35,10 @@ def write(
     (folder / "results.json").write_text(text, encoding="utf-8")
     (folder / "table.md").write_text(table(results), encoding="utf-8")
     sheet(columns, results["columns"], paths, pictures).save(folder / "sheet.png", optimize=True)
+    in_order(columns, paths, pictures).save(folder / "in_order.png", optimize=True)
     try:
         plots(folder / "plots", columns, results["columns"], results.get("chance", {}))
+        by_steps(folder / "plots", columns, results["columns"])
     except ImportError:
         return [MATPLOTLIB]
     return []
@@ -78,4 +85,55 @@ def sheet(
             thumb = frames[len(frames) // 2]
             thumb.thumbnail((side, side))
             image.paste(thumb, (margin + x * side, head + y * side))
+    return image
+
+
+def shown_in_order(columns: list[Column]) -> list[Column]:
+    """No guidance, CFG and NAG, each as near to its preset's own strength as there is a column."""
+    chosen = []
+    for kind in IN_ORDER:
+        found = [column for column in columns if column.guidance == kind and not column.ablation]
+        own = {column.key: _strangeness(column) for column in found}
+        chosen += sorted(found, key=lambda column: own[column.key])[:1]
+    return chosen or columns[:3]
+
+
+def _strangeness(column: Column) -> tuple[int, float]:
+    """How far a column is from its preset's own settings: how many are others, and the scale."""
+    preset = presets.load_all().get(column.request.preset)
+    if preset is None:
+        return 0, 0.0
+    own = {name: preset.settings.get(name) for name in column.settings if name in preset.settings}
+    others = sum(column.settings[name] != value for name, value in own.items())
+    wanted = own.get(METHODS[column.guidance].scale)
+    return others, abs((column.scale or 0.0) - (wanted or 0.0))
+
+
+def in_order(
+    columns: list[Column], paths: dict[str, list[Path]], pictures: list[Picture]
+) -> Image.Image:
+    """The first 32 pictures, whatever they show, in three columns: eight beside one another, and
+    below each what the other columns made of it."""
+    shown, side = shown_in_order(columns), SHEET_SIDE
+    count = min(SHEET_ALL, len(pictures))
+    bands, margin, head = -(-count // SHEET_PICTURES), 80, 34
+    height = head + len(shown) * side + 10
+    image = Image.new("RGB", (margin + SHEET_PICTURES * side, bands * height), "white")
+    pen, font, small = ImageDraw.Draw(image), ImageFont.load_default(13), ImageFont.load_default(11)
+    for number, picture in enumerate(pictures[:count]):
+        x, y = margin + number % SHEET_PICTURES * side, number // SHEET_PICTURES * height
+        words = textwrap.shorten(
+            picture.prompt.removeprefix("portrait of "), 20, placeholder=" ..."
+        )
+        negative = textwrap.shorten(picture.negative, 16, placeholder=" ...")
+        pen.multiline_text((x + 4, y + 3), f"{words}\nnot: {negative}", "#1e293b", small, spacing=2)
+        for row, column in enumerate(shown):
+            frames, _ = draw.read(paths[column.key][number])
+            thumb = frames[len(frames) // 2]
+            thumb.thumbnail((side, side))
+            image.paste(thumb, (x, y + head + row * side))
+            if not number % SHEET_PICTURES:
+                name = METHODS[column.guidance].name.replace(" ", "\n")
+                scale = "" if column.scale is None else f"\n{column.scale:g}"
+                pen.multiline_text((6, y + head + row * side + 8), name + scale, "#1e293b", font)
     return image

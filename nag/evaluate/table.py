@@ -5,8 +5,8 @@ HEADS = {  # metric -> its head in the table, and how its values are written
     "clean": ("clean (95 %)", "{:.2f}"),
     "replaced": ("replaced", "{:.2f}"),
     "added": ("added", "{:.2f}"),
-    "keep": ("keep", "{:.2f}"),
-    "likeness": ("likeness", "{:.2f}"),
+    "keep": ("keep (95 %)", "{:.2f}"),
+    "likeness": ("likeness (95 %)", "{:.2f}"),
     "frechet": ("Frechet (95 %)", "{:.0f}"),
     "frechet_pooled": ("pooled", "{:.0f}"),
     "clipped": ("clipped", "{:.2f}"),
@@ -26,8 +26,9 @@ AT_SAME = {"cfg_at_same_rate": "attribute_rate", "cfg_at_same_clean": "clean"}
 def table(results: dict) -> str:
     """All columns, every case, what is compared with CFG or another column, and the controls."""
     columns = results["columns"]
-    parts = [_whole(results), _cases(columns), _same_strength(columns), _paired(columns)]
-    parts += [_controls(columns), _tried(results)]
+    parts = [_whole(results), _cases(columns), *_matched(results)]
+    parts += [_same_strength(columns), _paired(columns)]
+    parts += [_controls(columns), _tried(results), cut_words(results)]
     return "\n".join("\n".join(lines) + "\n" for lines in parts if lines)
 
 
@@ -66,6 +67,41 @@ def _cases(columns: dict[str, dict]) -> list[str]:
         for key, numbers in columns.items()
     ]
     return _rows([heads, *cases], rows)
+
+
+def _matched(results: dict) -> list[list[str]]:
+    """What each method keeps at equal clean removal; and the same less NAG's."""
+    tables = []
+    for steps, methods in results.get("matched", {}).items():
+        levels = list(dict.fromkeys(at for one in methods.values() for at in one["at"]))
+        levels.sort(key=float)
+        if not levels or sum(one["settings"] for one in methods.values()) < 2:
+            continue
+        heads = [f"at clean {float(at):.2f}" for at in levels]
+        rows = [
+            [f"{name} ({one['settings']})", *(_kept(one["at"].get(at)) for at in levels)]
+            for name, one in methods.items()
+        ]
+        first = f"keep (95 %), likeness, {steps} steps (settings tried)"
+        tables.append(_rows([first, *heads], rows))
+        rows = [
+            [f"{name} less nag", *(_kept(one["less"].get(at), "+") for at in levels)]
+            for name, one in methods.items()
+            if one["less"]
+        ]
+        if rows:
+            tables.append(_rows(["difference in keep (95 %), likeness", *heads], rows))
+    return tables
+
+
+def _kept(found: dict | None, sign: str = "") -> str:
+    """One cell: what is kept, with its interval where there is one, and the likeness."""
+    if not found:
+        return "not reached"
+    (keep, low, high), (likeness, *_) = found["keep"], found["likeness"]
+    between = " to " if sign else "-"
+    ends = "" if low is None else f" ({low:{sign}.2f}{between}{high:{sign}.2f})"
+    return f"{keep:{sign}.2f}{ends}, {likeness:{sign}.2f}"
 
 
 def _same_strength(columns: dict[str, dict]) -> list[str]:
@@ -145,6 +181,24 @@ def _tried(results: dict) -> list[str]:
         + ", ".join(f"{k} {n}" for k, n in tried.items())
         + "."
     ]
+
+
+def cut_words(results: dict) -> list[str]:
+    """Prompts of which not every word was read, in sentences."""
+    found, lines = results.get("cut") or {}, []
+    if words := found.get("words"):
+        text, count = next(iter(words.items()))
+        lines.append(
+            f"{len(words)} of {found['texts']} prompts are longer than the model's text encoders "
+            f"read: {sum(words.values())} words at their ends were cut, of the first {count} "
+            f'("{text}").'
+        )
+    if part := max((one.get("clip_cut", 0) for one in results["columns"].values()), default=0):
+        lines.append(
+            f"{part} captions are longer than the model of CLIP Score reads, and were judged by "
+            "their beginning."
+        )
+    return lines
 
 
 def _listed(numbers: dict, names) -> str:

@@ -1,0 +1,46 @@
+"""The columns of `--evidence`: every method at strengths of its own, for one table and one plot."""
+
+from nag.methods import METHODS
+from nag.presets import Preset
+
+from .plan import Column, columns_of
+
+# method -> what is swept. From weak to strong on the pocket models; the same number for each rival.
+STRENGTHS: dict[str, dict[str, list[float]]] = {
+    "none": {},
+    "cfg": {"guidance_scale": [3, 7, 12, 20]},
+    "apg": {"guidance_scale": [3, 7, 12, 20]},
+    "nag": {"nag_scale": [2, 4, 7, 10]},
+    "cfg+nag": {"guidance_scale": [3], "nag_scale": [2, 4]},
+    "nasa": {"nasa_scale": [0.25, 0.5, 0.75, 1]},
+    "ong": {"ong_scale": [0.5, 1, 2, 4]},
+    "vsf": {"vsf_scale": [0.5, 1, 2, 4]},
+    "negpip": {"negpip_scale": [0.5, 1, 2, 4]},
+}
+STEPPED = "none", "cfg", "nag"  # at the preset's own settings, for `--steps`
+
+
+def columns_for(preset: Preset, steps: list[int]) -> list[Column]:
+    """At the preset's own number of steps all methods in `STRENGTHS` that it allows, and with these
+    steps three of them. Raises `Refused`, as `presets.resolve` says it."""
+    own = preset.settings["num_inference_steps"]
+    columns = []
+    for kind, sweep in STRENGTHS.items():
+        if preset.cfg or not METHODS[kind].cfg:
+            within = {name: _within(preset, name, values) for name, values in sweep.items()}
+            columns += columns_of(preset, [kind], [own], within)
+    settings = [column.settings for column in columns]
+    for count in [count for count in dict.fromkeys(steps) if count]:
+        for kind in STEPPED:
+            if preset.cfg or not METHODS[kind].cfg:
+                # two numbers of steps, so that the column's name says which
+                more = columns_of(preset, [kind], [count, own if count != own else 1], {})[0]
+                if more.settings not in settings:
+                    columns.append(more)
+                    settings.append(more.settings)
+    return columns
+
+
+def _within(preset: Preset, name: str, values: list[float]) -> list[float]:
+    low, high = preset.range(name)
+    return [value for value in values if low <= value <= high]
