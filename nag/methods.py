@@ -116,7 +116,7 @@ METHODS = {
         Method(
             "apg",
             "CFG + APG",
-            "#b91c1c",
+            "#0f172a",
             cfg=True,
             projected=True,
             scale="guidance_scale",

@@ -382,7 +382,7 @@ def test_an_evaluation_is_written_measured_from_its_files_and_never_drawn_twice(
         "cases",
     } <= set(nag) and "clip" not in nag
     assert {"irrelevant", "empty"} == set(nag["controls"]) and "controls" not in none
-    assert nag["paired"]["against"] == "cfg guidance_scale=3 steps=2"
+    assert nag["paired"]["against"] == "cfg guidance_scale=9 steps=2"  # 7 is the preset's own
     assert nag["paired"]["clean"][0] > 0.3 and whole["floor"] > 0
     assert 0 < whole["chance"]["none steps=2"]["likeness"] < 0.8
     assert (
@@ -415,8 +415,10 @@ def test_an_evaluation_is_written_measured_from_its_files_and_never_drawn_twice(
         "attribute_rate_by_scale.png",
         "frechet_by_attribute_rate.png",
         "keep_by_attribute_rate.png",
+        "keep_by_clean.png",
         "by_steps.png",
     } <= plots
+    assert Image.open(tmp_path / "b" / "in_order.png").height == 34 + 3 * 128 + 10
 
     capsys.readouterr()
     monkeypatch.setattr(
@@ -650,9 +652,9 @@ def test_columns_are_compared_with_cfg_of_as_many_steps_or_with_the_one_that_is_
         PORTRAIT, ["none", "cfg", "nag"], [2, 4], {"guidance_scale": [3.0, 7.0]}
     )
     rivals = compare.rivals_of(columns, None)
-    assert rivals["nag steps=2"] == "cfg guidance_scale=3 steps=2"
-    assert rivals["cfg guidance_scale=7 steps=4"] == "cfg guidance_scale=3 steps=4"
-    assert not {"cfg guidance_scale=3 steps=4", "none steps=4"} & set(rivals)
+    assert rivals["nag steps=2"] == "cfg guidance_scale=7 steps=2"  # the preset's own
+    assert rivals["cfg guidance_scale=3 steps=4"] == "cfg guidance_scale=7 steps=4"
+    assert not {"cfg guidance_scale=7 steps=4", "none steps=4"} & set(rivals)
     assert set(compare.rivals_of(columns, "nag steps=4").values()) == {"nag steps=4"}
     assert "nag steps=2" not in compare.rivals_of(columns, "nag steps=4")
     with pytest.raises(
@@ -1057,10 +1059,15 @@ def test_the_evidence_is_every_method_at_strengths_of_its_own_within_its_range()
     high = PORTRAIT.model_copy(update={"ranges": PORTRAIT.ranges | {"guidance_scale": (1, 8)}})
     scales = [c.scale for c in evidence.columns_for(high, []) if c.guidance == "cfg"]
     assert scales == [3, 7]
+    told = evidence.columns_for(PORTRAIT, [], {"nag_scale": [5], "nag_alpha": [0.5, 1]})
+    assert [c.key for c in told if c.guidance == "nag"] == [
+        "nag nag_scale=5 nag_alpha=0.5",
+        "nag nag_scale=5 nag_alpha=1",
+    ]
 
 
 def test_evidence_has_columns_of_its_own(tmp_path):
-    for more in (["--guidance", "nag"], ["--sweep", "nag_scale=3"], ["--ablate"]):
+    for more in (["--guidance", "nag"], ["--ablate"]):
         with pytest.raises(Refused, match="--evidence has columns of its own: leave out"):
             plan_of(options(tmp_path, "--evidence", "--metrics", "attribute", *more))
 

@@ -7,6 +7,7 @@ and what is measured are the files, so the numbers do not depend on how many pro
 from __future__ import annotations
 
 import argparse
+import json
 from collections import Counter
 from pathlib import Path
 from statistics import median
@@ -180,6 +181,11 @@ def _measure_cases(
 
 
 def _settings(options, painter: draw.Painter, plan: Plan) -> dict:
+    # whatever the number of steps
+    tried = {
+        (c.guidance, json.dumps(c.settings | {"num_inference_steps": 0})): None
+        for c in plan.columns
+    }
     return {
         "preset": options.preset,
         "model": plan.preset.model_name,
@@ -192,5 +198,5 @@ def _settings(options, painter: draw.Painter, plan: Plan) -> dict:
         "negative": options.negative,
         "device": painter.identity["device"],
         "columns": {column.key: column.settings for column in plan.columns},
-        "tried": Counter(column.guidance for column in plan.columns),
+        "tried": Counter(kind for kind, _ in tried),
     }

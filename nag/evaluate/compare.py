@@ -29,7 +29,8 @@ def at_same_strength(columns: list[Column], numbers: dict[str, dict]) -> None:
 
 
 def rivals_of(columns: list[Column], against: str | None) -> dict[str, str]:
-    """{guided column: the one with as many steps that it is compared with}: `against`, else CFG.
+    """{guided column: the one with as many steps that it is compared with}: `against`, else the
+    CFG that is nearest to the preset's own.
 
     Raises `Refused` for a column that is not there.
     """
@@ -40,7 +41,8 @@ def rivals_of(columns: list[Column], against: str | None) -> dict[str, str]:
     for column in columns:
         near = [other for other in columns if other.steps == column.steps]
         named = [c.key for c in near if c.key == against]
-        found = named if against else [c.key for c in near if c.guidance == "cfg"]
+        cfg = sorted((c for c in near if c.guidance == "cfg"), key=lambda c: c.strangeness)
+        found = named if against else [c.key for c in cfg]
         if found and found[0] != column.key and column.guidance != "none":
             rivals[column.key] = found[0]
     return rivals

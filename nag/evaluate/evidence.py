@@ -17,17 +17,30 @@ STRENGTHS: dict[str, dict[str, list[float]]] = {
     "vsf": {"vsf_scale": [0.5, 1, 2, 4]},
     "negpip": {"negpip_scale": [0.5, 1, 2, 4]},
 }
+# where they must be others
+ELSEWHERE: dict[str, dict[str, dict[str, list[float]]]] = {
+    "pocket-joint": {
+        "vsf": {"vsf_scale": [1, 2, 4, 8]},
+        "negpip": {"negpip_scale": [1, 2, 4, 8]},
+    },
+}
 STEPPED = "none", "cfg", "nag"  # at the preset's own settings, for `--steps`
 
 
-def columns_for(preset: Preset, steps: list[int]) -> list[Column]:
+def columns_for(
+    preset: Preset, steps: list[int], others: dict[str, list[float]] | None = None
+) -> list[Column]:
     """At the preset's own number of steps all methods in `STRENGTHS` that it allows, and with these
-    steps three of them. Raises `Refused`, as `presets.resolve` says it."""
+    steps three of them. others: {setting: values} in the place of those here. Raises `Refused`, as
+    `presets.resolve` says it."""
     own = preset.settings["num_inference_steps"]
+    elsewhere = ELSEWHERE.get(preset.name.removesuffix("-teacher"), {})
     columns = []
-    for kind, sweep in STRENGTHS.items():
+    for kind, sweep in (STRENGTHS | elsewhere).items():
         if preset.cfg or not METHODS[kind].cfg:
             within = {name: _within(preset, name, values) for name, values in sweep.items()}
+            mine = {k: v for k, v in (others or {}).items() if k in METHODS[kind].settings}
+            within |= mine
             columns += columns_of(preset, [kind], [own], within)
     settings = [column.settings for column in columns]
     for count in [count for count in dict.fromkeys(steps) if count]:

@@ -94,7 +94,8 @@ def _add_drawn(parser: argparse.ArgumentParser) -> None:
         "--evidence",
         action="store_true",
         help="all methods at several strengths each, for one table and one plot, in place of "
-        "--guidance and --sweep; with --steps also three of them at these numbers of steps",
+        "--guidance; --sweep says other strengths; with --steps also three of the methods at these "
+        "numbers of steps",
     )
     group.add_argument(
         "--ablate",
@@ -198,11 +199,10 @@ def _columns(options, preset: Preset) -> list[plan.Column]:
     except ValueError:
         raise Refused(f"--steps wants whole numbers, got {' '.join(options.steps)}.") from None
     if options.evidence:
-        if options.guidance or options.sweep or options.ablate:
-            raise Refused(
-                "--evidence has columns of its own: leave out --guidance, --sweep and --ablate."
-            )
-        return evidence.columns_for(preset, steps)
+        if options.guidance or options.ablate:
+            raise Refused("--evidence has columns of its own: leave out --guidance and --ablate.")
+        others = plan.sweep_of(options.sweep, list(evidence.STRENGTHS))
+        return evidence.columns_for(preset, steps, others)
     kinds = plan.kinds_of(options.guidance, preset)
     sweep = plan.sweep_of(options.sweep, kinds)
     return plan.columns_of(preset, kinds, steps, sweep, options.ablate)

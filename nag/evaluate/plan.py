@@ -51,6 +51,15 @@ class Column:
         """How strong this kind of guidance is, in its own unit."""
         return self.settings.get(METHODS[self.guidance].scale)
 
+    @property
+    def strangeness(self) -> tuple[int, float]:
+        """How far it is from its preset's own settings: how many are others, and the scale."""
+        preset = presets.load_all().get(self.request.preset)
+        own = {} if preset is None else preset.settings
+        others = sum(value != own.get(name, value) for name, value in self.settings.items())
+        wanted = own.get(METHODS[self.guidance].scale)
+        return others, abs((self.scale or 0.0) - (wanted or 0.0))
+
 
 @dataclass(frozen=True)
 class Picture:

@@ -9,7 +9,6 @@ from .plan import Column
 from .table import HEADS, interval_of
 
 PALE = "#64748b"
-STYLE = {"marker": "o", "markersize": 4, "linewidth": 1.3, "elinewidth": 0.6, "capsize": 2}
 Curves = dict[tuple[str, int], list[Column]]  # (label, steps) -> columns by scale
 
 
@@ -76,19 +75,25 @@ def _panels(folder: Path, name: str, curves: Curves, numbers, x_of, y: str, chan
     swept = {count for (_, count), members in points.items() if len(members) > 1}
     steps = sorted(swept or {count for _, count in points})
     labels = list(dict.fromkeys(label for label, _ in curves))
-    figure = Figure((2.2 + 3.8 * len(steps), 4), dpi=90, layout="constrained")
+    wide, high = (3.8, 4) if len(steps) > 1 else (6.2, 5)
+    figure = Figure((2.2 + wide * len(steps), high), dpi=110, layout="constrained")
     panels = figure.subplots(1, len(steps), squeeze=False, sharey=True)[0]
+    plain = {members[0].key: count for (label, count), members in points.items() if label == "none"}
     for axes, count in zip(panels, steps, strict=True):
         for i, label in enumerate(labels):
             if members := points.get((label, count)):
                 if name.endswith("by_clean") and label != "none":
                     members = points.get(("none", count), []) + members
-                _curve(axes, members, numbers, x_of, y, label, colour_of(label, i))
+                kind = label.partition(" ")[0]
+                once = sum(one.partition(" ")[0] == kind for one in labels) == 1
+                colour = colour_of(kind if once else label, i)
+                _curve(axes, members, numbers, x_of, y, label, colour)
         axes.set(xlabel=X_LABELS[name], title=f"{count} step{'s' * (count > 1)}")
         if name.endswith("by_scale"):
             _logarithmic(axes, sorted({x_of(c) for members in points.values() for c in members}))
-        for levels in (one for one in (chance or {}).values() if y in one):
-            axes.axhline(levels[y], color=PALE, linewidth=0.8, linestyle=":", label="another seed")
+        for levels in (one for key, one in (chance or {}).items() if plain.get(key) == count):
+            style = {"color": PALE, "linewidth": 0.8, "linestyle": ":"}
+            axes.axhline(levels[y], label="another seed", **style)
         axes.grid(alpha=0.25)
     figure.axes[0].set_ylabel(HEADS[y][0].replace("(95 %)", "with 95 % interval"))
     legend(figure)
@@ -106,12 +111,28 @@ def _curve(axes, members: list[Column], numbers, x_of, y: str, label: str, colou
     beside = None
     if all(numbers[c.key].get("clean") == x for c, x in zip(members, xs, strict=True)):
         beside = bars(members, numbers, "clean")
-    axes.errorbar(xs, ys, bars(members, numbers, y), beside, label=label, color=colour, **STYLE)
+    spread = bars(members, numbers, y)
+    axes.errorbar(xs, ys, spread, beside, label=name_of(label), color=colour, **style_of(colour))
     if len(members) > 1:
         for column, x, value in zip(members, xs, ys, strict=True):
             if column.scale is not None and x != column.scale and column.guidance != "none":
                 place = {"textcoords": "offset points", "fontsize": 7, "color": PALE}
                 axes.annotate(f"{column.scale:g}", (x, value), (3, 3), **place)
+
+
+def name_of(label: str) -> str:
+    """What people read: the method's name, and the settings that are not its scale."""
+    kind, _, rest = label.partition(" ")
+    return f"{METHODS[kind].name if kind in METHODS else kind} {rest}".strip()
+
+
+def style_of(colour: str) -> dict:
+    """Of a curve with intervals, which stand back behind it."""
+    from matplotlib.colors import to_rgb
+
+    pale = (*to_rgb(colour), 0.35)
+    style = {"marker": "o", "markersize": 4, "linewidth": 1.4}
+    return style | {"ecolor": pale, "elinewidth": 0.8, "capsize": 0}
 
 
 def bars(members: list[Column], numbers: dict[str, dict], name: str) -> list[list[float]]:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from nag import presets
 from nag.methods import METHODS
 
 from . import draw
@@ -93,20 +92,8 @@ def shown_in_order(columns: list[Column]) -> list[Column]:
     chosen = []
     for kind in IN_ORDER:
         found = [column for column in columns if column.guidance == kind and not column.ablation]
-        own = {column.key: _strangeness(column) for column in found}
-        chosen += sorted(found, key=lambda column: own[column.key])[:1]
+        chosen += sorted(found, key=lambda column: column.strangeness)[:1]
     return chosen or columns[:3]
-
-
-def _strangeness(column: Column) -> tuple[int, float]:
-    """How far a column is from its preset's own settings: how many are others, and the scale."""
-    preset = presets.load_all().get(column.request.preset)
-    if preset is None:
-        return 0, 0.0
-    own = {name: preset.settings.get(name) for name in column.settings if name in preset.settings}
-    others = sum(column.settings[name] != value for name, value in own.items())
-    wanted = own.get(METHODS[column.guidance].scale)
-    return others, abs((column.scale or 0.0) - (wanted or 0.0))
 
 
 def in_order(

@@ -5,7 +5,7 @@ from pathlib import Path
 from nag.methods import METHODS
 
 from .plan import Column
-from .plots import STYLE, bars, colour_of, legend
+from .plots import bars, colour_of, legend, style_of
 from .table import HEADS
 
 WANTED = "clean", "keep", "attribute_rate", "frechet", "clip", "fid"  # a panel each
@@ -45,7 +45,7 @@ def by_steps(folder: Path, columns: list[Column], numbers: dict[str, dict]) -> N
     if not metrics or not lines:
         return
     steps = sorted({column.steps for members in lines.values() for column in members})
-    figure = Figure((2.2 + 3.8 * len(metrics), 4), dpi=90, layout="constrained")
+    figure = Figure((2.2 + 3.8 * len(metrics), 4), dpi=110, layout="constrained")
     panels = figure.subplots(1, len(metrics), squeeze=False)[0]
     once = [members[0].guidance for members in lines.values()]
     for axes, metric in zip(panels, metrics, strict=True):
@@ -58,7 +58,7 @@ def by_steps(folder: Path, columns: list[Column], numbers: dict[str, dict]) -> N
             values = [numbers[column.key][metric] for column in members]
             counts = [column.steps for column in members]
             spread = bars(members, numbers, metric)
-            axes.errorbar(counts, values, spread, label=label, color=colour, **STYLE)
+            axes.errorbar(counts, values, spread, label=label, color=colour, **style_of(colour))
         axes.set_xscale("log")
         axes.set_xticks(steps, [str(count) for count in steps])
         axes.minorticks_off()

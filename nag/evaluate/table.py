@@ -27,7 +27,7 @@ def table(results: dict) -> str:
     """All columns, every case, what is compared with CFG or another column, and the controls."""
     columns = results["columns"]
     parts = [_whole(results), _cases(columns), *_matched(results)]
-    parts += [_same_strength(columns), _paired(columns)]
+    parts += [_same_strength(columns, clean=not results.get("matched")), _paired(columns)]
     parts += [_controls(columns), _tried(results), cut_words(results)]
     return "\n".join("\n".join(lines) + "\n" for lines in parts if lines)
 
@@ -104,12 +104,13 @@ def _kept(found: dict | None, sign: str = "") -> str:
     return f"{keep:{sign}.2f}{ends}, {likeness:{sign}.2f}"
 
 
-def _same_strength(columns: dict[str, dict]) -> list[str]:
+def _same_strength(columns: dict[str, dict], clean: bool) -> list[str]:
+    """clean: also at equal clean removal, which `_matched` has of all methods."""
     rows = []
     metrics = "keep", "likeness", "frechet"
     for key, numbers in columns.items():
         for same, measure in AT_SAME.items():
-            if same in numbers:
+            if same in numbers and (clean or measure != "clean"):
                 here = f"{HEADS[measure][0].removesuffix(' (95 %)')} {numbers[measure]:.2f}"
                 rows.append([key, here, _listed(numbers, metrics), _at(numbers[same], measure)])
     heads = ["column", "at", ", ".join(HEADS[m][0].removesuffix(" (95 %)") for m in metrics)]
