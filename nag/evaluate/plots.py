@@ -1,7 +1,10 @@
 """Every method as a curve over its scales: how strong it is, and what that costs."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nag.methods import METHODS
 
@@ -9,6 +12,9 @@ from .plan import Column
 from .table import HEADS, interval_of
 
 PALE = "#64748b"
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 Curves = dict[tuple[str, int], list[Column]]  # (label, steps) -> columns by scale
 
 
@@ -153,7 +159,8 @@ def _logarithmic(axes, marks: list[float]) -> None:
     axes.minorticks_off()
 
 
-def legend(figure) -> None:
+def legend(figure: Figure) -> None:
+    """One for all panels, beside them."""
     handles = {
         label: line
         for axes in figure.axes
