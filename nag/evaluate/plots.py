@@ -11,10 +11,10 @@ from nag.methods import METHODS
 from .plan import Column
 from .table import HEADS, interval_of
 
-PALE = "#64748b"
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+PALE = "#64748b"
 Curves = dict[tuple[str, int], list[Column]]  # (label, steps) -> columns by scale
 
 
