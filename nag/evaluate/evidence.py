@@ -13,15 +13,16 @@ STRENGTHS: dict[str, dict[str, list[float]]] = {
     "nag": {"nag_scale": [2, 4, 7, 10]},
     "cfg+nag": {"guidance_scale": [3], "nag_scale": [2, 4]},
     "nasa": {"nasa_scale": [0.25, 0.5, 0.75, 1]},
-    "ong": {"ong_scale": [0.5, 1, 2, 4]},
+    "ong": {"ong_scale": [1, 2, 4, 8]},
     "vsf": {"vsf_scale": [0.5, 1, 2, 4]},
     "negpip": {"negpip_scale": [0.5, 1, 2, 4]},
 }
 # where they must be others
 ELSEWHERE: dict[str, dict[str, dict[str, list[float]]]] = {
     "pocket-joint": {
-        "vsf": {"vsf_scale": [1, 2, 4, 8]},
-        "negpip": {"negpip_scale": [1, 2, 4, 8]},
+        "ong": {"ong_scale": [1, 3, 6, 12]},
+        "vsf": {"vsf_scale": [1, 3, 6, 12]},
+        "negpip": {"negpip_scale": [2, 4, 8, 16]},
     },
 }
 STEPPED = "none", "cfg", "nag"  # at the preset's own settings, for `--steps`
