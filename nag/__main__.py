@@ -12,6 +12,7 @@ from .errors import NAGError
 from .evaluate import command as evaluation
 from .evaluate import fidelity
 from .explore import command as explore
+from .explore import inside
 
 # a folder that is gone or closed, a disk that is full
 OF_FILES = {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
@@ -41,6 +42,9 @@ COMMANDS = {
     ),
     "sweep": _drawing("a grid of pictures over two settings", explore.add_sweep, explore.sweep),
     "seeds": _drawing("the same columns on many seeds, counted", explore.add_seeds, explore.seeds),
+    "xray": _drawing(
+        "what NAG does inside a model, layer by step", inside.add_arguments, inside.run
+    ),
     "bench": _drawing(
         "what guidance costs with a preset on this machine", bench.add_arguments, bench.run
     ),

@@ -91,6 +91,12 @@ class XRay:
             self.steps = max(self.steps, self._open[1] + 1)
         self._parts, self._open = [], None
 
+    @property
+    def recorded(self) -> dict[tuple[int, int], torch.Tensor]:
+        """(layer, step) -> (N, S + 2) in half precision: all that there is."""
+        self._close()
+        return self.cells
+
     def cell(self, layer: int, step: int) -> torch.Tensor | None:
         """(N, S + 2) in float32; None where the layer was not guided in that step."""
         self._close()
@@ -217,3 +223,15 @@ def grid_of(tokens: int, width: int, height: int, frames: int = 1) -> tuple[int,
     if best is None:
         raise NAGValueError(f"{tokens} tokens lie on no grid of the shape {width} x {height}.")
     return best
+
+
+def placed(tokens: int, width: int, height: int, num_frames: int) -> tuple[int, int, int]:
+    """The grid of a picture's or a video's tokens, whose latents may have a fourth, a sixth or an
+    eighth of its frames and one more. Raises NAGValueError, as `grid_of` does."""
+    for frames in dict.fromkeys((num_frames, *((num_frames - 1) // n + 1 for n in (4, 6, 8)), 1)):
+        if tokens % frames == 0:
+            try:
+                return grid_of(tokens, width, height, frames)
+            except NAGValueError:
+                continue
+    return grid_of(tokens, width, height)

@@ -1,5 +1,7 @@
 """Sweep, Seeds, X-ray and Vote as people use them, and their handlers without a browser."""
 
+import base64
+import contextlib
 import itertools
 import json
 import random
@@ -8,17 +10,21 @@ import threading
 import zipfile
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 from test_page import browser, opened_page, serving  # noqa: F401
 
 from nag.engine.run import Column, Run
-from nag.errors import Refused
+from nag.errors import NAGRuntimeError, Refused
+from nag.explore.inside import short_names
 from nag.explore.votes import VoteFile
 from nag.page.controls import INPUTS, PRESETS
+from nag.page.files import FOLDER
 from nag.page.rooms.grids import GridRoom, fields_of
 from nag.page.rooms.voting import VoteRoom
-from nag.page.rooms.xrays import XRayRoom, short_names
+from nag.page.rooms.xrays import XRayRoom
 from nag.presets import resolve
 
 SOMEBODY = SimpleNamespace(session_hash="somebody")
@@ -203,10 +209,82 @@ def test_a_vote_needs_two_columns_and_a_known_answer():
         room.export(SimpleNamespace(session_hash="another"))
 
 
+def test_a_recording_in_which_nothing_was_guided_is_a_sentence():
+    with pytest.raises(NAGRuntimeError, match="Nothing was recorded"):
+        list(XRayRoom(Fake()).draw(SOMEBODY, *values()))
+
+
 def test_an_x_ray_needs_nag():
     for off in ({"nag_scale": 1}, {"nag_alpha": 0}, {"nag_end": 0}):
         with pytest.raises(Refused, match="there is nothing to record"):
             list(XRayRoom(Fake()).draw(SOMEBODY, *values(**off)))
+
+
+class Recorded(Fake):
+    """An engine that records tokens of a video: 16 frames of 8 x 8, each with its own R."""
+
+    def run(self, preset, request, stop, run_id, image=None, record=None, seeds=()):
+        for run, column, preview in super().run(preset, request, stop, run_id, image):
+            column = run.columns[0]
+            column.frames = [Image.new("RGB", (128, 128), (9 * i, 9, 9)) for i in range(16)]
+            yield run, column, preview
+        plus = torch.ones(16, 2, 64, 4)  # frames are rows of this model's attention
+        minus = plus - torch.arange(16)[:, None, None, None] / 16
+        for step in range(2):
+            record.add("blocks.0.attn", step, plus, minus, (-3, -1))
+
+
+def test_an_x_ray_of_a_video_is_looked_at_frame_by_frame(monkeypatch):
+    room = XRayRoom(Recorded())
+    *_, told = room.draw(SOMEBODY, *values(preset="pocket-video", num_frames=16))
+    (layer,) = told["layers"]
+    shown = np.array([frame["number"] for frame in told["frames"]])
+    assert shown.tolist() == [1, 3, 5, 7, 10, 12, 14, 16] and layer["grid"] == [8, 8]
+    assert len(layer["frames"]) == 8 and not layer["whole"]
+    numbers = np.frombuffer(base64.b64decode(layer["numbers"][0]), "<f2").reshape(8, 64, -1)
+    ratios = numbers[:, :, 1]  # of scale 1.5
+    assert [len(set(frame)) for frame in ratios.tolist()] == [1] * 8
+    assert np.allclose(ratios[:, 0], 1 + 0.5 * (shown - 1) / 16, atol=2e-3)
+
+
+@pytest.fixture
+def start_picture(monkeypatch):
+    """A preset that begins with a picture, and one that was uploaded."""
+    image = PRESETS["pocket-portrait"].model_copy(update={"image": True})
+    monkeypatch.setitem(PRESETS, "pocket-portrait", image)
+    path = FOLDER.path / "up" / "start.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (32, 32), "red").save(path)
+    yield str(path)
+    path.unlink()
+
+
+class Beginning(Fake):
+    """An engine that notes the picture that it is to begin with."""
+
+    def __init__(self):
+        super().__init__()
+        self.began = []
+
+    def run(self, preset, request, stop, run_id, image=None, record=None, seeds=()):
+        self.began.append(image.getpixel((0, 0)))
+        yield from super().run(preset, request, stop, run_id, image, record, seeds)
+
+
+def test_rooms_take_the_picture_that_a_model_begins_with(start_picture):
+    edited = [*values(), start_picture]
+    for made in (
+        lambda engine: GridRoom(engine, "seeds").draw(said(seeds="1, 2"), SOMEBODY, *edited),
+        lambda engine: VoteRoom(engine).draw(said(), SOMEBODY, *edited),
+        lambda engine: XRayRoom(engine).draw(SOMEBODY, *edited),
+    ):
+        engine = Beginning()
+        with contextlib.suppress(NAGRuntimeError):  # this engine records nothing
+            list(made(engine))
+        assert set(engine.began) == {(255, 0, 0)}
+    for nothing in (None, "/etc/hostname"):
+        with pytest.raises(Refused, match=r"begins with a picture|A start picture is a file"):
+            list(XRayRoom(Beginning()).draw(SOMEBODY, *values(), nothing))
 
 
 def test_layers_have_short_names():

@@ -1,16 +1,19 @@
 """The X-ray: its numbers are the formula's, and tau, alpha and scale move in it without a run."""
 
 import functools
+import json
 import math
 
 import pytest
 import torch
+from PIL import Image
 from tiny import NEGATIVE, PROMPT, draw, pipeline
 
 import nag
+from nag.__main__ import main
 from nag.errors import NAGValueError
 from nag.formula import normalized_attention_guidance
-from nag.xray import XRay, grid_of
+from nag.xray import XRay, grid_of, placed
 
 HEADS, TOKENS, FEATURES = 3, 40, 16
 DIM = (-3, -1)  # heads and features of (B, H, N, D)
@@ -220,3 +223,59 @@ def test_end_leaves_the_steps_behind_it_without_numbers():
     with nag.guide(pipeline("sd"), NEGATIVE, scale=4.0, end=0.5, record=xray):
         draw("sd", steps=4)
     assert xray.steps == 2
+
+
+@pytest.mark.parametrize(
+    "tokens, size, frames, grid",
+    [
+        (1024, (128, 128), 16, (16, 8, 8)),
+        (21 * 1560, (832, 480), 81, (21, 30, 52)),
+        (13 * 384, (768, 512), 97, (13, 16, 24)),
+        (64, (128, 128), 1, (1, 8, 8)),
+    ],
+)
+def test_tokens_of_a_video_lie_on_as_many_grids_as_its_latents_have_frames(
+    tokens, size, frames, grid
+):
+    assert placed(tokens, *size, frames) == grid
+
+
+SMALL = ["--set", "num_inference_steps=2"]
+
+
+def test_the_command_line_records_once_and_reads_at_other_settings(tmp_path, capsys, monkeypatch):
+    from nag.engine import engine
+
+    command = ["xray", *SMALL, "--out", str(tmp_path)]
+    assert main(command) == 0
+    said, told = capsys.readouterr().out, json.loads((tmp_path / "xray.json").read_text())
+    assert "Recorded now." in said and "Patches that tau 2 cuts at scale 10" in said
+    assert told["exact"] == "every step" and told["steps"] == 2 and len(told["clipped"]) == 4
+    assert Image.open(tmp_path / "xray.png").height > 150
+    monkeypatch.setattr(engine.Engine, "run", lambda *_, **__: pytest.fail("drew again"))
+    assert main(command) == 0
+    assert json.loads((tmp_path / "xray.json").read_text()) == told, "nothing was lost on the way"
+    assert main([*command, "--at", "nag_tau=4", "nag_scale=5"]) == 0
+    assert "Read from the recording that is there" in capsys.readouterr().out
+    moved = json.loads((tmp_path / "xray.json").read_text())
+    assert moved["read"] == {"nag_scale": 5, "nag_tau": 4, "nag_alpha": 0.85}
+    assert moved["exact"].startswith("the first step")
+    assert moved["clipped"][0][0] < told["clipped"][0][0]
+    cut = (tmp_path / "recording.safetensors").read_bytes()[:-8]
+    (tmp_path / "recording.safetensors").write_bytes(cut)
+    with pytest.raises(pytest.fail.Exception, match="drew again"):
+        main(command)
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        (["--set", "nag_scale=1"], "NAG is off at scale 1"),
+        (["--at", "nag_end=.5"], "--at moves nag_scale, nag_tau, nag_alpha without a run"),
+        (["--at", "nag_tau=x"], "--at nag_tau wants a number"),
+        (["--at", "nag_tau=0"], "nag_tau must be between"),
+    ],
+)
+def test_what_cannot_be_recorded_is_refused_in_a_sentence(arguments, sentence, tmp_path, capsys):
+    assert main(["xray", *arguments, "--out", str(tmp_path)]) == 2
+    assert sentence in capsys.readouterr().err

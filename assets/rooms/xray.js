@@ -1,5 +1,6 @@
 // X-ray: what tau cuts, layer by step. The recording holds R at a few scales, so knobs move here
 // without a run.
+let frame = 99; // of a video; at first the middle one
 let chosen = [0, 0],
   decoded = null,
   from = null;
@@ -199,11 +200,20 @@ function drawPlace(now) {
     list = ratios(l, k, scale);
   const place = layer.short + ', step ' + (k + 1),
     image = $('.frame img');
-  if (image.getAttribute('src') !== now.picture) image.src = now.picture;
+  const film = now.frames.length > 1 && layer.frames.length === now.frames.length;
+  if (frame >= now.frames.length) frame = now.frames.length >> 1;
+  const url = film ? now.frames[frame].picture : now.picture;
+  if (image.getAttribute('src') !== url) image.src = url;
+  $('.film').hidden = !film;
+  if (film) {
+    $('.film input').max = now.frames.length - 1;
+    $('.film input').value = frame;
+    $('.film output').textContent = now.frames[frame].number + ' of ' + now.frames[frame].of;
+  }
   image.alt = 'The recorded picture, with the patches that tau cuts in ' + place;
   $('.where').textContent = 'Where: ' + place;
   $('.grid-of').textContent = layer.grid
-    ? layer.grid[1] + ' × ' + layer.grid[0] + ' patches'
+    ? layer.grid[1] + ' × ' + layer.grid[0] + (film ? ' patches a frame' : ' patches')
     : 'its tokens lie on no grid';
   const patches = $('.patches');
   patches.replaceChildren();
@@ -211,7 +221,9 @@ function drawPlace(now) {
   if (layer.grid) {
     patches.style.gridTemplate =
       'repeat(' + layer.grid[0] + ', 1fr) / repeat(' + layer.grid[1] + ', 1fr)';
-    list.forEach(one => {
+    const wide = layer.grid[0] * layer.grid[1];
+    const shown = film ? list.slice(frame * wide, (frame + 1) * wide) : list;
+    shown.forEach(one => {
       const patch = make('i', one > tau ? 'clip' : '', patches);
       patch.style.setProperty('--v', (one - tau) / (most - tau));
       patch.title = 'R ' + brief(one) + (one > tau ? ', cut to ' + brief(tau) : '');
@@ -295,6 +307,10 @@ function drawSuggest(now) {
   );
 }
 
+$('.film input').addEventListener('input', event => {
+  frame = Number(event.target.value);
+  drawPlace(value());
+});
 $('.go').addEventListener('click', () => trigger('submit', {}));
 $('.halt').addEventListener('click', () => trigger('stop', {}));
 addEventListener('nag-settings', () => {

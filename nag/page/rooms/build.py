@@ -49,19 +49,20 @@ def connect(
     """desk: the page's handlers, with the rooms' engine. parts: the page's, by name.
     votes: the owner's file of votes, or None. results: an evaluation's folder, or None."""
     inputs = [parts[name] for name in INPUTS]
+    asked = [*inputs, parts["begin"]]
     fields = [*inputs, *(parts[name] for name in ("begin", "marks", "bench", "start", "stop"))]
     grids = {name: GridRoom(desk.rooms, name) for name in ("sweep", "seeds")}
     vote = VoteRoom(desk.rooms, votes)
     answers = grids | {"xray": XRayRoom(desk.rooms), "vote": vote}
     for name, answer in answers.items():
         one = rooms[name]
-        one.submit(answer.draw, inputs, one, api_name=f"{name}_draw", **TURN, **QUIET)
+        one.submit(answer.draw, asked, one, api_name=f"{name}_draw", **TURN, **QUIET)
         one.stop(answer.halt, None, None, api_name=f"{name}_halt", **SOON)
         one.apply(restore.apply(desk), inputs, fields, api_name=f"{name}_apply", **SOON)
         demo.unload(answer.halt)
     for name, grid in grids.items():
-        rooms[name].input(grid.plan, inputs, rooms[name], **SOON)
-        rooms[name].download(grid.export, inputs, rooms[name], **SOON)
+        rooms[name].input(grid.plan, asked, rooms[name], **SOON)
+        rooms[name].download(grid.export, asked, rooms[name], **SOON)
     rooms["vote"].input(vote.answer, None, rooms["vote"], **SOON)
     rooms["vote"].download(vote.export, None, rooms["vote"], **SOON)
     if results is not None:

@@ -24,12 +24,13 @@ from ...explore.grid import Grid, Line, Picture, lines
 from ...explore.reading import Readings
 from ...explore.sheet import sheet, told
 from ...methods import METHODS
-from ...presets import Preset, resolve
+from ...presets import Preset
 from ...request import Request, Value
 from .. import cells
-from ..controls import INPUTS, PRESETS, in_order
+from ..controls import in_order
 from ..files import FOLDER, file_data
 from ..inline import data_uri
+from .asked import asked, fields
 
 if TYPE_CHECKING:
     from ..zero_gpu import LentEngine
@@ -104,18 +105,16 @@ class GridRoom:
 
     def _visit(self, session: str | None, data: dict, values: tuple) -> Visit:
         """This visitor's grid for these fields: the one that is there, or a new one."""
-        raw = dict(zip(INPUTS, values, strict=True))
-        raw |= {"guidance": in_order(raw["guidance"] or ()) or ["nag"], "fresh": False}
-        preset, request = resolve(raw, PRESETS)
-        if preset.image:
-            raise Refused(f"{preset.title} begins with a picture: sweeps and seeds cannot yet.")
+        columns = in_order(fields(values)["guidance"] or ()) or ["nag"]
+        found = asked(values, guidance=columns, fresh=False)
+        preset, request, picture = found
         across, down, corner = self.asked(data, request)
-        key = (preset.name, request.model_dump_json(), str(across), str(down))
+        key = (preset.name, request.model_dump_json(), picture, str(across), str(down))
         with self.lock:  # a plan and a click may come at once, and must find one grid
             before = self._known(session)
             if before is not None and before.key == key:
                 return before
-            grid = Grid(preset, request, across, down)
+            grid = Grid(preset, request, across, down, image=found.start)
             visit = Visit(grid, Readings(grid), key, corner)
             if before is not None:
                 before.stop.set()

@@ -17,11 +17,12 @@ from ...engine.reuse import LeastRecentlyUsed
 from ...errors import NAGRuntimeError, Refused
 from ...explore.votes import CHOICES, QUESTIONS, Vote, VoteFile, sides, tally, to_csv
 from ...methods import METHODS
-from ...presets import resolve
 from ...request import Value
-from ..controls import INPUTS, PRESETS, in_order
+from ..controls import in_order
 from ..files import FOLDER, file_data
 from ..inline import data_uri
+from .asked import asked as asked_for
+from .asked import fields
 
 if TYPE_CHECKING:
     from ..zero_gpu import LentEngine
@@ -51,19 +52,18 @@ class VoteRoom:
 
     def draw(self, event: gr.EventData, request: gr.Request, *values: Value) -> Iterator[dict]:
         """A new pair, on an example of the preset with a seed of its own. Raises `Refused`."""
-        ballot, raw = self._ballot(request.session_hash), dict(zip(INPUTS, values, strict=True))
-        columns = self._columns(raw, event._data or {})
-        raw |= {"guidance": columns, "fresh": False, "seed": self.random.randrange(2**32)}
-        preset, asked = resolve(raw, PRESETS)
-        if preset.image:
-            raise Refused(f"{preset.title} begins with a picture: pairs cannot be drawn yet.")
-        if preset.prompts:
-            pair = self.random.choice(preset.prompts)
+        ballot = self._ballot(request.session_hash)
+        columns = self._columns(fields(values), event._data or {})
+        new = {"guidance": columns, "fresh": False, "seed": self.random.randrange(2**32)}
+        found = asked_for(values, **new)
+        if found.preset.prompts and not found.preset.image:  # words go with the picture of these
+            pair = self.random.choice(found.preset.prompts)
             words = {"prompt": pair.prompt, "negative_prompt": pair.negative_prompt}
-            preset, asked = resolve(raw | words, PRESETS)
+            found = asked_for(values, **new, **words)
+        preset, asked, start = found.preset, found.request, found.start
         ballot.stop = threading.Event()
         yield self.value(ballot, columns) | {"state": "running"}
-        events = self.engine.run(preset, asked, ballot.stop, uuid.uuid4().hex[:12])
+        events = self.engine.run(preset, asked, ballot.stop, uuid.uuid4().hex[:12], start)
         with contextlib.closing(events):
             for run, _, _ in events:  # noqa: B007
                 pass
