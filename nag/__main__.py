@@ -7,12 +7,10 @@ import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
-from .commands import asked, bench, check, compare, families, models, preset, space
+from .commands import asked, bench, check, compare, families, models, preset, rooms, space
 from .errors import NAGError
 from .evaluate import command as evaluation
 from .evaluate import fidelity
-from .explore import command as explore
-from .explore import inside
 
 # a folder that is gone or closed, a disk that is full
 OF_FILES = {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
@@ -40,11 +38,9 @@ COMMANDS = {
     "compare": Command(
         "draw one seed without guidance, with CFG and with NAG", compare.add_arguments, compare.run
     ),
-    "sweep": _drawing("a grid of pictures over two settings", explore.add_sweep, explore.sweep),
-    "seeds": _drawing("the same columns on many seeds, counted", explore.add_seeds, explore.seeds),
-    "xray": _drawing(
-        "what NAG does inside a model, layer by step", inside.add_arguments, inside.run
-    ),
+    "sweep": _drawing("a grid of pictures over two settings", rooms.add_sweep, rooms.sweep),
+    "seeds": _drawing("the same columns on many seeds, counted", rooms.add_seeds, rooms.seeds),
+    "xray": _drawing("what NAG does inside a model, layer by step", rooms.add_xray, rooms.xray),
     "bench": _drawing(
         "what guidance costs with a preset on this machine", bench.add_arguments, bench.run
     ),

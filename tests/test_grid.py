@@ -2,6 +2,7 @@
 
 import json
 import threading
+import zipfile
 
 import pytest
 from PIL import Image
@@ -228,7 +229,10 @@ def test_the_command_line_sweeps_counts_and_goes_on(tmp_path, capsys):
 
 def test_the_command_line_counts_seeds(tmp_path, capsys):
     out = ["--set", 'guidance=["none","nag"]', "--out", str(tmp_path)]
-    assert main(["seeds", "--seeds", "17 .. 18", *out]) == 0
+    assert main(["seeds", "--seeds", "17 .. 18", *out, "--html", "--zip"]) == 0
+    page = (tmp_path / "grid.html").read_text()
+    assert "hat gone in 2 of 2" in page and "data:image/webp" in page and '="http' not in page
+    assert "grid.html" in zipfile.ZipFile(tmp_path / "grid.zip").namelist()
     assert "NAG: hat gone in 2 of 2 (95 %: 34 to 100 of 100)" in capsys.readouterr().out
     counted = json.loads((tmp_path / "grid.json").read_text())["counted"]
     assert counted["nag"]["gone"] == 2 and "against_cfg" not in counted["nag"]

@@ -162,6 +162,10 @@ def test_a_grid_is_saved_as_a_picture_and_as_a_zip():
     assert (
         Image.open(picture["path"]).width > 900 and "portrait-of-a-cowboy" in picture["orig_name"]
     )
+    page = room.export(said(export="html"), SOMEBODY, *values())["file"]
+    assert page["mime_type"] == "text/html" and page["orig_name"].endswith(".html")
+    with pytest.raises(Refused, match="A grid is saved as picture, zip, html; got 'exe'"):
+        room.export(said(export="exe"), SOMEBODY, *values())
     with zipfile.ZipFile(room.export(said(export="zip"), SOMEBODY, *values())["file"]["path"]) as z:
         about = json.loads(z.read("grid.json"))
         assert len(about["cells"]) == 10 and {"grid.png", "01-01.png", "02-05.png"} <= set(
@@ -212,6 +216,50 @@ def test_a_vote_needs_two_columns_and_a_known_answer():
 def test_a_recording_in_which_nothing_was_guided_is_a_sentence():
     with pytest.raises(NAGRuntimeError, match="Nothing was recorded"):
         list(XRayRoom(Fake()).draw(SOMEBODY, *values()))
+
+
+def test_an_x_ray_is_saved_as_it_is_read():
+    room = XRayRoom(Recorded())
+    with pytest.raises(Refused, match="nothing to save yet"):
+        room.export(said(export="zip"), SOMEBODY)
+    video = {"preset": "pocket-video", "num_frames": 16}
+    list(room.draw(SOMEBODY, *values(**video)))
+    saved = room.export(said(export="zip"), SOMEBODY, *values(**video, nag_tau=1.3))
+    with zipfile.ZipFile(saved["file"]["path"]) as files:
+        told = json.loads(files.read("xray.json"))
+        assert told["read"]["nag_tau"] == 1.3 and told["recorded"]["nag_tau"] == 2
+        assert {"xray.html", "xray.png", "picture.png"} <= set(files.namelist())
+    with pytest.raises(Refused, match="An X-ray is saved as picture, zip, html; got None"):
+        room.export(said(), SOMEBODY)
+
+
+@pytest.mark.browser
+def test_saved_rooms_work_without_a_server(browser, tmp_path):  # noqa: F811
+    room, words = GridRoom(Fake(), "sweep"), "</script><img src=x onerror=alert(1)>"
+    list(room.draw(said(**AXES), SOMEBODY, *values(prompt=words)))
+    xray = XRayRoom(Recorded())
+    list(xray.draw(SOMEBODY, *values(preset="pocket-video", num_frames=16)))
+    grid = room.export(said(export="html"), SOMEBODY, *values(prompt=words))["file"]["path"]
+    context = browser.new_context(offline=True)
+    page, problems = context.new_page(), []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("console", lambda m: problems.append(m.text) if m.type == "error" else None)
+    page.goto(f"file://{grid}")
+    assert page.locator(".mini.done").count() == 10 and words in page.inner_text(".title")
+    page.locator(".mini.done").nth(3).click()
+    assert page.is_visible(".inspect") and not page.is_visible(".go")
+    page.goto(f"file://{xray.export(said(export='html'), SOMEBODY)['file']['path']}")
+    before = page.inner_text(".heat")
+    page.fill("#nag_tau input", "6")
+    assert page.inner_text(".heat") != before
+    page.click(".suggest .next")
+    assert page.inner_text(".suggest .next") == "Set tau " + page.inner_text(
+        "#nag_tau output"
+    ) + ", alpha " + page.inner_text("#nag_alpha output").removeprefix("0")
+    page.fill(".film input", "7")
+    assert page.inner_text(".film output") == "16 of 16"
+    context.close()
+    assert not problems
 
 
 def test_an_x_ray_needs_nag():

@@ -3,15 +3,18 @@
 import functools
 import json
 import math
+import zipfile
 
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load, load_file
 from tiny import NEGATIVE, PROMPT, draw, pipeline
 
 import nag
 from nag.__main__ import main
 from nag.errors import NAGValueError
+from nag.explore.inside import FILE
 from nag.formula import normalized_attention_guidance
 from nag.xray import XRay, grid_of, placed
 
@@ -261,6 +264,13 @@ def test_the_command_line_records_once_and_reads_at_other_settings(tmp_path, cap
     assert moved["read"] == {"nag_scale": 5, "nag_tau": 4, "nag_alpha": 0.85}
     assert moved["exact"].startswith("the first step")
     assert moved["clipped"][0][0] < told["clipped"][0][0]
+    assert main([*command, "--html", "--zip"]) == 0
+    files = zipfile.ZipFile(tmp_path / "xray.zip")
+    page = (tmp_path / "xray.html").read_text()
+    packed, kept = load(files.read("recording.safetensors")), load_file(tmp_path / FILE)
+    assert packed.keys() == kept.keys() and all(packed[k].equal(kept[k]) for k in kept)
+    assert set(files.namelist()) >= {"xray.json", "xray.png", "xray.html", "picture.png"}
+    assert "<script src" not in page and '="http' not in page
     cut = (tmp_path / "recording.safetensors").read_bytes()[:-8]
     (tmp_path / "recording.safetensors").write_bytes(cut)
     with pytest.raises(pytest.fail.Exception, match="drew again"):

@@ -24,3 +24,6 @@ function download(file) {
 function visible() {
   return element.offsetParent !== null;
 }
+
+// What a room is saved as; a button of that class asks for it.
+const SAVED = ['picture', 'zip', 'html'];

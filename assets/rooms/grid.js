@@ -58,7 +58,7 @@ function draw() {
       : now.state === 'done'
         ? 'Draw again'
         : 'Draw' + (now.missing ? ' ' + now.missing : '');
-  for (const name of ['.picture', '.zip']) $(name).disabled = !some;
+  for (const name of SAVED) $('.' + name).disabled = !some;
   $('.what').textContent = about(now);
   table.style.setProperty('--cells', Math.max(1, now.across.length));
   table.style.setProperty('--rows', Math.max(1, now.down.length));
@@ -284,8 +284,8 @@ function drawVerdict(now) {
 
 $('.go').addEventListener('click', () => trigger('submit', asked()));
 $('.halt').addEventListener('click', () => trigger('stop', {}));
-$('.picture').addEventListener('click', () => trigger('download', { export: 'picture' }));
-$('.zip').addEventListener('click', () => trigger('download', { export: 'zip' }));
+for (const name of SAVED)
+  $('.' + name).addEventListener('click', () => trigger('download', { export: name }));
 every('.entry, .tools .select').forEach(node => {
   node.addEventListener('change', () => plan(100));
   node.addEventListener('keydown', event => {

@@ -129,6 +129,11 @@ function draw() {
   else if (now.state !== 'done')
     $('.what').textContent =
       'Draws NAG once more and keeps how far it pushed every patch, in every layer and step.';
+  for (const name of SAVED) $('.' + name).disabled = now.state !== 'done';
+  if (now.file && now.file.url !== element.dataset.file) {
+    element.dataset.file = now.file.url;
+    download(now.file);
+  }
   if (now.state !== 'done') return;
   const stale = Object.entries(now.made).some(
     ([name, one]) => settings()[name] !== undefined && Math.abs(settings()[name] - one) > 1e-6,
@@ -313,6 +318,8 @@ $('.film input').addEventListener('input', event => {
 });
 $('.go').addEventListener('click', () => trigger('submit', {}));
 $('.halt').addEventListener('click', () => trigger('stop', {}));
+for (const name of SAVED)
+  $('.' + name).addEventListener('click', () => trigger('download', { export: name }));
 addEventListener('nag-settings', () => {
   if (element.isConnected && visible()) draw();
 });

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,10 @@ from .store import Store
 
 if TYPE_CHECKING:
     from PIL import Image
+
+
+# called with the options, the grid, what was read in it, and what its heads are
+Also = Callable[[argparse.Namespace, Grid, Readings, str], None]
 
 
 def add_sweep(parser: argparse.ArgumentParser) -> None:
@@ -49,25 +54,33 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
 
 
 def sweep(
-    options: argparse.Namespace, preset: Preset, request: Request, image: Image.Image | None = None
+    options: argparse.Namespace,
+    preset: Preset,
+    request: Request,
+    image: Image.Image | None = None,
+    also: Also | None = None,
 ) -> int:
-    """Two settings against each other. Raises `Refused`."""
+    """Two settings against each other. also: what else is written at the end. Raises `Refused`."""
     across, down = _axis(options.across), _axis(options.down) if options.down else None
     if down is not None and down.field == across.field:
         raise Refused(f"Across and down are both {across.field}: name two settings.")
     rows = [Line("")] if down is None else lines(down)
     grid = Grid(preset, request, lines(across), rows, options.column, image)
     corner = f"{across.label} across" + ("" if down is None else f", {down.label} down")
-    return _draw(options, grid, corner, lambda readings: {})
+    return _draw(options, grid, corner, lambda readings: {}, also)
 
 
 def seeds(
-    options: argparse.Namespace, preset: Preset, request: Request, image: Image.Image | None = None
+    options: argparse.Namespace,
+    preset: Preset,
+    request: Request,
+    image: Image.Image | None = None,
+    also: Also | None = None,
 ) -> int:
-    """The same columns on many seeds, counted. Raises `Refused`."""
+    """The same columns on many seeds, counted. also: as in `sweep`. Raises `Refused`."""
     rows = [Line(METHODS[key].label, {}, key) for key in request.guidance]
     grid = Grid(preset, request, lines(parse("seed", options.seeds)), rows, image=image)
-    return _draw(options, grid, "seed", lambda readings: {"counted": count(grid, readings)})
+    return _draw(options, grid, "seed", lambda readings: {"counted": count(grid, readings)}, also)
 
 
 def count(grid: Grid, readings: Readings) -> dict:
@@ -105,21 +118,22 @@ def _axis(text: str) -> Axis:
     return parse(field.strip(), values)
 
 
-def _draw(options, grid: Grid, corner: str, extra) -> int:
+def _draw(options, grid: Grid, corner: str, extra, also: Also | None) -> int:
     store, readings, engine = Store(options.out), Readings(grid), Engine(previews=False)
     kept = store.load(grid, readings)
     print(f"{len(grid.pictures)} pictures, {kept} of them there already")
-    failed, stop = [], threading.Event()
+    failed, stop, drawn = [], threading.Event(), 0
     try:
         for picture in grid.draw(engine, stop):
             if not picture.done:
                 failed.append(picture.column.reason)
                 continue
             store.save(picture, readings)
+            drawn += 1
             left = grid.seconds_left()
             there = len(grid.pictures) - len(grid.missing)
             print(f"{there} of {len(grid.pictures)}, {left:.0f} s left")
-            if options.dry:
+            if options.dry and drawn >= len(picture.column.together):
                 return 0
     except KeyboardInterrupt:
         stop.set()
@@ -128,6 +142,8 @@ def _draw(options, grid: Grid, corner: str, extra) -> int:
         raise NAGRuntimeError(f"{len(failed)} of the pictures failed. The first: {failed[0]}")
     told = extra(readings)
     store.finish(grid, readings, corner, told)
+    if also is not None:
+        also(options, grid, readings, corner)
     for key, one in told.get("counted", {}).items():
         if readings.words():
             print(sentence(readings.words(), METHODS[key].label, one))

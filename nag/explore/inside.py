@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from ..xray import XRay
 
 READ = ("nag_scale", "nag_tau", "nag_alpha")  # what can be moved without a run
-FILE = "recording.safetensors"
+FILE, PICTURE = "recording.safetensors", "picture.png"
 COLD, HOT = (238, 240, 246), (23, 47, 158)  # of no patch cut, of all
 
 
@@ -50,8 +51,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(options: argparse.Namespace, preset: Preset, request: Request, image=None) -> int:
-    """Prints a table. Raises `Refused`."""
+def run(
+    options: argparse.Namespace,
+    preset: Preset,
+    request: Request,
+    image: Image.Image | None = None,
+    also: Callable | None = None,
+) -> int:
+    """Prints a table. also: what else is written, called with the options, the recording, preset,
+    request, and the request at which it is read. Raises `Refused`."""
     there = at(options.at, preset, request)
     try:
         options.out.mkdir(parents=True, exist_ok=True)
@@ -64,6 +72,8 @@ def run(options: argparse.Namespace, preset: Preset, request: Request, image=Non
     text = json.dumps(told, indent=1, ensure_ascii=False) + "\n"
     (options.out / "xray.json").write_text(text, encoding="utf-8")
     heat_map(told).save(options.out / "xray.png")
+    if also is not None:
+        also(options, xray, preset, request, there)
     print("Recorded now." if drawn else "Read from the recording that is there; nothing drawn.")
     print("\n".join(table(told)))
     return 0
@@ -114,8 +124,10 @@ def record(folder: Path, preset: Preset, request: Request, image=None) -> XRay:
     if column.state != "done":
         raise NAGRuntimeError(column.reason or "The run was stopped.")
     filled(xray)
-    column.image.save(folder / "picture.png")
-    _keep(xray, folder / FILE, _made(run))
+    column.image.save(folder / PICTURE)
+    path = folder / FILE
+    path.with_suffix(".part").write_bytes(packed(xray, run))
+    path.with_suffix(".part").replace(path)  # it is there whole or not at all
     return xray
 
 
@@ -125,16 +137,14 @@ def _made(run: Run) -> str:
     return identity(run, "nag")
 
 
-def _keep(xray: XRay, path: Path, made: str) -> None:
-    """Written beside its place first: a recording is there whole or not at all."""
-    from safetensors.torch import save_file
+def packed(xray: XRay, run: Run) -> bytes:
+    """A recording as a safetensors file: <layer>.<step> is (N, S + 2) in half precision."""
+    from safetensors.torch import save
 
-    about = {"made": made, "scales": xray.scales, "layers": xray.layers}
+    about = {"made": _made(run), "scales": xray.scales, "layers": xray.layers}
     texts = {name: json.dumps(value) for name, value in about.items()}
     cells = {f"{layer}.{step}": cell.contiguous() for (layer, step), cell in xray.recorded.items()}
-    part = path.with_suffix(".part")
-    save_file(cells, part, metadata=texts)
-    part.replace(path)
+    return save(cells, metadata=texts)
 
 
 def recalled(folder: Path, preset: Preset, request: Request, image=None) -> XRay | None:

@@ -63,6 +63,7 @@ def connect(
     for name, grid in grids.items():
         rooms[name].input(grid.plan, asked, rooms[name], **SOON)
         rooms[name].download(grid.export, asked, rooms[name], **SOON)
+    rooms["xray"].download(answers["xray"].export, asked, rooms["xray"], **SOON)
     rooms["vote"].input(vote.answer, None, rooms["vote"], **SOON)
     rooms["vote"].download(vote.export, None, rooms["vote"], **SOON)
     if results is not None:

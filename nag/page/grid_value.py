@@ -1,0 +1,146 @@
+"""What the browser is told of a grid: pictures by number, and which cell shows which."""
+
+from __future__ import annotations
+
+from ..engine.run import Column, Run
+from ..engine.verdict import mean_difference
+from ..explore.axis import KINDS
+from ..explore.command import count, sentence
+from ..explore.grid import Grid, Picture
+from ..explore.reading import Readings
+from ..explore.sheet import told
+from ..methods import METHODS
+from . import cells
+from .inline import data_uri
+
+SIDE = 192  # px of a picture in a grid
+LARGE = 512  # px of one that travels in a file
+
+
+class GridValue:
+    """One grid as plain values. What was told of a finished picture is remembered.
+
+    name: "sweep" or "seeds". corner: what its heads are. side: px of a picture.
+    """
+
+    def __init__(
+        self, name: str, grid: Grid, readings: Readings, corner: str, side: int = SIDE
+    ) -> None:
+        self.name, self.grid, self.readings, self.corner = name, grid, readings, corner
+        self.side = side
+        self.small: dict[str, str] = {}  # identity -> data URI
+        self.told: dict[str, dict] = {}  # identity -> what the browser is told
+
+    def take_over(self, before: GridValue) -> None:
+        """Pictures that a grid before this one has already, and what was read in them."""
+        drawn = {p.identity: p.column for p in before.grid.pictures if p.done}
+        for picture in self.grid.pictures:
+            picture.column = drawn.get(picture.identity)
+        self.small, self.readings.known = before.small, before.readings.known
+
+    def value(self, running: bool = False) -> dict:
+        """All of it."""
+        grid, name = self.grid, self.name
+        numbers = {picture.identity: i for i, picture in enumerate(grid.pictures)}
+        return {
+            "room": name,
+            "state": "running" if running else "done" if not grid.missing else "waiting",
+            "count": sum(not p.reference for p in grid.pictures),
+            "missing": len(grid.missing),
+            "seconds": grid.seconds_left(),
+            "at_once": grid.at_once,
+            "corner": self.corner,
+            "across": [line.name for line in grid.across],
+            "down": [line.name for line in grid.down],
+            "keys": [line.key for line in grid.down],
+            "aspect": grid.request.width / grid.request.height,
+            "cells": [
+                [self._cell(numbers[p.identity], y, x) for x, p in enumerate(row)]
+                for y, row in enumerate(grid.cells)
+            ],
+            "pictures": [self._picture(picture) for picture in grid.pictures],
+            "counted": _counted(grid, self.readings) if name == "seeds" else [],
+            "verdict": _verdict(grid, self.readings) if name == "sweep" else None,
+        }
+
+    def _cell(self, number: int, y: int, x: int) -> dict:
+        row, column = self.grid.down[y], self.grid.across[x]
+        changes = {**row.changes, **column.changes}
+        name = ", ".join(
+            v if isinstance(v, str) else f"{KINDS[f].label} {v:g}" for f, v in changes.items()
+        )
+        named = ", ".join(filter(None, (row.name if row.key else "", name)))
+        return {"picture": number, "set": changes, "name": named}
+
+    def _picture(self, picture: Picture) -> dict:
+        column = picture.column
+        if picture.identity in self.told:
+            return self.told[picture.identity]
+        if column is None:
+            return {"state": "missing"}
+        if not picture.done:
+            return {"state": column.state, "reason": column.reason}
+        if picture.identity not in self.small:
+            self.small[picture.identity] = data_uri(column.image, self.side)
+        found = self.readings.outcome(picture)
+        reference = self.grid.reference(picture)
+        beside = reference is not None and reference.done and reference is not picture
+        run = Run(column.run or "grid", self.grid.preset, picture.request, [column])
+        said = {
+            "state": "done",
+            "preview": self.small[picture.identity],
+            "reference": self.small.get(reference.identity, "") if beside else "",
+            "difference": round(mean_difference(column.image, reference.column.image), 1)
+            if beside
+            else None,
+            "outcome": found.kind if found else "",
+            "told": told(found) if found else "",
+            "share": found.share if found else None,
+            "changed": list(found.changed) if found else [],
+            "time": _time(column),
+            "cell": cells.cell(run, column),
+        }
+        if reference is None or reference.done:  # else it is told again, with what it is beside
+            self.told[picture.identity] = said
+        return said
+
+
+def _time(column: Column) -> str:
+    many = f", with {len(column.together) - 1} other seeds" if column.together else ""
+    return f"{column.seconds:.2f} s{many}"
+
+
+def _counted(grid: Grid, readings: Readings) -> list[dict | None]:
+    """For each row of columns what was counted over its seeds, with a sentence."""
+    words, found = readings.words(), count(grid, readings) if readings.meter else {}
+    rows: list[dict | None] = []
+    for line in grid.down:
+        one = found.get(line.key)
+        if one is None or not words:
+            rows.append(None)
+            continue
+        rows.append(one | {"word": words, "text": sentence(words, METHODS[line.key].name, one)})
+    return rows
+
+
+def _verdict(grid: Grid, readings: Readings) -> dict | None:
+    """How many cells are rid of it, and which of them is nearest to the un-guided picture."""
+    words = readings.words()
+    shown = [(p, y, x) for y, row in enumerate(grid.cells) for x, p in enumerate(row) if p.done]
+    if not words or not shown:
+        return None
+    outcomes = {p.identity: readings.outcome(p) for p, _, _ in shown}
+    if all(found is None or found.kind == "absent" for found in outcomes.values()):
+        return {"sign": "", "head": f"There was no {words} to remove.", "text": "", "best": None}
+    gone = [one for one in shown if outcomes[one[0].identity].kind == "gone"]
+    if not gone:
+        head = f"The {words} stays in all {len(shown)}, or something else takes its place."
+        return {"sign": "left", "head": head, "text": "", "best": None}
+    head = f"No {words} in {len(gone)} of {len(shown)}."
+
+    def change(one) -> float:
+        return mean_difference(one[0].column.image, grid.reference(one[0]).column.image)
+
+    gentle = min(gone, key=change)
+    text = f"The one that changes least of the rest differs by {change(gentle):.0f} of 255."
+    return {"sign": "gone", "head": head, "text": text, "best": gentle[1:]}
