@@ -272,7 +272,7 @@ class Recorded(Fake):
     """An engine that records tokens of a video: 16 frames of 8 x 8, each with its own R."""
 
     def run(self, preset, request, stop, run_id, image=None, record=None, seeds=()):
-        for run, column, preview in super().run(preset, request, stop, run_id, image):
+        for run, column, preview in super().run(preset, request, stop, run_id, image, record):
             column = run.columns[0]
             column.frames = [Image.new("RGB", (128, 128), (9 * i, 9, 9)) for i in range(16)]
             yield run, column, preview
