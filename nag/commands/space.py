@@ -11,7 +11,7 @@ from ..home import HOME
 from ..presets import Preset
 
 PARTS = ("app.py", "LICENSE", "requirements.txt", "nag", "presets", "assets")
-TORCH = "torch>=2.9,<2.12"  # what ZeroGPU was seen to offer; what is tested here is newer
+TORCH = "torch>=2.9,<2.12"  # what ZeroGPU was seen to offer; of these 2.11 was tested
 # of pipelines that need more than requirements.txt has
 PACKAGES = {
     "KolorsPipeline": ("sentencepiece", "protobuf"),
