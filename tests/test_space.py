@@ -3,10 +3,14 @@
 import os
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import metadata
 from pathlib import Path
 
 import pytest
 from huggingface_hub import SpaceCard
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from nag import __main__ as command_line
 from nag import presets
@@ -66,6 +70,16 @@ def test_what_a_lora_and_a_licence_need_is_said(tmp_path, capsys):
     assert (folder / "requirements.txt").read_text("utf-8").splitlines()[-1] == "peft"
     printed = capsys.readouterr().out
     assert "--secrets HF_TOKEN" in printed and "Accept the licence on the model's page" in printed
+
+
+def test_every_package_runs_on_the_oldest_python_that_is_named_and_on_the_spaces():
+    project = tomllib.loads((HOUSE / "pyproject.toml").read_text("utf-8"))["project"]
+    card = SpaceCard.load(HOUSE / "README.md").data
+    oldest = project["requires-python"].removeprefix(">=")
+    for line in (HOUSE / "requirements.txt").read_text("utf-8").splitlines():
+        package = Requirement(line).name
+        runs_on = SpecifierSet(metadata(package)["Requires-Python"])
+        assert oldest in runs_on and card.python_version in runs_on, package
 
 
 @pytest.mark.parametrize(
