@@ -110,7 +110,9 @@ def only_nag(request: Request) -> Request:
     return request.model_copy(update={"guidance": ("nag",), "fresh": True, "batched": False})
 
 
-def record(folder: Path, preset: Preset, request: Request, image=None) -> XRay:
+def record(
+    folder: Path, preset: Preset, request: Request, image: Image.Image | None = None
+) -> XRay:
     """Draws the column with NAG and keeps the recording. Raises `Refused`, `NAGRuntimeError`."""
     from ..engine.engine import Engine
     from ..xray import XRay
@@ -147,7 +149,9 @@ def packed(xray: XRay, run: Run) -> bytes:
     return save(cells, metadata=texts)
 
 
-def recalled(folder: Path, preset: Preset, request: Request, image=None) -> XRay | None:
+def recalled(
+    folder: Path, preset: Preset, request: Request, image: Image.Image | None = None
+) -> XRay | None:
     """The recording of the same settings that is there, or None."""
     from safetensors import SafetensorError, safe_open
 
