@@ -11,9 +11,9 @@ Cells whose pictures must be equal share one: at alpha 0 every scale is the un-g
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ..engine.run import Column, Run, identity
 from ..errors import Refused
@@ -25,7 +25,8 @@ from .axis import Axis, coarse_to_fine
 if TYPE_CHECKING:
     from PIL import Image
 
-    from ..engine.engine import Engine
+    from ..engine.engine import Event
+    from ..xray import XRay
 
 MOST = 200  # cells
 AT_ONCE = 8  # seeds in one pipeline call
@@ -70,6 +71,22 @@ class Picture:
     def cost(self) -> int:
         """Denoiser calls."""
         return self.request.num_inference_steps * (2 if METHODS[self.key].cfg else 1)
+
+
+class Draws(Protocol):
+    """What a grid asks of an engine: `nag.engine.engine.Engine`, or one that is lent a GPU."""
+
+    def run(
+        self,
+        preset: Preset,
+        request: Request,
+        stop: threading.Event | None = None,
+        run_id: str = "run",
+        image: Image.Image | None = None,
+        record: XRay | None = None,
+        seeds: Sequence[int] = (),
+    ) -> Iterator[Event]:
+        """See `Engine.run`."""
 
 
 class Grid:
@@ -159,7 +176,7 @@ class Grid:
         return rate * sum(p.cost for p in self.missing)
 
     def draw(
-        self, engine: Engine, stop: threading.Event | None = None, run_id: str = "grid"
+        self, engine: Draws, stop: threading.Event | None = None, run_id: str = "grid"
     ) -> Iterator[Picture]:
         """Draws what is missing, and yields each picture when it is done or has failed. Pictures
         that differ in their seed alone are drawn together, up to `at_once`.

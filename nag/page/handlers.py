@@ -34,7 +34,7 @@ class PageHandlers:
     """Answers the page's buttons and the API. One click a browser tab; the engine's lock keeps the
     runs apart.
 
-    engine: needs only `run(preset, request, stop, run_id, image)`, a generator, and `busy`.
+    engine: needs only `run`, a generator with the arguments of `Engine.run`, and `busy`.
     audience: who listens; a run is ended when its listener has left.
     gpu: who lends a GPU to a run, on a ZeroGPU Space.
     """
