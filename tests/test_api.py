@@ -17,8 +17,11 @@ from test_page import serving
 import app
 from nag import presets
 from nag.errors import NAGRuntimeError
+from nag.explore.votes import Vote, VoteFile
 from nag.page.api import add_api
 from nag.page.handlers import PageHandlers
+from nag.page.rooms.api import RoomEndpoints
+from nag.page.rooms.api import add_api as add_rooms_api
 from nag.page.serve import launch
 from nag.request import RANGED, SETTINGS
 
@@ -131,7 +134,7 @@ def test_mcp_lists_its_tools_and_answers_a_comparison(tmp_path_factory):
     with serving(tmp_path_factory, "app.py", "--mcp", "--port", env=environment()) as url:
         tools, run, picture, refused, compared = asyncio.run(ask_mcp(f"{url}/gradio_api/mcp/"))
     named = {"draw", "picture", "presets", "preset", "compare", "compare_from_image"}
-    assert set(tools) == named | {"keep", "save_preset"}
+    assert set(tools) == named | {"keep", "save_preset", "sweep", "seeds", "xray", "tally"}
     assert "parameters of /draw" in tools["compare"]["settings"]["description"]
     assert compared["files"] == ["none", "nag"] and compared["settings"]["seed"] == 7
     assert "1 and up" in tools["draw"]["nag_tau"]["description"]
@@ -190,3 +193,80 @@ def test_what_the_page_shows_of_the_api_can_be_called_as_shown(server, client):
     assert [one["label"] for one in told["returns"]] == ["run", "files"]
     run, _ = client.predict(settings["example_input"] | SETTINGS_OF_RUN, api_name="/compare")
     assert run["preset"] == "pocket-portrait"
+
+
+@pytest.fixture(scope="module")
+def rooms():
+    with gr.Blocks() as demo:
+        add_rooms_api(PageHandlers(None))
+    return {fn.api_name: fn for fn in demo.fns.values()}
+
+
+@pytest.mark.parametrize(
+    "name, own, without",
+    [
+        ("sweep", {"across", "across_values", "down", "down_values", "column"}, {"guidance"}),
+        ("seeds", {"seeds"}, {"seed"}),
+        ("xray", {"at_scale", "at_tau", "at_alpha"}, {"guidance"}),
+    ],
+)
+def test_a_room_has_one_parameter_a_setting_too(rooms, name, own, without):
+    function = rooms[name].fn
+    parameters = [one for one in inspect.signature(function).parameters if one != "request"]
+    settings = {"preset", *SETTINGS, "start_picture"} - {"batched", "fresh"} - without
+    assert set(parameters) == own | settings and len(parameters) == len(own | settings)
+    about, described, returned = get_function_description(function)
+    assert about and len(returned) == 2
+    assert all(described[one] for one in parameters)
+    kinds = dict(zip(parameters, rooms[name].inputs, strict=True))
+    assert kinds["nag_tau"]._api_info["oneOf"][1]["type"] == "number"
+
+
+def test_a_sweep_is_one_call_and_goes_on_where_it_was(client):
+    asked = {"across": "nag_alpha", "across_values": "0, 1", "num_inference_steps": 1}
+    told, picture = client.predict(**asked, api_name="/sweep")
+    assert told["across"] == ["0", "1"] and told["cells"][0][0]["guidance"] == "none"
+    assert told["cells"][0][1]["outcome"] in ("gone", "replaced", "left", "absent")
+    assert Image.open(picture).width > 400
+    again, _ = client.predict(**asked, api_name="/sweep")
+    assert again == told, "also the seconds: nothing was drawn anew"
+    with pytest.raises(AppError, match="choose two settings"):
+        client.predict(**asked, down="nag_alpha", down_values="1", api_name="/sweep")
+    with pytest.raises(AppError, match="'x' is not a number"):
+        client.predict(**asked | {"across_values": "x"}, api_name="/sweep")
+
+
+def test_seeds_are_counted_in_one_call(client):
+    asked = {"seeds": "17 .. 18", "guidance": ["none", "nag"], "num_inference_steps": 2}
+    told, picture = client.predict(**asked, api_name="/seeds")
+    assert told["down"] == ["No guidance", "NAG"] and told["counted"]["nag"]["of"] == 2
+    assert Image.open(picture).width > 400
+
+
+def test_an_x_ray_is_recorded_once_and_read_at_other_settings(client):
+    told, _ = client.predict(num_inference_steps=2, api_name="/xray")
+    assert told["exact"] == "every step" and len(told["clipped"]) == len(told["layers"]) == 4
+    moved, picture = client.predict(num_inference_steps=2, at_tau=4, api_name="/xray")
+    assert moved["read"]["nag_tau"] == 4 and moved["clipped"][0][0] < told["clipped"][0][0]
+    assert moved["mean_ratio"] == told["mean_ratio"], "the same recording"
+    assert Image.open(picture).height > 100
+    with pytest.raises(AppError, match="NAG is off"):
+        client.predict(nag_scale=1, api_name="/xray")
+
+
+def test_the_tally_is_of_the_owners_file(client, tmp_path):
+    with pytest.raises(AppError, match="starts the page with --votes FILE"):
+        client.predict(api_name="/tally")
+    file = VoteFile(tmp_path / "votes.db")
+    pair = ("pocket-portrait", "a cowboy", "hat", 1, "nag", "cfg")
+    for choice in ("left", "left", "right", "tie"):
+        file.add(Vote(*pair, "words", choice))
+    found = RoomEndpoints(None, tmp_path / "votes.db").tally()
+    assert found["words"] | {"interval": None} == {
+        "wins": 2,
+        "losses": 1,
+        "draws": 1,
+        "score": 0.25,
+        "interval": None,
+    }
+    assert found["looks"]["score"] is None

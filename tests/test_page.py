@@ -511,7 +511,7 @@ def test_hostile_settings_are_refused_and_the_next_good_run_works(server):
 def test_only_the_api_is_public(server):
     info = json.loads(urllib.request.urlopen(f"{server}/gradio_api/info").read())
     named = {"/compare", "/compare_from_image", "/draw", "/picture", "/presets", "/preset"}
-    named |= {"/keep", "/save_preset"}
+    named |= {"/keep", "/save_preset", "/sweep", "/seeds", "/xray", "/tally"}
     assert set(info["named_endpoints"]) == named and not info["unnamed_endpoints"]
 
 

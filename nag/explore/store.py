@@ -7,6 +7,7 @@ OUT/grid.png                              the sheet
 
 import json
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -69,29 +70,39 @@ class Store:
     def finish(self, grid: Grid, readings: Readings, corner: str, extra: dict) -> None:
         """The sheet, and grid.json."""
         sheet(grid, readings, corner).save(self.folder / "grid.png")
-        told = {
-            "schema": 1,
-            "preset": grid.preset.name,
-            "settings": grid.request.model_dump(mode="json"),
-            "across": [line.name for line in grid.across],
-            "down": [line.name for line in grid.down],
-            "cells": [[self._cell(picture, readings) for picture in row] for row in grid.cells],
-            **extra,
-        }
+        told = told_of(grid, readings, **extra)
+        for row, pictures in zip(told["cells"], grid.cells, strict=True):
+            for cell, picture in zip(row, pictures, strict=True):
+                cell["picture"] = f"pictures/{self.path(picture).name}"
         text = json.dumps(told, indent=1, ensure_ascii=False) + "\n"
         (self.folder / "grid.json").write_text(text, encoding="utf-8")
 
-    def _cell(self, picture: Picture, readings: Readings) -> dict:
-        found = readings.outcome(picture)
-        return {
-            "picture": f"pictures/{self.path(picture).name}",
-            "guidance": picture.key,
-            "state": picture.column.state if picture.column else "missing",
-            "seconds": _seconds(picture),
-            **({} if found is None else {"outcome": found.kind, "share": round(found.share, 4)}),
-            **({"instead": found.instead} if found and found.instead else {}),
-            **({"changed": list(found.changed)} if found and found.changed else {}),
-        }
+
+def told_of(grid: Grid, readings: Readings, **extra: Any) -> dict:
+    """A grid as JSON has it: settings, heads, and what was read in every cell."""
+    return {
+        "schema": 1,
+        "preset": grid.preset.name,
+        "settings": grid.request.model_dump(mode="json"),
+        "across": [line.name for line in grid.across],
+        "down": [line.name for line in grid.down],
+        "cells": [[_cell(picture, readings) for picture in row] for row in grid.cells],
+        **extra,
+    }
+
+
+def _cell(picture: Picture, readings: Readings) -> dict:
+    """What does not apply is left out."""
+    found, column = readings.outcome(picture), picture.column
+    return {
+        "guidance": picture.key,
+        "state": column.state if column else "missing",
+        "seconds": _seconds(picture),
+        **({"reason": column.reason} if column and column.reason else {}),
+        **({} if found is None else {"outcome": found.kind, "share": round(found.share, 4)}),
+        **({"instead": found.instead} if found and found.instead else {}),
+        **({"changed": list(found.changed)} if found and found.changed else {}),
+    }
 
 
 def _seconds(picture: Picture) -> float | None:

@@ -6,6 +6,7 @@ import random
 import threading
 import time
 from collections.abc import Iterator
+from typing import TypeVar
 
 import gradio as gr
 
@@ -25,6 +26,7 @@ from .line import address_of
 from .painting import Painting, Shown, stopped
 from .zero_gpu import GPUTime, LentEngine
 
+T = TypeVar("T")
 PATIENCE = 60  # seconds within which somebody must begin to listen to a run
 
 log = logging.getLogger("nag")
@@ -128,14 +130,8 @@ class PageHandlers:
         """The run, until it is over or was stopped, or its listener has left, or never came."""
         self.stops[click.id] = click.stop
         values = self.draw(click.preset, click.request, click.id, click.picture)
-        begun, heard = time.monotonic(), False
         try:
-            for shown in values:
-                away = self.audience.away(listener)
-                if away and (heard or time.monotonic() - begun > PATIENCE):
-                    log.info("run %s: nobody listens, so it is ended", click.id)
-                    raise NAGRuntimeError("This run was ended: nobody listened to it any more.")
-                heard = heard or not away
+            for shown in self.listened(values, click.id, listener):
                 yield shown
                 if self.gpu.spaces and click.stop.is_set():  # which the other process does not see
                     yield stopped(shown)
@@ -145,6 +141,18 @@ class PageHandlers:
         finally:
             values.close()  # on ZeroGPU, too, the end of the generator is the end of the run
             self.stops.pop(click.id, None)
+
+    def listened(self, events: Iterator[T], run_id: str, listener: str | None) -> Iterator[T]:
+        """The events of a run while its listener is there, or may still come. Raises
+        `NAGRuntimeError` where nobody is."""
+        begun, heard = time.monotonic(), False
+        for event in events:
+            away = self.audience.away(listener)
+            if away and (heard or time.monotonic() - begun > PATIENCE):
+                log.info("run %s: nobody listens, so it is ended", run_id)
+                raise NAGRuntimeError("This run was ended: nobody listened to it any more.")
+            heard = heard or not away
+            yield event
 
     def _draw(
         self, preset: Preset, request: Request, run_id: str, picture: str | None

@@ -16,6 +16,7 @@ from .files import KEEP
 from .handlers import PageHandlers
 from .rooms import build as rooms
 from .rooms import sheets
+from .rooms.api import add_api as add_rooms_api
 
 THEME = gr.themes.Base()  # nothing to fetch; colours and type stand in assets/page/tokens.css
 HELP = (cells.ASSETS / "bench" / "help.md").read_text("utf-8")
@@ -214,4 +215,5 @@ def build(
         events.connect(demo, desk, parts)
         rooms.connect(demo, desk, parts, others, votes, results)
         add_api(desk)
+        add_rooms_api(desk, votes)
     return demo
