@@ -3,11 +3,10 @@
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 from .errors import Refused
 from .presets import Preset, parse
-from .request import Request
+from .request import Request, Value
 
 PASSING = ("preset", "batched", "fresh")  # how a run is made, not what it shows
 
@@ -48,7 +47,7 @@ def text_of(preset: Preset, request: Request, look_for: str = "") -> str:
     return text
 
 
-def default(name: str) -> Any:
+def default(name: str) -> Value:
     """What a request has where nothing is said, as JSON has it."""
     value = Request.model_fields[name].default
     return list(value) if isinstance(value, tuple) else value

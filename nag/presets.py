@@ -242,7 +242,7 @@ def _order(item: tuple[str, Preset]) -> tuple:
     return name != DEFAULT, not preset.shipped, bool(preset.fps), name
 
 
-def resolve(raw: Any, presets: dict[str, Preset] | None = None) -> tuple[Preset, Request]:
+def resolve(raw: object, presets: dict[str, Preset] | None = None) -> tuple[Preset, Request]:
     """Any subset of the schema -> (its preset, the complete request). Raises `Refused`."""
     presets = presets or load_all()
     if not isinstance(raw, dict):

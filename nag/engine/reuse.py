@@ -7,24 +7,26 @@ import inspect
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
     import torch
 
 P = ParamSpec("P")
 R = TypeVar("R")
+V = TypeVar("V")
 
 
-class LeastRecentlyUsed:
+class LeastRecentlyUsed(Generic[V]):
     """The values used last: at most `count`, of together `size` bytes, none unused for `seconds`.
     Not thread-safe."""
 
     def __init__(self, count: int, size: float, seconds: float) -> None:
         self.count, self.size, self.seconds = count, size, seconds
-        self.values = OrderedDict()  # key -> (value, bytes, last used)
+        # key -> (value, bytes, last used)
+        self.values: OrderedDict[Hashable, tuple[V, int, float]] = OrderedDict()
 
-    def get(self, key: Hashable) -> Any:
+    def get(self, key: Hashable) -> V | None:
         """The value, or None."""
         self._clear()
         if key not in self.values:
@@ -33,7 +35,7 @@ class LeastRecentlyUsed:
         self.values[key] = value, size, time.monotonic()
         return value
 
-    def put(self, key: Hashable, value: Any, size: int) -> None:
+    def put(self, key: Hashable, value: V, size: int) -> None:
         """Keeps a value of so many bytes; one larger than all room is not kept, and pushes nothing
         out."""
         self.values.pop(key, None)

@@ -123,7 +123,7 @@ def a1111(text: str) -> dict:
     return settings
 
 
-def of_model(name: Any) -> dict:
+def of_model(name: object) -> dict:
     """{"preset": the first one with that model}, or {} where there is none."""
     known = (one.name for one in load_all().values() if one.model_name == name)
     first = next(known, None)
@@ -163,11 +163,11 @@ def _values(nodes: dict, inputs: tuple[str, ...]) -> Iterator[Any]:
                 yield from (source["inputs"].get(one) for one in ("value", "int", "seed"))
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _text(nodes: dict, value: Any, depth: int = 12) -> str | None:
+def _text(nodes: dict, value: object, depth: int = 12) -> str | None:
     """The words at the other end of a link, through whatever stands between."""
     if isinstance(value, str):
         return value

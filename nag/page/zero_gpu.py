@@ -9,7 +9,7 @@ import math
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import gradio as gr
 from PIL import Image
@@ -41,10 +41,17 @@ MARGIN = 1.3  # on what was measured
 LEAST, MOST = 10, 300  # seconds; the platform lends a GPU for no longer than 300
 
 
+class Platform(Protocol):
+    """What is used of the package `spaces`."""
+
+    def GPU(self, duration: Callable[..., int]) -> Callable[[Callable], Callable]:
+        """A decorator: what is called has a GPU for so many seconds, told by its arguments."""
+
+
 class GPUTime:
     """How long a run will take, learnt from those before it, and the runs that are lent a GPU."""
 
-    def __init__(self, module: Any = None) -> None:
+    def __init__(self, module: Platform | None = None) -> None:
         self.spaces = module or (spaces if zero_gpu.on_zero_gpu() else None)
         self.rates = {}  # preset -> seconds for a pixel of one denoiser call
 
