@@ -77,7 +77,7 @@ class Similarity:
             self.model = CLIPModel.from_pretrained(source, use_safetensors=True).to(device).eval()
             self.processor = CLIPProcessor.from_pretrained(PROCESSORS.get(source, source))
         except Exception as error:
-            raise Refused(_missing(source, error)) from error
+            raise Refused(missing(source, error)) from error
         self.device, self.scale = device, float(self.model.logit_scale.detach().exp())
 
     def __call__(self, images: list[Image.Image], captions: list[str]) -> torch.Tensor:
@@ -99,7 +99,8 @@ class Similarity:
         return sum(len(row) > tokenizer.model_max_length for row in ids)
 
 
-def _missing(source: str, error: Exception) -> str:
+def missing(source: str, error: Exception) -> str:
+    """Why a model that judges could not be loaded, in a sentence."""
     preset = Preset.model_construct(
         title=source, model=source, revision=None, size_gb=2, settings={"preset": source}
     )

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 from nag.engine.run import versions
 from nag.errors import Refused
 
-from . import captions, compare, draw, processes, report
+from . import captions, compare, draw, judged, processes, report
 from . import pictures as each
 from .matched import matched
-from .options import HUB, POCKET, Plan, add_arguments, plan_of
+from .options import HUB, JUDGED, POCKET, Plan, add_arguments, plan_of
 from .pocket import Yardstick
 from .references import References
 from .table import table
@@ -133,6 +133,8 @@ def measure(
         )
         for key, values in measured.items():
             numbers[key] |= values
+    if set(JUDGED) & set(plan.metrics):
+        found |= _measure_judged(options, painter, plan, paths, numbers)
     cut: dict[str, int] = {}
     for key, of_column in numbers.items():
         of_column["count"] = len(plan.pictures)
@@ -149,6 +151,25 @@ def measure(
     settings = _settings(options, painter, plan)
     results = {"columns": numbers, "settings": settings, "versions": versions(), **found}
     return report.rounded(results), outcomes
+
+
+def _measure_judged(options, painter, plan: Plan, paths, numbers: dict[str, dict]) -> dict:
+    """Presence by questions and what is preserved, into `numbers`. -> what belongs to no column."""
+    measured, each_one = judged.measure(
+        plan.pictures,
+        paths,
+        plan.plain,
+        plan.metrics,
+        painter.identity["device"],
+        options.out,
+        options.judge,
+        options.dino_model,
+    )
+    for key, values in measured.items():
+        numbers[key] |= values
+    prompts = [picture.prompt for picture in plan.pictures]
+    compare.paired_judged(each_one, plan.rivals, prompts, numbers)
+    return compare.matched_judged(plan.columns, each_one, prompts, plan.plain)
 
 
 def _measure_cases(
@@ -190,11 +211,13 @@ def _settings(options, painter: draw.Painter, plan: Plan) -> dict:
         "preset": options.preset,
         "model": plan.preset.model_name,
         "revision": plan.preset.revision,
-        "count": options.count,
+        "count": len(plan.pictures),
         "metrics": plan.metrics,
         "cases": plan.cases,
         "tuning": options.tuning,
         "captions": options.prompts and options.prompts.name,
+        "pairs": options.pairs and options.pairs.name,
+        "judge": options.judge if "presence" in plan.metrics else None,
         "negative": options.negative,
         "device": painter.identity["device"],
         "columns": {column.key: column.settings for column in plan.columns},

@@ -3,6 +3,7 @@
 from nag.errors import Refused
 from nag.explore.counting import mcnemar, paired_difference
 
+from .matched import matched
 from .plan import Column
 from .pocket import Yardstick
 from .statistics import Frechet, at_same_rate, paired_frechet, paired_mean
@@ -71,6 +72,44 @@ def paired(
         if "frechet" in numbers[key]:
             found["frechet"] = _frechet(yardstick, key, rival)
         numbers[key]["paired"] = found
+
+
+def paired_judged(
+    each: dict[str, dict], rivals: dict[str, str], prompts: list[str], numbers: dict[str, dict]
+) -> None:
+    """The same of what `judged.measure` found of each picture: removed, dino, lpips."""
+    for key, rival in rivals.items():
+        found = {"against": rival}
+        for name in each[key].keys() & each[rival].keys():
+            first, second = each[key][name], each[rival][name]
+            if name == "removed":
+                a, b = first.tolist(), second.tolist()
+                pairs = list(zip(a, b, strict=True))
+                found[name] = paired_difference(a, b)
+                found["removed_p"] = mcnemar(pairs.count((True, False)), pairs.count((False, True)))
+            else:
+                found[name] = paired_mean(first, second, prompts)
+        numbers[key]["paired"] = found
+
+
+def matched_judged(
+    columns: list[Column], each: dict[str, dict], prompts: list[str], plain: dict[str, str]
+) -> dict:
+    """What `matched.matched` finds at equal removal, with DINO's cosine as what is kept, and beside
+    it one less LPIPS where that was measured. {} where there is no removal or no cosine."""
+    if not all({"removed", "dino"} <= each[key].keys() for key in plain):
+        return {}
+    second = "lpips" if all("lpips" in each[key] for key in plain) else "dino"
+    outcomes = {
+        key: {
+            "clean": each[key]["removed"],
+            "keep": each[key]["dino"],
+            "likeness": 1 - each[key]["lpips"] if second == "lpips" else each[key]["dino"],
+        }
+        for key in plain
+    }
+    names = ["removed", "dino", "1 - lpips" if second == "lpips" else "dino"]
+    return {"matched": matched(columns, outcomes, prompts, plain), "matched_as": names}
 
 
 def _frechet(yardstick: Yardstick, key: str, rival: str) -> tuple[float, float, float]:

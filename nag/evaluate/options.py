@@ -11,7 +11,7 @@ from nag.pocket import DENOISERS
 from nag.presets import Preset
 from nag.request import DEFAULT, check_text
 
-from . import captions, compare, evidence, plan, pocket, references
+from . import captions, compare, evidence, judged, pairs, plan, pocket, references
 from .cases import CASES
 
 DESCRIPTION = """Draw what is missing, measure the files, write the results; in one process or more.
@@ -20,6 +20,8 @@ DESCRIPTION = """Draw what is missing, measure the files, write the results; in 
     accelerate launch --num_processes 2 -m nag evaluate ...   on two GPUs"""
 POCKET = "attribute", "keep", "frechet", "clipped", "control"
 HUB = "clip", "fid", "pfid", "pickscore"
+JUDGED = "presence", "dino", "lpips"
+COUNT = 64
 VIDEO = ("motion",)
 
 
@@ -56,7 +58,8 @@ class Plan:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.description = f"{DESCRIPTION}\n\n{pocket.__doc__}\n{captions.__doc__}"
+    told = pocket.__doc__, captions.__doc__, judged.__doc__
+    parser.description = "\n".join([f"{DESCRIPTION}\n", *filter(None, told)])
     for add in (_add_drawn, _add_words, _add_measured):
         add(parser)
 
@@ -105,8 +108,8 @@ def _add_drawn(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--count",
         type=int,
-        default=64,
-        help="pictures in every column, shared out among the cases or captions",
+        help=f"pictures in every column, shared out among the cases or captions; default {COUNT}, "
+        "of --pairs one of each",
     )
     group.add_argument(
         "--batch",
@@ -130,6 +133,13 @@ def _add_words(parser: argparse.ArgumentParser) -> None:
         help="captions: COCO's JSON, TSV or CSV with a column caption, or lines",
     )
     group.add_argument(
+        "--pairs",
+        type=Path,
+        metavar="FILE",
+        help="prompts with a negative each, and a question about it: JSON, TSV or CSV with prompt, "
+        "negative and question, as in NegGenBench",
+    )
+    group.add_argument(
         "--negative", help="negative prompt for all captions, e.g. 'Low resolution, blurry'"
     )
 
@@ -140,8 +150,9 @@ def _add_measured(parser: argparse.ArgumentParser) -> None:
         "--metrics",
         nargs="+",
         metavar="NAME",
-        help=f"out of {', '.join(POCKET)} (pocket models), {', '.join(HUB)}, and of "
-        "videos motion: how much a frame differs from the one before it, 0 to 255",
+        help=f"out of {', '.join(POCKET)} (pocket models), {', '.join(HUB)}, "
+        f"{', '.join(JUDGED)} (pairs), and of videos motion: how much a frame differs from the one "
+        "before it, 0 to 255",
     )
     group.add_argument(
         "--against",
@@ -153,6 +164,12 @@ def _add_measured(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--clip-model", default=captions.CLIP, metavar="REPO_OR_FOLDER", help="default %(default)s"
+    )
+    group.add_argument(
+        "--judge", default=judged.JUDGE, metavar="REPO_OR_FOLDER", help="default %(default)s"
+    )
+    group.add_argument(
+        "--dino-model", default=judged.DINO, metavar="REPO_OR_FOLDER", help="default %(default)s"
     )
     group.add_argument(
         "--inception",
@@ -174,13 +191,20 @@ def plan_of(options: argparse.Namespace) -> Plan:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise Refused(f"--{name} must be 1 or more, got {value}.")
-    preset = plan.preset_of(options.preset, options.model, options.prompts is not None)
+    if options.pairs and options.prompts:
+        raise Refused("Give --pairs or --prompts: either file says what to draw.")
+    own = options.prompts is not None or options.pairs is not None
+    preset = plan.preset_of(options.preset, options.model, own)
     columns = _columns(options, preset)
-    if options.prompts is None:
+    if options.pairs is not None:
+        cases, pictures = [], _pairs(options)
+    elif options.prompts is None:
         cases, pictures = _cases(options)
     else:
         cases, pictures = [], _captions(options)
     metrics = _metrics(options, bool(cases), bool(preset.fps))
+    none = {column.steps for column in columns if column.guidance == "none"}
+    judged.check(metrics, bool(options.pairs), none >= {column.steps for column in columns})
     if preset.batch and (options.batch or 0) > preset.batch:
         raise Refused(
             f"--batch must be at most {preset.batch} for {preset.title}: its pictures depend on "
@@ -217,7 +241,17 @@ def _captions(options) -> list[plan.Picture]:
         check_text(options.negative)
     except ValueError as error:
         raise Refused(f"--negative {error}.") from None
-    return plan.of_captions(plan.captions_in(options.prompts), options.negative, options.count)
+    return plan.of_captions(
+        plan.captions_in(options.prompts), options.negative, options.count or COUNT
+    )
+
+
+def _pairs(options) -> list[plan.Picture]:
+    if options.negative is not None:
+        raise Refused(
+            "--pairs has a negative prompt for each of its prompts: leave out --negative."
+        )
+    return pairs.pairs_in(options.pairs, options.count)
 
 
 def _cases(options) -> tuple[list[str], list[plan.Picture]]:
@@ -230,17 +264,18 @@ def _cases(options) -> tuple[list[str], list[plan.Picture]]:
     cases = list(dict.fromkeys((options.cases or ",".join(CASES)).split(",")))
     if unknown := [case for case in cases if case not in CASES]:
         raise Refused(f"--cases is out of {', '.join(CASES)}; got {', '.join(unknown)}.")
-    pictures = plan.of_cases(cases, options.count, options.tuning)
+    pictures = plan.of_cases(cases, options.count or COUNT, options.tuning)
     return [case for case in cases if case in {picture.case for picture in pictures}], pictures
 
 
 def _metrics(options, of_cases: bool, of_video: bool) -> list[str]:
     if options.metrics is None:
         real = ["fid", "pfid"] if options.reference_images else []
-        metrics = [*(POCKET if of_cases else ["clip", *real]), *(VIDEO if of_video else ())]
+        mine = POCKET if of_cases else [*(JUDGED if options.pairs else ()), "clip", *real]
+        metrics = [*mine, *(VIDEO if of_video else ())]
     else:
         metrics = list(dict.fromkeys(name for word in options.metrics for name in word.split(",")))
-    known = POCKET + HUB + VIDEO
+    known = POCKET + HUB + JUDGED + VIDEO
     if unknown := [name for name in metrics if name not in known]:
         raise Refused(f"--metrics is out of {', '.join(known)}; got {', '.join(unknown)}.")
     if "motion" in metrics and not of_video:

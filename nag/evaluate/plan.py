@@ -66,7 +66,7 @@ class Picture:
     """What is drawn once in every column.
 
     case: a key of `cases.CASES`, or "". control: one of `cases.CONTROLS` where the negative prompt
-    has nothing to do, else "".
+    has nothing to do, else "". question: whether what the negative names is there, or "".
     """
 
     prompt: str
@@ -74,6 +74,7 @@ class Picture:
     seed: int
     case: str = ""
     control: str = ""
+    question: str = ""
 
 
 def preset_of(name: str, model: str | None, captions: bool) -> Preset:

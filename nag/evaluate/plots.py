@@ -36,6 +36,8 @@ def plots(folder: Path, columns: list[Column], numbers: dict[str, dict], chance:
         _panels(folder, f"{y}_by_{rate}", curves, numbers, measured(rate), y)
     for y in ("keep", "likeness"):
         _panels(folder, f"{y}_by_clean", curves, numbers, measured("clean"), y, chance)
+    for y in ("dino", "lpips"):
+        _panels(folder, f"{y}_by_removed", curves, numbers, measured("removed"), y)
     _panels(folder, "fid_by_clip", curves, numbers, measured("clip"), "fid")
 
 
@@ -46,6 +48,8 @@ X_LABELS = {
     "frechet_by_attribute_rate": "attribute rate: less is what was asked",
     "keep_by_clean": "clean removal, with 95 % interval: more is what was asked",
     "likeness_by_clean": "clean removal, with 95 % interval: more is what was asked",
+    "dino_by_removed": "removed, with 95 % interval: more is what was asked",
+    "lpips_by_removed": "removed, with 95 % interval: more is what was asked",
     "fid_by_clip": "CLIP score",
 }
 
@@ -88,7 +92,7 @@ def _panels(folder: Path, name: str, curves: Curves, numbers, x_of, y: str, chan
     for axes, count in zip(panels, steps, strict=True):
         for i, label in enumerate(labels):
             if members := points.get((label, count)):
-                if name.endswith("by_clean") and label != "none":
+                if name.endswith(("by_clean", "by_removed")) and label != "none":
                     members = points.get(("none", count), []) + members
                 kind = label.partition(" ")[0]
                 once = sum(one.partition(" ")[0] == kind for one in labels) == 1
@@ -115,8 +119,9 @@ def colour_of(label: str, number: int) -> str:
 def _curve(axes, members: list[Column], numbers, x_of, y: str, label: str, colour: str) -> None:
     xs, ys = [x_of(c) for c in members], [numbers[c.key][y] for c in members]
     beside = None
-    if all(numbers[c.key].get("clean") == x for c, x in zip(members, xs, strict=True)):
-        beside = bars(members, numbers, "clean")
+    for name in ("clean", "removed"):
+        if all(numbers[c.key].get(name) == x for c, x in zip(members, xs, strict=True)):
+            beside = bars(members, numbers, name)
     spread = bars(members, numbers, y)
     axes.errorbar(xs, ys, spread, beside, label=name_of(label), color=colour, **style_of(colour))
     if len(members) > 1:

@@ -8,7 +8,16 @@ from .plan import Column
 from .plots import bars, colour_of, legend, style_of
 from .table import HEADS
 
-WANTED = "clean", "keep", "attribute_rate", "frechet", "clip", "fid"  # a panel each
+WANTED = (
+    "clean",
+    "keep",
+    "removed",
+    "dino",
+    "attribute_rate",
+    "frechet",
+    "clip",
+    "fid",
+)  # a panel each
 Lines = dict[str, list[Column]]
 
 

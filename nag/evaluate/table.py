@@ -11,6 +11,10 @@ HEADS = {  # metric -> its head in the table, and how its values are written
     "frechet_pooled": ("pooled", "{:.0f}"),
     "clipped": ("clipped", "{:.2f}"),
     "motion": ("motion", "{:.2f}"),
+    "removed": ("removed (95 %)", "{:.2f}"),
+    "presence": ("P(yes) (95 %)", "{:.2f}"),
+    "dino": ("DINO (95 %)", "{:.2f}"),
+    "lpips": ("LPIPS (95 %)", "{:.2f}"),
     "clip": ("CLIP (95 %)", "{:.2f}"),
     "fid": ("FID", "{:.2f}"),
     "pfid": ("PFID", "{:.2f}"),
@@ -19,6 +23,7 @@ HEADS = {  # metric -> its head in the table, and how its values are written
     "seconds": ("s / picture", "{:.3f}"),
 }
 INTERVALS = {"attribute_rate": "attribute_interval"}
+PAIRED = "clean", "keep", "likeness", "frechet", "removed", "dino", "lpips"
 PER_CASE = "attribute_rate", "clean", "keep", "likeness", "frechet"
 AT_SAME = {"cfg_at_same_rate": "attribute_rate", "cfg_at_same_clean": "clean"}
 
@@ -72,17 +77,18 @@ def _cases(columns: dict[str, dict]) -> list[str]:
 def _matched(results: dict) -> list[list[str]]:
     """What each method keeps at equal clean removal; and the same less NAG's."""
     tables = []
+    clean, keep, likeness = results.get("matched_as", ("clean", "keep", "likeness"))
     for steps, methods in results.get("matched", {}).items():
         levels = list(dict.fromkeys(at for one in methods.values() for at in one["at"]))
         levels.sort(key=float)
         if not levels or sum(one["settings"] for one in methods.values()) < 2:
             continue
-        heads = [f"at clean {float(at):.2f}" for at in levels]
+        heads = [f"at {clean} {float(at):.2f}" for at in levels]
         rows = [
             [f"{name} ({one['settings']})", *(_kept(one["at"].get(at)) for at in levels)]
             for name, one in methods.items()
         ]
-        first = f"keep (95 %), likeness, {steps} steps (settings tried)"
+        first = f"{keep} (95 %), {likeness}, {steps} steps (settings tried)"
         tables.append(_rows([first, *heads], rows))
         rows = [
             [f"{name} less nag", *(_kept(one["less"].get(at), "+") for at in levels)]
@@ -90,7 +96,7 @@ def _matched(results: dict) -> list[list[str]]:
             if one["less"]
         ]
         if rows:
-            tables.append(_rows(["difference in keep (95 %), likeness", *heads], rows))
+            tables.append(_rows([f"difference in {keep} (95 %), {likeness}", *heads], rows))
     return tables
 
 
@@ -129,9 +135,7 @@ def _at(found: dict, measure: str) -> str:
 def _paired(columns: dict[str, dict]) -> list[str]:
     """Differences to another column, picture by picture, with their 95 % intervals."""
     found = {key: one["paired"] for key, one in columns.items() if "paired" in one}
-    metrics = [
-        m for m in ("clean", "keep", "likeness", "frechet") if any(m in f for f in found.values())
-    ]
+    metrics = [name for name in PAIRED if any(name in one for one in found.values())]
     if not metrics:
         return []
     rows = []
