@@ -2,11 +2,14 @@
 
 import json
 import math
+import sys
+import types
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from test_evaluate import options
 
 from nag.errors import Refused
@@ -253,13 +256,46 @@ class Distance(torch.nn.Module):
         return (one - other).abs().mean((1, 2, 3), keepdim=True)
 
 
-def test_lpips_is_torchmetrics(tmp_path):
-    pytest.importorskip("torchvision", reason="LPIPS runs on torchvision's AlexNet")
-    from torchmetrics.functional.image import lpips
+def alexnet(**_):
+    """torchvision's, with random weights: its features as torchmetrics takes them apart."""
+    nn = torch.nn
+    sizes = [(3, 64, 11, 4, 2), (64, 192, 5, 1, 2), (192, 384, 3, 1, 1), (384, 256, 3, 1, 1)]
+    layers = []
+    for place, size in enumerate([*sizes, (256, 256, 3, 1, 1)]):
+        layers += [nn.Conv2d(*size), nn.ReLU()]
+        layers += [nn.MaxPool2d(3, 2)] if place in (0, 1, 4) else []
+    return types.SimpleNamespace(features=nn.Sequential(*layers))
 
-    network = lpips._NoTrainLpips(net="alex", pretrained=False, pnet_rand=True)
-    pictures = [torch.rand(2, 3, 64, 64) for _ in range(2)]
-    assert network(*pictures, normalize=True).shape == (2, 1, 1, 1)
+
+def test_lpips_is_torchmetrics(monkeypatch, tmp_path):
+    """Around random features, for torchvision's are not here."""
+    from torchmetrics.functional.image import lpips
+    from torchmetrics.image import lpip
+
+    models = types.SimpleNamespace(
+        alexnet=alexnet, AlexNet_Weights=types.SimpleNamespace(DEFAULT=None)
+    )
+    monkeypatch.setitem(sys.modules, "torchvision", types.SimpleNamespace(models=models))
+    monkeypatch.setattr(lpips, "_TORCHVISION_AVAILABLE", True)
+    monkeypatch.setattr(lpip, "_TORCHVISION_AVAILABLE", True)
+    torch.manual_seed(0)
+    files = []
+    for number in range(3):
+        files.append(tmp_path / f"{number}.png")
+        text = PngInfo()
+        text.add_text("nag-evaluate", json.dumps({"frames": 1}))
+        noise(number).resize((64, 64)).save(files[-1], pnginfo=text)
+    found = judged.distances(judged.perceptual("cpu"), files, [files[0]] * 3, "cpu")
+    assert found.shape == (3,) and found[0] == 0 and min(found[1:]) > 0
+    alone = judged.distances(judged.perceptual("cpu"), files[:1], files[:1], "cpu")
+    assert alone.shape == (1,)
+
+    def gone(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr(models, "alexnet", gone)
+    with pytest.raises(Refused, match=r"LPIPS' weights could not be had \(OSError\): torchvision"):
+        judged.perceptual("cpu")
 
 
 def test_pairs_are_drawn_judged_and_written_and_nothing_is_asked_twice(
