@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, urlsplit
 import numpy as np
 import pytest
 from PIL import Image
-from test_instrument import kept
+from test_instrument import CONTRAST, kept
 from test_page import (  # noqa: F401
     DONE,
     ROOT,
@@ -172,6 +172,25 @@ def test_a_saved_video_carries_its_settings_unless_that_is_not_wanted(page, tmp_
     put(page, "seed", 1)
     page.set_input_files("#bench .opened", str(tmp_path / "whole.mp4"))
     page.wait_for_function(SEED.format(8))
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_every_text_of_the_menus_has_the_contrast_of_wcag_aa(browser, server, theme):
+    opened = browser.new_page(viewport={"width": 1440, "height": 900})
+    opened.goto(f"{server}/?__theme={theme}")
+    opened.wait_for_function(f"{DONE} == 3")
+    opened.wait_for_timeout(800)
+    for press in ("d", "#save", "#open"):
+        if press == "d":
+            opened.keyboard.press("d")
+        else:
+            opened.click(press)
+        opened.wait_for_timeout(300)
+        assert opened.query_selector(":popover-open")
+        low = opened.evaluate(CONTRAST)
+        assert not low["below"], low["below"]
+        opened.keyboard.press("Escape")
+    opened.close()
 
 
 def test_what_is_ticked_looks_ticked(page):
