@@ -50,7 +50,7 @@ function bar(text, label, action) {
 function lose() {
   lost = true;
   const running = busy();
-  const left = { fields, running, at: Date.now() };
+  const left = { fields, running, drawn: past.length > 0, at: Date.now() };
   store('nag-lost', JSON.stringify(left), 'sessionStorage');
   if (running) stopHere();
   bar(
@@ -95,14 +95,12 @@ function back(loaded) {
   }
   if (!left || Date.now() - left.at > 3600000) return;
   store('nag-lost', 'null', 'sessionStorage');
-  const again = () => {
-    trigger('select', { set: { ...left.fields, fresh: false } });
-  };
+  const again = left.running || (loaded && left.drawn);
   bar(
     'The server is back. Words and settings are as you left them' +
-      (left.running ? '; the comparison was cut off.' : loaded ? '; pictures are not.' : '.'),
-    left.running || loaded ? 'Compare again' : '',
-    again,
+      (left.running ? '; the comparison was cut off.' : again ? '; pictures are not.' : '.'),
+    again ? 'Compare again' : '',
+    () => trigger('select', { set: { ...left.fields, fresh: false } }),
   );
 }
 
