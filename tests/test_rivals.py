@@ -12,7 +12,7 @@ from denoisers import bare
 from torch.testing import assert_close
 
 import nag
-from nag import NAGSettings
+from nag import NAGSettings, fused
 from nag.attention_processor import GuidedAttention
 from nag.engine.engine import Engine
 from nag.errors import NAGRuntimeError, Refused
@@ -221,6 +221,15 @@ def test_they_are_columns_of_a_comparison_with_scales_of_their_own():
             presets.resolve({name: 21})
     with pytest.raises(Refused, match="vsf_bias must be between 0 and 10, got -1"):
         presets.resolve({"vsf_bias": -1})
+
+
+def test_the_kernel_of_a_gpu_serves_nag_alone(monkeypatch):
+    monkeypatch.setattr(fused, "able", lambda z: True)
+    able = {
+        method: layer("cross", method, 1.5, slice(0, 1), 1)._fusable(torch.zeros(1))
+        for method in ("nag", *RIVALS)
+    }
+    assert able == {"nag": True} | dict.fromkeys(RIVALS, False)
 
 
 @pytest.mark.parametrize("kind", ["bool", "float", "none"])

@@ -209,8 +209,12 @@ class Yardstick:
         for kind in CONTROLS:
             rows = [i for i, picture in enumerate(pictures) if picture.control == kind]
             asked = Asked([pictures[i] for i in rows], self.reader.attributes)
+            known: dict[tuple, Seen] = {}  # un-guided pictures are the same for many columns
             for key, paths in columns.items():
-                before = see(self.reader, [plain[key][i] for i in rows])
+                files = tuple(plain[key][i] for i in rows)
+                if files not in known:
+                    known[files] = see(self.reader, list(files))
+                before = known[files]
                 after = see(self.reader, [paths[i] for i in rows])
                 idle = asked.idle(before)
                 if idle.any():

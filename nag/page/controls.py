@@ -30,7 +30,7 @@ TEXTS = {  # label, what it does, step
     "ong_scale": ("ONG scale", "Z+ less what of Z- is orthogonal to it; 0 is off", 0.05),
     "vsf_scale": ("VSF scale", "weight of the flipped values; 0 is off", 0.05),
     "vsf_bias": ("VSF bias", "how much less the negative's words are attended", 0.05),
-    "negpip_scale": ("NegPiP weight", "of the negative's words, below 0; 0 is off", 0.05),
+    "negpip_scale": ("NegPiP weight", "how far below 0 the negative's words count", 0.05),
 }
 
 
