@@ -1124,3 +1124,14 @@ def test_prompts_that_were_cut_are_told(tmp_path):
     assert told[0].startswith("1 of 3 prompts are longer than the model's text encoders read: ")
     assert table.cut_words({"columns": {"none": {"clip_cut": 4}}})[0].startswith("4 captions are")
     assert table.cut_words({"columns": {}, "cut": {"texts": 3, "words": {}}}) == []
+
+
+def test_plots_are_drawn_where_the_level_of_chance_is_not_known(tmp_path):
+    """As where no words come twice."""
+    from nag.evaluate import plots
+
+    columns = plan.columns_of(PORTRAIT, ["none", "nag"], [4], {"nag_scale": [2, 4]})
+    numbers = {c.key: {"clean": 0.5, "clean_interval": [0.4, 0.6], "keep": 0.5} for c in columns}
+    for chance in ({"none": {}}, {"none": {"keep": 0.4}}, {}):
+        plots.plots(tmp_path / str(len(chance)), columns, numbers, chance)
+        assert (tmp_path / str(len(chance)) / "keep_by_clean.png").exists()

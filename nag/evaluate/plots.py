@@ -101,9 +101,10 @@ def _panels(folder: Path, name: str, curves: Curves, numbers, x_of, y: str, chan
         axes.set(xlabel=X_LABELS[name], title=f"{count} step{'s' * (count > 1)}")
         if name.endswith("by_scale"):
             _logarithmic(axes, sorted({x_of(c) for members in points.values() for c in members}))
-        for levels in (one for key, one in (chance or {}).items() if plain.get(key) == count):
+        levels = [one for key, one in (chance or {}).items() if plain.get(key) == count]
+        for level in (one[y] for one in levels if y in one):  # none where no words came twice
             style = {"color": PALE, "linewidth": 0.8, "linestyle": ":"}
-            axes.axhline(levels[y], label="another seed", **style)
+            axes.axhline(level, label="another seed", **style)
         axes.grid(alpha=0.25)
     figure.axes[0].set_ylabel(HEADS[y][0].replace("(95 %)", "with 95 % interval"))
     legend(figure)
