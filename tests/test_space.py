@@ -1,6 +1,7 @@
 """`python -m nag space`: what is uploaded as a Space is whole, and says of itself what it needs."""
 
 import os
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -25,13 +26,19 @@ def made(tmp_path: Path, *more: str) -> Path:
     return folder
 
 
-def test_on_a_processor_it_is_what_is_tested_here(tmp_path, capsys):
+@pytest.fixture
+def few_parts(monkeypatch):
+    """Without the folders, which have 100 MB."""
+    monkeypatch.setattr(space, "PARTS", ("app.py", "LICENSE", "requirements.txt"))
+
+
+def test_on_a_processor_it_is_what_is_tested_here(tmp_path, capsys, few_parts):
     folder = made(tmp_path)
     assert (folder / "requirements.txt").read_bytes() == (HOUSE / "requirements.txt").read_bytes()
     card = SpaceCard.load(folder / "README.md", ignore_metadata_errors=False).data
     assert (card.sdk, card.app_file, card.suggested_hardware) == ("gradio", "app.py", "cpu-basic")
     assert card.thumbnail.endswith("/somebody/nag/resolve/main/assets/screenshot.png")
-    assert (folder / "assets" / "screenshot.png").is_file() and card.models is None
+    assert (HOUSE / "assets" / "screenshot.png").is_file() and card.models is None
     printed = capsys.readouterr().out.splitlines()
     assert "--flavor cpu-basic" in printed[1] and "NAG_PRESETS" not in printed[1]
     assert printed[2] == f"hf upload somebody/nag {folder} . --type space"
@@ -47,9 +54,12 @@ def test_it_runs_from_its_folder_and_holds_nothing_else(tmp_path):
         [sys.executable, "-c", code], cwd=folder, env=own, capture_output=True, text=True
     )
     assert Path(done.stdout.strip()) == folder.resolve(), done.stderr
+    shutil.rmtree(folder)
 
 
-def test_for_zero_gpu_it_takes_the_platforms_torch_and_names_its_models(tmp_path, capsys):
+def test_for_zero_gpu_it_takes_the_platforms_torch_and_names_its_models(
+    tmp_path, capsys, few_parts
+):
     folder = made(tmp_path, "--presets", "flux-schnell, pixart-sigma")
     lines = (folder / "requirements.txt").read_text("utf-8").splitlines()
     assert lines[0] == space.TORCH and lines[-2:] == ["sentencepiece", "protobuf"]
@@ -62,7 +72,7 @@ def test_for_zero_gpu_it_takes_the_platforms_torch_and_names_its_models(tmp_path
     assert '--env "NAG_PRESETS=flux-schnell, pixart-sigma"' in capsys.readouterr().out
 
 
-def test_what_a_lora_and_a_licence_need_is_said(tmp_path, capsys):
+def test_what_a_lora_and_a_licence_need_is_said(tmp_path, capsys, few_parts):
     known = presets.load_all()
     lora = next(preset for preset in known.values() if preset.lora)
     gated = next(preset for preset in known.values() if preset.gated)
