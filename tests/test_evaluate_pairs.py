@@ -85,6 +85,23 @@ def test_pairs_that_cannot_be_read_are_refused(name, text, sentence, tmp_path):
         pairs.pairs_in(tmp_path / "none.csv")
 
 
+def test_an_irrelevant_negative_is_another_pairs_and_not_in_the_prompt():
+    some = [
+        plan.Picture("a cat in a hat", "tail", 1),
+        plan.Picture("a man", "hat", 2),
+        plan.Picture("a car", "wheels", 3),
+        *(plan.Picture("a clock", "hands", 4 + i) for i in range(5)),
+    ]
+    found = plan.controls_of(some)
+    assert [(p.prompt, p.negative, p.control) for p in found] == [
+        ("a cat in a hat", "wheels", "irrelevant"),
+        ("a man", "wheels", "irrelevant"),
+        ("a cat in a hat", "", "empty"),
+        ("a man", "", "empty"),
+    ]
+    assert [p.control for p in plan.controls_of(some[:1])] == ["empty"], "there is no other"
+
+
 def pairs_file(folder):
     (folder / "pairs.json").write_text(json.dumps(ROWS))
     return str(folder / "pairs.json")
@@ -96,6 +113,7 @@ def pairs_file(folder):
         (["--negative", "a"], "--pairs has a negative prompt for each of its prompts"),
         (["--prompts", "b.txt"], "Give --pairs or --prompts"),
         (["--guidance", "nag"], "dino, lpips compare with the un-guided picture: add none"),
+        (["--metrics", "presence,control"], "control measures dino and lpips under negatives"),
         (["--metrics", "keep"], "keep can be measured on a pocket preset's own cases only"),
     ],
 )
@@ -306,7 +324,14 @@ def test_pairs_are_drawn_judged_and_written_and_nothing_is_asked_twice(
     given = [
         *("--pairs", pairs_file(tmp_path), "--count", "3", "--steps", "1"),
         *("--guidance", "none,cfg,nag", "--sweep", "nag_scale=3,10"),
-        *("--metrics", "presence,dino,lpips", "--judge", str(judge), "--dino-model", str(dino)),
+        *(
+            "--metrics",
+            "presence,dino,lpips,control",
+            "--judge",
+            str(judge),
+            "--dino-model",
+            str(dino),
+        ),
     ]
     out = tmp_path / "out"
     assert command.run(options(out, *given)) == 0
@@ -318,11 +343,14 @@ def test_pairs_are_drawn_judged_and_written_and_nothing_is_asked_twice(
     low, high = nag["removed_interval"]
     assert 0 <= low <= nag["removed"] <= high <= 1 and 0 < nag["presence"] < 1
     assert nag["paired"]["against"] == "cfg" and "removed_p" in nag["paired"]
+    assert set(nag["controls"]) == {"irrelevant", "empty"} and "controls" not in none
+    assert 0 < nag["controls"]["empty"]["dino"] < 1 and nag["controls"]["empty"]["lpips"] > 0
     assert results["matched_as"] == ["removed", "dino", "1 - lpips"]
     assert results["matched"]["1"]["nag"]["settings"] == 2
     table = capsys.readouterr().out
     head = "| column | removed (95 %) | P(yes) (95 %) | DINO (95 %) | LPIPS (95 %) | s / picture |"
     assert head in table
+    assert "| dino, lpips | irrelevant negative (1) | empty negative (1) |" in table
     assert (out / "plots" / "dino_by_removed.png").exists()
     (known,) = out.glob("answers-*.json")
     files = {one.split(" ")[0] for one in json.loads(known.read_text())}

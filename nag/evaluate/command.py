@@ -167,6 +167,17 @@ def _measure_judged(options, painter, plan: Plan, paths, numbers: dict[str, dict
     )
     for key, values in measured.items():
         numbers[key] |= values
+    if plan.controls and plan.controlled:
+        files = _files(painter, plan.columns, plan.controls, options.out)
+        for key, controls in judged.controls(
+            plan.controls,
+            {column.key: files[column.key] for column in plan.controlled},
+            {column.key: files[plan.plain[column.key]] for column in plan.controlled},
+            plan.metrics,
+            painter.identity["device"],
+            options.dino_model,
+        ).items():
+            numbers[key]["controls"] = controls
     prompts = [picture.prompt for picture in plan.pictures]
     compare.paired_judged(each_one, plan.rivals, prompts, numbers)
     return compare.matched_judged(plan.columns, each_one, prompts, plan.plain)

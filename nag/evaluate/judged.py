@@ -8,6 +8,7 @@ presence   mean of that P(yes), from the logits of the first token of the answer
            the "yes"s and "no"s
 dino       cosine with the un-guided picture of the same seed in DINO's features (Dinov2, Dinov3)
 lpips      perceptual distance to it (arXiv 1801.03924), 0 where nothing changed
+control    dino and lpips under negatives that have nothing to do: another pair's, and an empty one
 
 The judge and DINO run by transformers, LPIPS by torchmetrics.
 """
@@ -52,6 +53,11 @@ def check(metrics: list[str], questions: bool, plain: bool) -> None:
     if (beside := [name for name in ("dino", "lpips") if name in metrics]) and not plain:
         raise Refused(
             f"{', '.join(beside)} compare with the un-guided picture: add none to --guidance."
+        )
+    if "control" in metrics and questions and not beside:
+        raise Refused(
+            "control measures dino and lpips under negatives that have nothing to do: add one of "
+            "them to --metrics."
         )
     for name, (packages, modules) in NEEDS.items():
         if name in metrics and not all(importlib.util.find_spec(one) for one in modules):
@@ -230,7 +236,8 @@ def measure(
     """
     import torch
 
-    numbers, each = {key: {} for key in columns}, {key: {} for key in columns}
+    numbers: dict[str, dict] = {key: {} for key in columns}
+    each: dict[str, dict] = {key: {} for key in columns}
     if "presence" in metrics:
         for key, said in answers(judge, pictures, columns, device, folder).items():
             chances = torch.tensor(said, dtype=torch.float64)
@@ -242,21 +249,57 @@ def measure(
                 "presence_interval": of_mean(chances),
             }
             each[key]["removed"] = gone
-    for name in [name for name in ("dino", "lpips") if name in metrics]:
-        network = Dino(dino, device) if name == "dino" else perceptual(device)
-        for key, files in columns.items():
-            if key not in plain:
-                continue
-            before = columns[plain[key]]
-            if name == "dino":
-                values = cosines(network, files, before)
-            else:
-                values = distances(network, files, before, device)
-            if not all(map(math.isfinite, values.tolist())):
-                raise Refused(f"{name} of column {key} is no number: leave it out of --metrics.")
+    before = {key: columns[plain[key]] for key in columns if key in plain}
+    beside = {key: files for key, files in columns.items() if key in before}
+    for name, found in preserved(beside, before, metrics, device, dino).items():
+        for key, values in found.items():
             numbers[key] |= {
                 name: float(values.double().mean()),
                 f"{name}_interval": of_mean(values),
             }
             each[key][name] = values
     return numbers, each
+
+
+def preserved(
+    columns: dict[str, list[Path]],
+    plain: dict[str, list[Path]],
+    metrics: list[str],
+    device: str,
+    dino: str,
+) -> dict[str, dict[str, torch.Tensor]]:
+    """{"dino" or "lpips", those that are asked for: {column: (n,)}}. plain: the un-guided files of
+    each column, in the same order."""
+    told: dict[str, dict] = {}
+    for name in [name for name in ("dino", "lpips") if name in metrics]:
+        network = Dino(dino, device) if name == "dino" else perceptual(device)
+        told[name] = {}
+        for key, files in columns.items():
+            if name == "dino":
+                values = cosines(network, files, plain[key])
+            else:
+                values = distances(network, files, plain[key], device)
+            if not all(map(math.isfinite, values.tolist())):
+                raise Refused(f"{name} of column {key} is no number: leave it out of --metrics.")
+            told[name][key] = values
+    return told
+
+
+def controls(
+    pictures: list[Picture],
+    columns: dict[str, list[Path]],
+    plain: dict[str, list[Path]],
+    metrics: list[str],
+    device: str,
+    dino: str = DINO,
+) -> dict[str, dict]:
+    """{column: {kind of control: its numbers}} of guided columns' files of `pictures`, as
+    `pocket.Yardstick.controls`."""
+    numbers: dict[str, dict] = {key: {} for key in columns}
+    for name, found in preserved(columns, plain, metrics, device, dino).items():
+        for key, values in found.items():
+            for kind in dict.fromkeys(picture.control for picture in pictures):
+                rows = [i for i, picture in enumerate(pictures) if picture.control == kind]
+                of_kind = numbers[key].setdefault(kind, {"count": len(rows)})
+                of_kind[name] = float(values[rows].double().mean())
+    return numbers

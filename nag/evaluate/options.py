@@ -271,7 +271,8 @@ def _cases(options) -> tuple[list[str], list[plan.Picture]]:
 def _metrics(options, of_cases: bool, of_video: bool) -> list[str]:
     if options.metrics is None:
         real = ["fid", "pfid"] if options.reference_images else []
-        mine = POCKET if of_cases else [*(JUDGED if options.pairs else ()), "clip", *real]
+        pairs_own = [*JUDGED, "control"] if options.pairs else []
+        mine = POCKET if of_cases else [*pairs_own, "clip", *real]
         metrics = [*mine, *(VIDEO if of_video else ())]
     else:
         metrics = list(dict.fromkeys(name for word in options.metrics for name in word.split(",")))
@@ -280,7 +281,8 @@ def _metrics(options, of_cases: bool, of_video: bool) -> list[str]:
         raise Refused(f"--metrics is out of {', '.join(known)}; got {', '.join(unknown)}.")
     if "motion" in metrics and not of_video:
         raise Refused("motion can be measured on videos only.")
-    if not of_cases and (wrong := [name for name in metrics if name in POCKET]):
+    mine = set(POCKET) - ({"control"} if options.pairs else set())
+    if not of_cases and (wrong := [name for name in metrics if name in mine]):
         raise Refused(
             f"{', '.join(wrong)} can be measured on a pocket preset's own cases only, not on "
             "captions."

@@ -257,11 +257,22 @@ def of_cases(names: list[str], count: int, tuning: bool = False) -> list[Picture
 
 
 def controls_of(pictures: list[Picture]) -> list[Picture]:
-    """A quarter of the pictures again, at least one of each case, under negatives that are idle."""
+    """A quarter of the pictures again, at least one of each case, under negatives that are idle: a
+    word for what is not there, of pairs the next one that is another's, and none."""
     count = max(len({picture.case for picture in pictures}), len(pictures) // 4)
-    words = {"irrelevant": lambda case: IRRELEVANT[case], "empty": lambda case: ""}
-    return [
-        replace(picture, negative=words[kind](picture.case), control=kind)
-        for kind in CONTROLS
-        for picture in pictures[:count]
-    ]
+    found = []
+    for kind in CONTROLS:
+        for place, picture in enumerate(pictures[:count]):
+            words = _irrelevant(pictures, place) if kind == "irrelevant" else ""
+            if words is not None:
+                found.append(replace(picture, negative=words, control=kind))
+    return found
+
+
+def _irrelevant(pictures: list[Picture], place: int) -> str | None:
+    here = pictures[place]
+    if here.case:
+        return IRRELEVANT[here.case]
+    others = [one.negative for one in pictures[place + 1 :] + pictures[:place]]
+    mine = f"{here.prompt} {here.negative}".lower()
+    return next((other for other in others if other.lower() not in mine), None)

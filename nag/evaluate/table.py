@@ -165,7 +165,9 @@ def _controls(columns: dict[str, dict]) -> list[str]:
     kinds = list(dict.fromkeys(kind for one in found.values() for kind in one))
     if not kinds:
         return []
-    metrics = "keep", "likeness", "added"
+    all_of = [of_kind for one in found.values() for of_kind in one.values()]
+    wanted = "keep", "likeness", "added", "dino", "lpips"
+    metrics = [name for name in wanted if any(name in one for one in all_of)]
     rows = [
         [key, *(_listed(one.get(kind, {}), metrics) for kind in kinds)]
         for key, one in found.items()
