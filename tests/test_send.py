@@ -39,6 +39,14 @@ BACK = (
 )
 
 
+ENDS = """e => {
+  const style = getComputedStyle(e), brush = document.createElement('canvas').getContext('2d');
+  brush.font = style.font;
+  return e.getBoundingClientRect().left + parseFloat(style.paddingLeft)
+    + brush.measureText(e.value).width;
+}"""
+
+
 def table(page):
     """The rows of "What differs": name -> what stands under A and B."""
     rows = page.eval_on_selector_all(
@@ -295,6 +303,35 @@ def test_a_link_is_what_the_fields_say_also_before_a_run(page, server):
     page.goto(link)
     page.wait_for_function("document.querySelector('#prompt textarea')?.value.includes('& thin')")
     assert page.input_value("#nag_alpha input[type=number]") == "0.31"
+
+
+def test_a_link_that_is_opened_draws_its_own_pictures_at_once(browser, server):
+    opened = browser.new_page(viewport={"width": 1440, "height": 900})
+    opened.goto(f"{server}/?prompt=portrait%20of%20a%20surgeon&negative_prompt=mask&seed=0")
+    opened.wait_for_function(
+        "/mask/.test(document.querySelector('#bench .cell.nag.done .meters')?.innerText)",
+        timeout=120_000,
+    )
+    assert "seed 0, 4 steps" in opened.inner_text("#bench .cell.nag")
+    assert not opened.query_selector("#bench .cell.stale")
+    opened.close()
+
+
+@pytest.mark.parametrize("width", [700, 900, 1000, 1180])
+def test_the_tools_over_the_pictures_stay_in_their_line(browser, server, width):
+    opened = browser.new_page(viewport={"width": width, "height": 720})
+    opened.goto(server)
+    opened.wait_for_function(f"{DONE} == 3")
+    opened.wait_for_timeout(500)
+    parts = ["#bench .views", "#bench .zooms", "#bench .full", "#bench .chips"]
+    boxes = [opened.locator(part).bounding_box() for part in parts]
+    top = opened.locator("#bench .frame >> nth=0").bounding_box()["y"]
+    assert all(box["y"] + box["height"] <= top for box in boxes)
+    opened.fill("#seed input", "3729904137")
+    end = opened.eval_on_selector("#seed input", ENDS)
+    dice = opened.locator("#dice").bounding_box()
+    assert end <= dice["x"] + dice["width"] / 2 - 7  # its drawing has 14 px
+    opened.close()
 
 
 def test_a_reload_brings_back_the_words_of_this_tab_not_of_another(page, server):

@@ -31,6 +31,7 @@ function readSettings() {
     field.dir = 'auto';
   const names = Object.keys(wantedFields || {});
   if (names.length && names.every(name => same(fields[name], wantedFields[name]))) endRestoring();
+  if (restored) followLink();
   if (restored) {
     store('nag-settings', JSON.stringify(fields));
     store('nag-settings', JSON.stringify(fields), 'sessionStorage');
@@ -68,6 +69,17 @@ function endRestoring() {
   wantedFields = null;
   afterwards.splice(0).forEach(one => one());
   readSettings();
+}
+
+// A link that was opened shows its own pictures, not the sample of other words: where the model is
+// at hand they are drawn, once.
+let followed = false;
+function followLink() {
+  const named = [...new URLSearchParams(location.search).keys()].some(key => NAMES.includes(key));
+  if (followed || !named || !value().sample || !value().local || busy()) return;
+  if (!staleColumns()) return;
+  followed = true;
+  setTimeout(pressCompare, 50);
 }
 
 const toggle = () => document.querySelector('#live input');
