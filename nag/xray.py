@@ -11,8 +11,8 @@ by alpha (`nag/formula.py`). Of every image token are kept: R at a few scales, a
 <D, D> over <Z+, Z+>. So nothing has to be run again for another tau or alpha: what is clipped
 follows from R, and the change alpha |c Z~ - Z+| / |Z+| (in the Euclidean norm) from the products.
 For another scale R is interpolated, which is exact at the scales that were recorded and never too
-small between them, since a norm is convex. After the first step all this is an estimate: with other
-settings the model would have seen another picture there.
+small between them, since a norm is convex. Behind the first guided layer of the first step all this
+is an estimate: with other settings the model would have seen another picture there.
 
 Letters: N image tokens, S recorded scales, L layers, K steps.
 """

@@ -150,7 +150,10 @@ def test_seeds_draw_every_column_on_every_seed_and_count():
     assert {(key, seed) for key, seed, *_ in engine.drawn} == {
         (key, seed) for key in ("none", "cfg", "nag") for seed in (1, 2, 3)
     }
-    assert last["counted"][0] is None and set(last["counted"][2]) >= {"of", "gone", "interval"}
+    plain, _, nag = last["counted"]
+    assert set(plain) == {"word", "there", "of"} and plain["of"] == 3
+    assert set(nag) >= {"of", "gone", "interval"}
+    assert last["made"] == ["", "scale 7", "scale 10 · tau 2 · alpha .85"]
 
 
 def test_a_grid_is_saved_as_a_picture_and_as_a_zip():
@@ -360,7 +363,8 @@ def page(tmp_path_factory, browser):  # noqa: F811
 
 def room(page, name):
     page.get_by_role("tab", name=name, exact=True).click()
-    page.wait_for_selector(f"#room-{name.lower().replace('-', '')} .go")
+    key = name.lower().replace("-", "")
+    page.wait_for_selector(f"#compare[data-room={key}]")
 
 
 @pytest.mark.browser
@@ -368,7 +372,7 @@ def test_a_sweep_on_the_page(page):
     room(page, "Sweep")
     page.fill("#room-sweep .across-values", "0.25, 0.85")
     page.fill("#room-sweep .down-values", "2, 10")
-    page.click("#room-sweep .go")
+    page.click("#compare")
     page.wait_for_function("document.querySelectorAll('#room-sweep .mini.done').length == 4")
     page.wait_for_selector("#room-sweep .verdict:not([hidden])")
     assert "No hat in 1 of 4" in page.inner_text("#room-sweep .verdict")
@@ -388,17 +392,25 @@ def test_a_sweep_on_the_page(page):
 def test_seeds_on_the_page(page):
     room(page, "Seeds")
     page.fill("#room-seeds .seeds-values", "17 .. 18")
-    page.click("#room-seeds .go")
+    page.click("#compare")
     page.wait_for_function("document.querySelectorAll('#room-seeds .mini.done').length == 6")
     page.wait_for_function("/of 2/.test(document.querySelector('#room-seeds table').innerText)")
     text = page.inner_text("#room-seeds table")
     assert re.search(r"\d of 2 hat gone", text) and "95 %" in text and "against CFG" in text
+    assert "2 of 2 hat there" in text, "without guidance it stays"
+    assert re.search(r"in \d of 2 with CFG", page.inner_text("#room-seeds .verdict"))
+    page.click("#room-seeds .moves .button:has-text('8 more')")
+    page.wait_for_function("document.querySelectorAll('#room-seeds .mini').length == 30")
+    page.click("#compare")
+    page.wait_for_function("document.querySelector('#room-seeds .halt').hidden")
+    page.get_by_role("tab", name="Compare", exact=True).click()
+    page.wait_for_selector("#compare:not([data-word])")
 
 
 @pytest.mark.browser
 def test_an_x_ray_on_the_page_follows_the_knob_without_a_run(page):
     room(page, "X-ray")
-    page.click("#room-xray .go")
+    page.click("#compare")
     page.wait_for_selector("#room-xray .heat .c")  # at tau 2 nothing, at tau 1 all is cut
     before = page.inner_text("#room-xray .heat")
     cut = page.inner_text("#room-xray .verdict")
@@ -408,15 +420,16 @@ def test_an_x_ray_on_the_page_follows_the_knob_without_a_run(page):
         "/Tau 1 cuts/.test(document.querySelector('#room-xray .verdict').innerText)"
     )
     assert page.inner_text("#room-xray .heat") != before
-    assert "estimate after it" in page.inner_text("#room-xray .what")
+    assert "estimate behind it" in page.inner_text("#room-xray .what")
 
 
 @pytest.mark.browser
 def test_a_vote_by_keys(page):
     room(page, "Vote")
-    page.click("#room-vote .go")
+    page.click("#compare")
     page.wait_for_selector("#room-vote .answers:not([hidden])")
     assert "NAG" not in page.inner_text("#room-vote .vote")
+    view = page.get_attribute("#bench .views [aria-pressed=true]", "data-view")
     page.keyboard.press("1")
     page.wait_for_function(
         "/looks better/.test(document.querySelector('#room-vote .ask').innerText)"
@@ -424,6 +437,7 @@ def test_a_vote_by_keys(page):
     page.keyboard.press("0")
     page.wait_for_function("/Left was/.test(document.querySelector('#room-vote .ask').innerText)")
     assert "score" in page.inner_text("#room-vote .tally")
+    assert page.get_attribute("#bench .views [aria-pressed=true]", "data-view") == view
 
 
 @pytest.mark.browser

@@ -12,12 +12,15 @@ from safetensors.torch import load, load_file
 from tiny import NEGATIVE, PROMPT, draw, pipeline
 
 import nag
+from nag import presets
 from nag.__main__ import main
+from nag.engine.engine import Engine
 from nag.errors import NAGValueError
-from nag.explore.inside import FILE
+from nag.explore.inside import FILE, only_nag
 from nag.formula import normalized_attention_guidance
 from nag.xray import XRay, grid_of, placed
 
+ENGINE = Engine(previews=False)
 HEADS, TOKENS, FEATURES = 3, 40, 16
 DIM = (-3, -1)  # heads and features of (B, H, N, D)
 
@@ -221,6 +224,20 @@ def test_another_tau_is_predicted_exactly_for_the_first_layer_of_the_first_step(
         )
 
 
+def test_a_real_run_at_another_tau_cuts_what_the_x_ray_said():
+    """Of a pocket model, in the first step: exactly in the first layer, and behind it to a patch or
+    two in 64."""
+    found = {}
+    for tau in (2.0, 4.0):
+        preset, request = presets.resolve({"preset": "pocket-portrait", "nag_tau": tau})
+        request = only_nag(request).model_copy(update={"num_inference_steps": 2})
+        *_, (run, _, _) = ENGINE.run(preset, request, record=XRay())
+        found[tau] = run.record
+    said, real = (found[tau].clipped(request.nag_scale, 4.0) for tau in found)
+    assert said[0, 0] == real[0, 0] > 0
+    assert (said - real)[:, 0].abs().max() <= 2 / 64 + 1e-6
+
+
 def test_end_leaves_the_steps_behind_it_without_numbers():
     xray = XRay()
     with nag.guide(pipeline("sd"), NEGATIVE, scale=4.0, end=0.5, record=xray):
@@ -262,7 +279,7 @@ def test_the_command_line_records_once_and_reads_at_other_settings(tmp_path, cap
     assert "Read from the recording that is there" in capsys.readouterr().out
     moved = json.loads((tmp_path / "xray.json").read_text())
     assert moved["read"] == {"nag_scale": 5, "nag_tau": 4, "nag_alpha": 0.85}
-    assert moved["exact"].startswith("the first step")
+    assert moved["exact"].startswith("the first layer of the first step")
     assert moved["clipped"][0][0] < told["clipped"][0][0]
     assert main([*command, "--html", "--zip"]) == 0
     files = zipfile.ZipFile(tmp_path / "xray.zip")

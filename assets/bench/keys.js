@@ -84,6 +84,7 @@ document.addEventListener('keydown', event => {
     document.querySelector('#more').focus();
     return;
   }
+  if (!element.checkVisibility()) return; // keys 1 and 2 are answers in another room
   const target = event.target,
     writes =
       /textarea|select/i.test(target.tagName) ||

@@ -91,8 +91,11 @@ function picture(one) {
   }
   const read = make('span', 'read', button);
   if (one.outcome) outcome(one.outcome, KINDS[one.outcome], read);
-  if (one.keep !== null)
-    make('span', one.little ? 'few' : '', read, 'kept ' + Math.round(100 * one.keep) + ' %');
+  if (one.keep !== null) {
+    const kept = make('span', one.little ? 'few' : '', read);
+    make('span', 'long', kept, 'kept ');
+    kept.append(Math.round(100 * one.keep) + ' %');
+  }
   make(
     'span',
     'words',
@@ -122,6 +125,11 @@ for (const name of ['column', 'case', 'sort'])
   $('.' + name).addEventListener('change', event => ask({ [name]: event.target.value }));
 $('.back').addEventListener('click', () => ask({ page: value().page - 1 }));
 $('.on').addEventListener('click', () => ask({ page: value().page + 1 }));
+// Compare is what it is elsewhere, and its pictures are in the other room.
+document.addEventListener('click', event => {
+  if (!element.isConnected || !visible() || !event.target.closest) return;
+  if (event.target.closest('#compare')) openRoom('Compare');
+});
 // asked for when it is first looked at, so that it costs those nothing who never do
 const watched = new IntersectionObserver(() => {
   if (!visible() || element.dataset.asked) return;

@@ -6,6 +6,7 @@ const NOTHING = {
   cells: [],
   pictures: [],
   counted: [],
+  made: [],
   state: 'empty',
   count: 0,
   missing: 0,
@@ -66,6 +67,7 @@ function draw() {
   drawTable(table, now);
   drawOpen(now);
   drawVerdict(now);
+  lend();
   if (now.file && now.file.url !== element.dataset.file) {
     element.dataset.file = now.file.url;
     download(now.file);
@@ -91,7 +93,13 @@ function about(now) {
 
 function drawTable(table, now) {
   const shape =
-    now.down.length + 'x' + now.across.length + now.corner + now.across.join() + now.down.join();
+    now.down.length +
+    'x' +
+    now.across.length +
+    now.corner +
+    now.across.join() +
+    now.down.join() +
+    now.made;
   if (table.dataset.shape !== shape) {
     table.dataset.shape = shape;
     table.replaceChildren();
@@ -107,6 +115,7 @@ function drawTable(table, now) {
         side = make('th', '', row);
       side.scope = 'row';
       make('b', seeds && now.keys[y] && now.keys[y].includes('nag') ? 'nag-name' : '', side, name);
+      if (seeds && now.made[y]) make('small', 'made', side, now.made[y]);
       if (seeds) make('span', 'counted', side);
       now.across.forEach((_, x) => {
         const button = make('button', 'mini', make('td', '', row));
@@ -115,6 +124,7 @@ function drawTable(table, now) {
         button.addEventListener('click', () => {
           open = [y, x];
           draw();
+          $('.inspect').scrollIntoView({ block: 'nearest' });
         });
       });
     });
@@ -165,7 +175,10 @@ function drawCell(table, now, cell, y, x) {
   if (read.dataset.text === text) return;
   read.dataset.text = text;
   read.replaceChildren();
-  if (shown.outcome) {
+  if (now.keys[y] === 'none' && shown.outcome) {
+    make('span', '', read, shown.outcome === 'left' ? now.counted[y].word : 'not there');
+    make('span', '', read, Math.round(100 * shown.share) + ' %');
+  } else if (shown.outcome) {
     outcome(
       shown.outcome,
       shown.told.replace(/, \+.*/, '') +
@@ -183,8 +196,9 @@ function drawCount(node, one) {
   node.dataset.text = text;
   node.replaceChildren();
   if (!one) return;
-  const figure = make('span', 'figure', node, one.gone + ' of ' + one.of);
-  make('small', '', figure, ' ' + one.word + ' gone');
+  const plain = one.there !== undefined;
+  const figure = make('span', 'figure', node, (plain ? one.there : one.gone) + ' of ' + one.of);
+  make('small', '', figure, ' ' + one.word + (plain ? ' there' : ' gone'));
   if (one.interval) {
     const line = make('span', 'ci', node),
       [low, high] = one.interval;
@@ -272,6 +286,7 @@ function drawVerdict(now) {
   make('b', '', text, said.head);
   text.append(' ' + said.text);
   moves.replaceChildren();
+  if (seeds) drawMore(now, moves);
   if (!said.best || now.state === 'running') return;
   const cell = now.cells[said.best[0]][said.best[1]];
   make('span', '', moves, 'Next');
@@ -279,6 +294,21 @@ function drawVerdict(now) {
     open = said.best;
     trigger('apply', { set: cell.set });
     draw();
+  });
+}
+
+// As many seeds again, where they stand in a row and there is room for them.
+function drawMore(now, moves) {
+  const all = now.across.map(Number),
+    first = all[0],
+    last = all[all.length - 1];
+  const more = Math.min(8, 24 - all.length);
+  if (last - first + 1 !== all.length || more < 1 || now.state === 'running') return;
+  make('span', '', moves, 'Next');
+  const button = make('button', 'button next', moves, more + ' more');
+  button.addEventListener('click', () => {
+    $('.seeds-values').value = first + ' .. ' + (last + more);
+    trigger('submit', asked());
   });
 }
 

@@ -13,6 +13,7 @@ function draw() {
     was = now.was;
   $('.go').hidden = running || now.state === 'asking';
   $('.halt').hidden = !running;
+  lend();
   $('.csv').disabled = !now.count;
   $('.vote').hidden = !pair && !was && !now.count;
   $('.what').textContent = running

@@ -113,6 +113,7 @@ function draw() {
     running = now.state === 'running';
   $('.go').hidden = running;
   $('.halt').hidden = !running;
+  setTimeout(lend); // when the word is there
   $('.xray').hidden = now.state !== 'done';
   $('.verdict').hidden = now.state !== 'done';
   $('.go').textContent = now.state === 'done' ? 'Record again' : 'Record';
@@ -144,7 +145,7 @@ function draw() {
     now.steps +
     ' steps. ' +
     (stale
-      ? 'Knobs have moved: exact for the first step, an estimate after it.'
+      ? 'Knobs have moved: exact for the first layer and step, an estimate behind it.'
       : 'Move tau, alpha or scale: nothing is drawn anew.');
   drawHeat(now);
   drawPlace(now);

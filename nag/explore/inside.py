@@ -4,8 +4,8 @@
     python -m nag xray --at nag_tau=4 --out out   the same recording, read at another tau
 
 The second draws nothing: tau and alpha act on what was recorded, and R at another scale lies
-between those that were. That is exact for the first step; after it the model would have seen
-another picture, so it is an estimate there.
+between those that were. That is exact for the first guided layer of the first step; behind it the
+model would have seen another picture, so it is an estimate there.
 
 OUT/xray.json      shares, means and what is suggested, for every layer and step
 OUT/xray.png       the shares as a picture
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ..xray import XRay
 
 READ = ("nag_scale", "nag_tau", "nag_alpha")  # what can be moved without a run
+EXACT = "the first layer of the first step; behind it, an estimate"
 FILE, PICTURE = "recording.safetensors", "picture.png"
 COLD, HOT = (238, 240, 246), (23, 47, 158)  # of no patch cut, of all
 
@@ -184,7 +185,7 @@ def told_of(xray: XRay, preset: Preset, request: Request, there: Request) -> dic
         "preset": preset.name,
         "recorded": request.model_dump(mode="json"),
         "read": {name: getattr(there, name) for name in READ},
-        "exact": "every step" if exact else "the first step; behind it, an estimate",
+        "exact": "every step" if exact else EXACT,
         "layers": xray.layers,
         "short": short_names(xray.layers),
         "steps": xray.steps,

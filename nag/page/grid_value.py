@@ -53,6 +53,7 @@ class GridValue:
             "across": [line.name for line in grid.across],
             "down": [line.name for line in grid.down],
             "keys": [line.key for line in grid.down],
+            "made": [self._made(line.key) for line in grid.down] if name == "seeds" else [],
             "aspect": grid.request.width / grid.request.height,
             "cells": [
                 [self._cell(numbers[p.identity], y, x) for x, p in enumerate(row)]
@@ -60,8 +61,15 @@ class GridValue:
             ],
             "pictures": [self._picture(picture) for picture in grid.pictures],
             "counted": _counted(grid, self.readings) if name == "seeds" else [],
-            "verdict": _verdict(grid, self.readings) if name == "sweep" else None,
+            "verdict": _verdict(grid, self.readings)
+            if name == "sweep"
+            else _seeds_verdict(grid, self.readings),
         }
+
+    def _made(self, key: str | None) -> str:
+        """The settings of a column in a line: "scale 10 · tau 2"."""
+        parts = cells.caption(self.grid.request, key or "nag")
+        return " · ".join(f"{word} {value}".rstrip() for _, word, value in parts)
 
     def _cell(self, number: int, y: int, x: int) -> dict:
         row, column = self.grid.down[y], self.grid.across[x]
@@ -114,13 +122,35 @@ def _counted(grid: Grid, readings: Readings) -> list[dict | None]:
     """For each row of columns what was counted over its seeds, with a sentence."""
     words, found = readings.words(), count(grid, readings) if readings.meter else {}
     rows: list[dict | None] = []
-    for line in grid.down:
+    for row, line in zip(grid.cells, grid.down, strict=True):
         one = found.get(line.key)
+        if line.key == "none" and words and readings.meter:
+            kinds = [readings.outcome(picture) for picture in row if picture.done]
+            there = sum(one.kind == "left" for one in kinds if one)
+            rows.append({"word": words, "there": there, "of": len(kinds)})
+            continue
         if one is None or not words:
             rows.append(None)
             continue
         rows.append(one | {"word": words, "text": sentence(words, METHODS[line.key].name, one)})
     return rows
+
+
+def _seeds_verdict(grid: Grid, readings: Readings) -> dict | None:
+    """How many seeds are rid of it, in the column that matters most and against CFG."""
+    words, found = readings.words(), count(grid, readings) if readings.meter else {}
+    guided = [key for key in ("nag", "cfg+nag", *found) if key in found and found[key]["of"]]
+    if not words or not guided or any(not p.done for row in grid.cells for p in row):
+        return None
+    one = found[guided[0]]
+    name = METHODS[guided[0]].name
+    head = f"The {words} goes in {one['gone']} of {one['of']} seeds with {name}"
+    cfg = found.get("cfg")
+    if cfg and guided[0] != "cfg":
+        head += f", in {cfg['gone']} of {cfg['of']} with CFG"
+    text = f"In {one['replaced']} of them something else is in its place." * bool(one["replaced"])
+    sign = "gone" if 2 * one["gone"] > one["of"] else "left"
+    return {"sign": sign, "head": f"{head}.", "text": text, "best": None}
 
 
 def _verdict(grid: Grid, readings: Readings) -> dict | None:

@@ -122,7 +122,7 @@ class RoomEndpoints:
         Another call with other at_... reads the same recording, and draws nothing.
 
         Args:
-            at_scale: Read the recording at this NAG scale; exact for the first step alone.
+            at_scale: Read it at this NAG scale: an estimate but for the first layer and step.
             at_tau: Read it at this tau, the same.
             at_alpha: Read it at this alpha, the same.
 
