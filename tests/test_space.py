@@ -107,3 +107,11 @@ def test_what_cannot_work_is_refused_before_anything_is_written(
     monkeypatch.chdir(tmp_path)
     assert command_line.main(["space", *arguments]) == 2
     assert sentence in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_an_install_without_app_py_is_told_that_a_checkout_is_needed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(space, "HOME", tmp_path)
+    assert command_line.main(["space", "a/b", "--out", str(tmp_path / "space")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("A Space is made from a checkout, and app.py, LICENSE")
+    assert not (tmp_path / "space").exists()
