@@ -334,6 +334,18 @@ def test_the_tools_over_the_pictures_stay_in_their_line(browser, server, width):
     opened.close()
 
 
+@pytest.mark.parametrize("width, height", [(1440, 900), (1280, 720)])
+def test_videos_their_buttons_and_the_verdict_are_above_the_knobs(browser, server, width, height):
+    opened = browser.new_page(viewport={"width": width, "height": height})
+    opened.goto(f"{server}/?preset=pocket-video")
+    opened.wait_for_selector("#bench .transport", state="visible")
+    opened.wait_for_timeout(800)
+    dock = opened.locator("#dock").bounding_box()["y"]
+    box = opened.locator("#bench .verdict").bounding_box()
+    assert box["y"] + box["height"] <= dock
+    opened.close()
+
+
 def test_a_reload_brings_back_the_words_of_this_tab_not_of_another(page, server):
     page.wait_for_timeout(1500)
     page.fill("#prompt textarea", "portrait of a pirate")
