@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
-from .commands import asked, bench, check, compare, families, models, preset, rooms, space
+from .commands import asked, bench, check, compare, families, models, preset, rooms, space, votes
 from .errors import NAGError
 from .evaluate import command as evaluation
 from .evaluate import fidelity
@@ -41,6 +41,9 @@ COMMANDS = {
     "sweep": _drawing("a grid of pictures over two settings", rooms.add_sweep, rooms.sweep),
     "seeds": _drawing("the same columns on many seeds, counted", rooms.add_seeds, rooms.seeds),
     "xray": _drawing("what NAG does inside a model, layer by step", rooms.add_xray, rooms.xray),
+    "votes": Command(
+        "count the blind votes that the page has kept", votes.add_arguments, votes.run
+    ),
     "bench": _drawing(
         "what guidance costs with a preset on this machine", bench.add_arguments, bench.run
     ),

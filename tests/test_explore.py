@@ -5,6 +5,7 @@ import random
 
 import pytest
 
+from nag.__main__ import main
 from nag.errors import Refused
 from nag.explore import axis, counting, votes
 
@@ -140,3 +141,18 @@ def test_a_spreadsheet_takes_no_vote_for_a_formula():
 def test_an_answer_that_is_none_is_refused():
     with pytest.raises(Refused, match="one of left, right, tie, neither"):
         vote(choice="both")
+
+
+def test_the_command_line_counts_what_the_page_has_kept(tmp_path, capsys):
+    path = tmp_path / "votes.db"
+    assert main(["votes", str(path)]) == 2
+    assert "There is no file" in capsys.readouterr().err
+    file = votes.VoteFile(path)
+    for choice in ("left", "left", "right", "tie"):
+        file.add(votes.Vote("pocket-portrait", "a", "hat", 1, "nag", "cfg", "words", choice))
+    assert main(["votes", str(path)]) == 0
+    said = capsys.readouterr().out
+    assert "NAG, follows the words: 2 wins, 1 losses, 1 draws" in said and "+0.25" in said
+    assert "NAG, looks better: no votes yet" in said
+    assert main(["votes", str(path), "--csv"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 5

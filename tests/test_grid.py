@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 import zipfile
 
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image
 
 from nag import presets
 from nag.__main__ import main
+from nag.engine.engine import Engine
 from nag.engine.run import Column, Run
 from nag.errors import Refused
 from nag.explore.axis import parse
@@ -250,3 +252,14 @@ def test_the_command_line_counts_seeds(tmp_path, capsys):
 def test_the_command_line_refuses_in_a_sentence(arguments, sentence, tmp_path, capsys):
     assert main([*arguments, "--out", str(tmp_path)]) == 2
     assert sentence in capsys.readouterr().err
+
+
+def test_a_sweep_of_twenty_pictures_takes_less_than_a_minute():
+    """Of processor time: however busy the machine is, two cores need no more than that."""
+    axes = [parse("nag_alpha", "0.2, 0.4 .. 1"), parse("nag_scale", "2, 5, 10, 20")]
+    one, engine = Grid(PRESET, REQUEST, *map(lines, axes)), Engine(previews=False)
+    begun = time.process_time()
+    for picture in one.draw(engine):
+        assert picture.done
+    assert time.process_time() - begun < 60 and sum(map(len, one.cells)) == 20
+    assert not one.missing

@@ -40,7 +40,7 @@ function lend() {
   if (!here && main.dataset.room !== ROOM) return;
   const running = !$('.halt').hidden;
   const word = running ? 'Stop' : $('.go').textContent;
-  main.toggleAttribute('data-idle', here && !running && $('.go').hidden);
+  main.toggleAttribute('data-idle', here && !running && ($('.go').hidden || $('.go').disabled));
   for (const [name, text] of [
     ['data-room', ROOM],
     ['data-word', word],

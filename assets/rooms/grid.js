@@ -57,8 +57,9 @@ function draw() {
     now.state === 'waiting' && some
       ? 'Go on'
       : now.state === 'done'
-        ? 'Draw again'
+        ? 'All drawn'
         : 'Draw' + (now.missing ? ' ' + now.missing : '');
+  $('.go').disabled = now.state === 'done'; // other fields, and there is something to draw again
   for (const name of SAVED) $('.' + name).disabled = !some;
   $('.what').textContent = about(now);
   table.style.setProperty('--cells', Math.max(1, now.across.length));
