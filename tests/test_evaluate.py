@@ -1135,3 +1135,36 @@ def test_plots_are_drawn_where_the_level_of_chance_is_not_known(tmp_path):
     for chance in ({"none": {}}, {"none": {"keep": 0.4}}, {}):
         plots.plots(tmp_path / str(len(chance)), columns, numbers, chance)
         assert (tmp_path / str(len(chance)) / "keep_by_clean.png").exists()
+
+
+def test_references_of_a_run_that_was_stopped_are_rendered_no_second_time(tmp_path, monkeypatch):
+    painter = draw.Painter(PORTRAIT, tmp_path)
+    made, stop = [], [3]
+
+    def renders(self, people):
+        made.append(len(people))
+        if len(made) == stop[0]:
+            raise KeyboardInterrupt
+        return [None] * len(people)
+
+    generator = torch.Generator().manual_seed(0)
+
+    def look(reader, pictures):
+        labels = torch.zeros(len(pictures), len(ATTRIBUTES), dtype=torch.long)
+        return labels, torch.randn(len(pictures), 256, generator=generator)
+
+    monkeypatch.setattr(references.References, "_renders", renders)
+    monkeypatch.setattr(references, "look", look)
+
+    def asked():
+        return references.References(painter, tmp_path, ["hat", "mask"], False, 128)
+
+    with pytest.raises(KeyboardInterrupt):
+        _ = asked().found
+    stop[0] = 0
+    found = asked().found
+    assert made == [600, 256, 256, 256, 256, 256], "the third was stopped, the first two are kept"
+    assert set(found) >= {"mean", "basis", "hat", "hat floor", "mask", "mask floor"}
+    assert {path.suffix for path in tmp_path.glob("references*")} == {".safetensors"}
+    again = asked().found
+    assert len(made) == 6 and torch.equal(again["mask"], found["mask"])

@@ -67,16 +67,30 @@ class References:
 
     @functools.cached_property
     def found(self) -> dict[str, torch.Tensor]:
-        """Rendered once in this folder, then read.
+        """Rendered once in this folder, then read; what was rendered before a run was stopped too.
 
         mean (256,) and basis (256, 32) of the features; accuracy (attributes,) of the classifier;
         of each case its references (n, 32), and as "CASE floor" others of them (m, 32).
         """
-        from safetensors.torch import load_file, save_file
+        from safetensors.torch import load_file
 
         path = self.folder / f"references-{self._key()}.safetensors"
         if path.exists():
             return load_file(path)
+        part = path.with_suffix(".part")
+        found = load_file(part) if part.exists() else self._known()
+        source = clips if self.of_video else data
+        for case in self.cases:
+            for name, count, seed in ((case, self.count, 7), (f"{case} floor", self.spare, 8)):
+                if name not in found:
+                    renders = self._renders(self._without(source, case, count, seed))
+                    found[name] = (look(self.reader, renders)[1] - found["mean"]) @ found["basis"]
+                    _write(found, part)
+        part.replace(path)
+        return found
+
+    def _known(self) -> dict[str, torch.Tensor]:
+        """What held-out renders say: accuracy, mean, basis."""
         source, rng = (clips if self.of_video else data), random.Random(99)
         sample = source.sample_clip if self.of_video else source.sample_person
         known = [sample(rng) for _ in range(self.known)]
@@ -86,11 +100,6 @@ class References:
         found = {"accuracy": (labels == truth).float().mean(0), "mean": features.mean(0)}
         centred = features - found["mean"]
         found["basis"] = torch.linalg.svd(centred, full_matrices=False).Vh[:COMPONENTS].mT
-        for case in self.cases:
-            for name, count, seed in ((case, self.count, 7), (f"{case} floor", self.spare, 8)):
-                renders = self._renders(self._without(source, case, count, seed))
-                found[name] = (look(self.reader, renders)[1] - found["mean"]) @ found["basis"]
-        save_file({name: tensor.contiguous() for name, tensor in found.items()}, path)
         return found
 
     def _key(self) -> str:
@@ -130,6 +139,15 @@ class References:
     def accuracy(self) -> dict[str, float]:
         shares = self.found["accuracy"].tolist()
         return {name: round(share, 4) for name, share in zip(self.names, shares, strict=True)}
+
+
+def _write(found: dict[str, torch.Tensor], path: Path) -> None:
+    """All or nothing: a run may be stopped while it writes."""
+    from safetensors.torch import save_file
+
+    unfinished = path.with_suffix(".unfinished")
+    save_file({name: tensor.contiguous() for name, tensor in found.items()}, unfinished)
+    unfinished.replace(path)
 
 
 def renders(
