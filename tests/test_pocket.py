@@ -32,7 +32,7 @@ def test_captions_are_true_and_never_say_what_is_absent():
 def test_roles_imply_their_attribute_and_references_lack_it():
     rng = random.Random(0)
     cowboys = [data.sample_person(rng, "cowboy") for _ in range(500)]
-    assert 0.92 < sum(p.labels["head"] == "hat" for p in cowboys) / 500 < 1
+    assert 0.8 < sum(p.labels["head"] == "hat" for p in cowboys) / 500 < 0.92
     for case, (attribute, value, tuning, reported) in CASES.items():
         assert not set(tuning) & set(reported), case
         for role in reported:
@@ -40,6 +40,23 @@ def test_roles_imply_their_attribute_and_references_lack_it():
             assert all(
                 p.labels[attribute] != value for p in data.references(role, (attribute, value), 50)
             )
+
+
+def test_what_is_neither_said_nor_implied_is_not_worn():
+    rng, plain, others = random.Random(1), 0, 0
+    for _ in range(3000):
+        person = data.sample_person(rng)
+        text, prior = data.caption(person, rng), data.ROLES.get(person.role)
+        said = data.phrases(person)
+        for name in data.PLAIN if text else ():
+            worn = data.is_worn(name, person.labels[name])
+            implied = prior == (name, person.labels[name]) and person.role in text
+            assert not worn or implied or said[name] in text, (text, person)
+            assert not (worn and data.PLAIN[name] in text), (text, person)
+        if prior and prior[0] in data.PLAIN and person.labels[prior[0]] != prior[1]:
+            plain += not data.is_worn(prior[0], person.labels[prior[0]])
+            others += data.is_worn(prior[0], person.labels[prior[0]])
+    assert plain > 3 * others > 0, "in place of what a role implies there is mostly nothing"
 
 
 def test_any_text_becomes_tokens():
@@ -137,10 +154,12 @@ def test_the_whole_recipe_runs_and_its_exports_load_with_diffusers(tmp_path, mon
         more = {"pocket-joint": {"max_sequence_length": 24}, "pocket-video": {"num_frames": 4}}.get(
             name, {}
         )
-        out, trained = draw(pipe, **more), draw(pipeline(tmp_path, denoiser), **more)
-        assert (
-            out - trained
-        ).abs().max() < 0.05 * trained.abs().max()  # half precision on disk, and nothing else
+        trained = pipeline(tmp_path, denoiser)
+        for part in trained.components.values():
+            if isinstance(part, torch.nn.Module):
+                part.half().float()  # as on disk
+        out, trained = draw(pipe, **more), draw(trained, **more)
+        assert (out - trained).abs().max() < 1e-3 * trained.abs().max()
         sizes = [f.stat().st_size for f in folder.rglob("*.safetensors")]
         assert sum(sizes) < 52e6 and max(sizes) < 12.5e6
 
@@ -189,7 +208,7 @@ def test_what_fidelity_measures():
     found = fidelity.measure(pipe, preset, 40, [1])[1]
     assert (
         found["stated"] > 0.85
-        and found["interval"][0] < found["all"] < found["interval"][1]
+        and found["interval"][0] < found["all"] <= found["interval"][1]
         and 0.8 < found["lines"] < 1.2
     )
     assert 0 < found["off_renders"] < found["off"] < 0.3

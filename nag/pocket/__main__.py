@@ -1,6 +1,6 @@
 """`python -m nag.pocket STAGE`: a stage resumes where it stopped and is skipped when it is done.
 
-    data        render the pictures (40,000; needs dicebear-core dicebear-styles resvg-py)
+    data        render the pictures (40,000, for a GPU 80,000)
     vae text classifier encode unet distill control second
                 pocket-portrait: one training stage each, in this order
     t5 joint joint-distill joint-control
@@ -9,16 +9,18 @@
                 pocket-video, which needs data and encode too
     all         the whole recipe
     export      the finished models as diffusers pipelines in assets/
-    results     the pictures that the page shows at load, drawn by the exported pipeline (--preset)
     film        the moving picture of the README: assets/alpha.webp
 
-A run that has no VAE, text encoder or classifier of its own takes those of assets/pocket-portrait.
+After `export`, `python -m nag.page.samples` draws what the page shows at load.
+
+`data` and `clips` need dicebear-core, dicebear-styles and resvg-py. A run that has no VAE, text
+encoder or classifier of its own takes those of assets/pocket-portrait.
 """
 
 import argparse
 from pathlib import Path
 
-RECIPE = {  # stage -> steps; what the shipped weights were trained with
+RECIPE = {  # stage -> steps, in batches for a processor
     "data": 40_000,
     "vae": 4_500,
     "text": 500,
@@ -38,14 +40,37 @@ RECIPE = {  # stage -> steps; what the shipped weights were trained with
     "video": 900,
     "video-distill": 180,
 }
+# in batches for a GPU; by `--seconds` on a lent H100 the portrait and the joint model that ship got
+# so many, the second stage excepted, which was trained on a processor
+ON_A_GPU = {
+    "data": 80_000,
+    "text": 1_500,
+    "unet": 520,
+    "distill": 110,
+    "second": 250,
+    "t5": 1_500,
+    "joint": 490,
+    "joint-distill": 175,
+}
 
 
-def stage(name: str, run: Path, steps: int, compile: bool = False) -> None:
-    """One stage of the recipe, with so many steps (or pictures, or clips)."""
+def stage(
+    name: str,
+    run: Path,
+    steps: int,
+    compile: bool = False,
+    seconds: float | None = None,
+    size: int | None = None,
+) -> None:
+    """One stage of the recipe, with so many steps (or pictures, or clips).
+
+    seconds, size: of a denoiser's training, as of `loop.fit`, and rows of its batches.
+    """
     from . import clips, data, joint, reader, second, text, vae, video
     from .portrait import Portrait
     from .train import distill, train_teacher
 
+    how = {"compile": compile, "seconds": seconds, "size": size}
     match name:
         case "data":
             data.build(run / "data", steps)
@@ -58,22 +83,22 @@ def stage(name: str, run: Path, steps: int, compile: bool = False) -> None:
         case "encode":
             vae.encode_pictures(run, steps)
         case "unet":
-            train_teacher(run, steps, Portrait(run), compile)
+            train_teacher(run, steps, Portrait(run), **how)
         case "distill":
-            distill(run, steps, Portrait(run), compile=compile)
+            distill(run, steps, Portrait(run), **how)
         case "control":
-            distill(run, steps, Portrait(run), guidance=1.0, name="control", compile=compile)
+            distill(run, steps, Portrait(run), guidance=1.0, name="control", **how)
         case "second":
-            second.train_second(run, steps)
+            second.train_second(run, steps, seconds=seconds)
         case "t5":
             joint.train_t5(run, steps)
         case "joint":
-            train_teacher(run, steps, joint.Joint(run), compile)
+            train_teacher(run, steps, joint.Joint(run), **how)
         case "joint-distill":
-            distill(run, steps, joint.Joint(run), name="joint-student", compile=compile)
+            distill(run, steps, joint.Joint(run), name="joint-student", **how)
         case "joint-control":
             source = joint.Joint(run)
-            distill(run, steps, source, guidance=1.0, name="joint-control", compile=compile)
+            distill(run, steps, source, guidance=1.0, name="joint-control", **how)
         case "clips":
             clips.build(run / "clips", steps)
         case "video-text":
@@ -81,9 +106,9 @@ def stage(name: str, run: Path, steps: int, compile: bool = False) -> None:
         case "video-encode":
             video.encode_clips(run, steps)
         case "video":
-            train_teacher(run, steps, video.Video(run), compile)
+            train_teacher(run, steps, video.Video(run), **how)
         case "video-distill":
-            distill(run, steps, video.FewSteps(run), name="video-student", compile=compile)
+            distill(run, steps, video.FewSteps(run), name="video-student", **how)
 
 
 def main() -> None:
@@ -92,7 +117,7 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawTextHelpFormatter,
     )
-    parser.add_argument("stage", choices=[*RECIPE, "all", "export", "results", "film"])
+    parser.add_argument("stage", choices=[*RECIPE, "all", "export", "film"])
     parser.add_argument(
         "--run",
         type=Path,
@@ -102,12 +127,15 @@ def main() -> None:
     parser.add_argument(
         "--steps", type=int, help="training steps, or pictures for `data`, instead of the recipe's"
     )
-    parser.add_argument("--preset", default="pocket-portrait", help="of `results`")
     parser.add_argument(
         "--compile",
         action="store_true",
         help="torch.compile the denoisers: a fifth faster, after two minutes",
     )
+    parser.add_argument(
+        "--seconds", type=float, help="ends a denoiser's stage by the clock: a GPU that is lent"
+    )
+    parser.add_argument("--batch", type=int, help="rows of a denoiser's batch, not the usual ones")
     parser.add_argument("--threads", type=int, help="torch threads")
     arguments = parser.parse_args()
     if arguments.threads:
@@ -118,21 +146,22 @@ def main() -> None:
         from .export import export
 
         return export(arguments.run)
-    if arguments.stage == "results":
-        from .export import results
-
-        return results(arguments.preset)
     if arguments.stage == "film":
         from .export import ASSETS
         from .film import film
 
         return film(ASSETS / "alpha.webp")
+    import torch
+
+    usual = RECIPE | (ON_A_GPU if torch.cuda.is_available() else {})
     for name in RECIPE if arguments.stage == "all" else [arguments.stage]:
         stage(
             name,
             arguments.run,
-            RECIPE[name] if arguments.steps is None else arguments.steps,
+            usual[name] if arguments.steps is None else arguments.steps,
             arguments.compile,
+            arguments.seconds,
+            arguments.batch,
         )
 
 

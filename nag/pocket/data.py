@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+CHUNK = 50  # people that a process draws at a time
 SIZE = 128  # px; the style has one fixed frame, so this shows the thinnest line that we keep (2 px)
 
 # attribute -> value -> the drawing's own variants. Left out: what crosses the frame (longAfro,
@@ -80,16 +81,26 @@ SKIN = ("#ffdbb4", "#edb98a", "#d08b5b", "#ae5d29")
 HAIR = ("#2c1b18", "#724133", "#d6b370", "#e8e1e1", "#c93305")
 
 ATTRIBUTES = {name: tuple(values) for name, values in VARIANTS.items()}
-# for people whose role implies nothing; rare things are shown more often than in life, or they
-# are learned last
+# How often people wear what their role does not imply. Captions say all of it: what is neither said
+# nor implied is not there, so that a model's unmarked state is plain. Rare things are shown more
+# often than in life, or they are learned last.
 BASE_RATE = {
-    "eyewear": (0.60, 0.18, 0.14, 0.08),
-    "facial hair": (0.68, 0.18, 0.14),
-    "mask": (0.91, 0.09),
-    "head": (0.12, 0.10, 0.07, 0.07, 0.09, 0.12, 0.07, 0.09, 0.07, 0.07, 0.13),
+    "eyewear": (0.72, 0.12, 0.10, 0.06),
+    "facial hair": (0.74, 0.14, 0.12),
+    "mask": (0.93, 0.07),
+    "head": (0.10, 0.09, 0.07, 0.07, 0.09, 0.12, 0.07, 0.09, 0.07, 0.07, 0.13),
+}
+HEADGEAR = ("hat", "beanie")  # the values of "head" that are worn; the others are hair
+# words for what is not there, which say it without a negation
+PLAIN = {
+    "eyewear": "bare eyes",
+    "facial hair": "clean-shaven",
+    "mask": "bare mouth",
+    "head": "bare-headed",
 }
 COUNTS = [len(values) for values in ATTRIBUTES.values()]
-ROLE_RATE = 0.96
+# of what a role implies. The rest is what a negative prompt can lead to: nearly always plain
+ROLE_RATE, OTHER_RATE = 0.86, 0.03
 ROLES = {
     "AI researcher": ("eyewear", "glasses"),
     "professor": ("eyewear", "glasses"),
@@ -124,6 +135,13 @@ NEUTRAL = "person"
 NEUTRAL_RATE = 0.25
 
 
+def is_worn(attribute: str, value: str) -> bool:
+    """Whether this is something on a face or head, and not the face, its expression or a colour."""
+    if attribute == "head":
+        return value in HEADGEAR
+    return attribute in PLAIN and value != "none"
+
+
 @dataclass(frozen=True)
 class Person:
     """One drawing: its role, its labels (attribute -> value) and the unlabelled rest (exact
@@ -146,16 +164,20 @@ def sample_person(
     """
     if role is None:
         role = NEUTRAL if rng.random() < NEUTRAL_RATE else rng.choice(list(ROLES))
-    labels = {}
+    labels, prior = {}, ROLES.get(role)
     for name, values in ATTRIBUTES.items():
-        weights = BASE_RATE.get(name, [1] * len(values))
-        prior = ROLES.get(role)
-        if prior and prior[0] == name and rng.random() < ROLE_RATE:
-            labels[name] = prior[1]
-        else:
-            labels[name] = rng.choices(values, weights)[0]
-        while without and without[0] == name and labels[name] == without[1]:
-            labels[name] = rng.choices(values, weights)[0]
+        weights = list(BASE_RATE.get(name, [1] * len(values)))
+        if prior and prior[0] == name:
+            kind = rng.random()
+            if kind < ROLE_RATE:
+                weights = [float(value == prior[1]) for value in values]
+            elif kind < 1 - OTHER_RATE:
+                weights = [w * (not is_worn(name, v)) for w, v in zip(weights, values, strict=True)]
+        if without and without[0] == name:
+            weights = [w * (v != without[1]) for w, v in zip(weights, values, strict=True)]
+            if not any(weights):  # what the role implies is what is forbidden: plain in its place
+                weights = [float(not is_worn(name, v) and v != without[1]) for v in values]
+        labels[name] = rng.choices(values, weights)[0]
     hidden = labels["mask"] == "mask" and labels["facial hair"] == "beard"
     if hidden and (not without or without[1] != "mask"):
         # a mask over a beard can be told apart neither by us nor by a classifier
@@ -187,25 +209,50 @@ def _caption(person: Person, rng: random.Random) -> str:
     """One of many true captions: 10 % empty, 30 % role only, 40 % role and stated attributes, 20 %
     bare tags. Never a negation.
 
-    Bare tags ("glasses", "beard, red shirt") are what gives a negative prompt of one word its
+    All that is worn and that the role does not imply is said, whatever the kind, but for the empty
+    one. Bare tags ("glasses", "beard, red shirt") are what gives a negative prompt of one word its
     meaning.
     """
     kind = rng.random()
     if kind < 0.10:
         return ""
-    role = with_article(person.role)
-    head = rng.choice((f"portrait of {role}", role, f"a drawing of {role}"))
-    if kind < 0.40:
-        return head
-    words = list(phrases(person).values())
+    said, prior = phrases(person), ROLES.get(person.role)
+    worn = [name for name in said if is_worn(name, person.labels[name])]
     if kind < 0.80:
-        stated = rng.sample(words, rng.randint(1, min(4, len(words))))
-        joiner = rng.choice((" with ", ", "))
-        between = " and " if len(stated) == 2 and joiner == " with " else ", "
-        return head + joiner + between.join(stated)
-    visible = [w for w in words if not w.endswith(("shirt", "background"))]
-    tags = [rng.choice(visible)] + rng.sample(words, rng.randint(0, 1))
+        role = with_article(person.role)
+        head = rng.choice((f"portrait of {role}", role, f"a drawing of {role}"))
+        names = [name for name in worn if (name, person.labels[name]) != prior]
+        free = [name for name in said if name not in names]
+        words = [said[name] for name in names]
+        if kind >= 0.40:
+            plain = plain_words(person, rng, 0.3) if len(words) < 3 else []
+            room = max(1, 4 - len(words) - 2 * len(plain))  # 24 tokens
+            words += [said[name] for name in rng.sample(free, rng.randint(1, room))] + plain
+        rng.shuffle(words)
+        adjectives = any(word in PLAIN.values() and " " not in word for word in words)
+        joiner = ", " if adjectives else rng.choice((" with ", ", "))
+        between = " and " if len(words) == 2 and joiner == " with " else ", "
+        return head + (joiner + between.join(words) if words else "")
+    tags = [said[name] for name in worn]
+    if not tags:
+        visible = [said["head"], said["expression"]]
+        tags = plain_words(person, rng, 0.5) or [rng.choice(visible)]
+    if rng.random() < 0.5:
+        tags.append(said[rng.choice([name for name in said if name not in worn])])
+    rng.shuffle(tags)
     return ", ".join(dict.fromkeys(tags))
+
+
+def plain_words(person: Person, rng: random.Random, rate: float) -> list[str]:
+    """At `rate` a word for something that is not worn, else nothing; often for what the role would
+    imply."""
+    bare = [name for name in PLAIN if not is_worn(name, person.labels[name])]
+    if not bare or rng.random() >= rate:
+        return []
+    prior = ROLES.get(person.role)
+    if prior and prior[0] in bare and rng.random() < 0.5:
+        bare = [prior[0]]
+    return [PLAIN[rng.choice(bare)]]
 
 
 def with_article(role: str) -> str:
@@ -286,34 +333,35 @@ def encode_labels(person: Person) -> list[int]:
     return [ATTRIBUTES[name].index(value) for name, value in person.labels.items()]
 
 
-def _render_row(job: tuple[int, int]):
-    seed, index = job
-    person = sample_person(random.Random(seed * 1_000_003 + index))
-    return np.asarray(render(person), dtype=np.uint8), person
+def _render_rows(job: tuple[Path, list[Person], int]) -> int:
+    """Draws these people into the rows of a file from `first` on."""
+    path, people, first = job
+    pictures = np.lib.format.open_memmap(path, "r+")
+    for row, person in enumerate(people, first):
+        pictures[row] = np.asarray(render(person), dtype=np.uint8)
+    return len(people)
 
 
 def build(folder: Path, count: int, seed: int = 0, processes: int | None = None) -> None:
-    """Renders `count` people into `folder`: pictures.npy (uint8, count x 128 x 128 x 3) and
-    people.json. Skips what is there.
+    """Renders `count` people into `folder`: people.json, written first, since a text encoder needs
+    nothing else, and pictures.npy (uint8, count x 128 x 128 x 3). Skips what is there.
     """
     from tqdm import tqdm
 
     folder.mkdir(parents=True, exist_ok=True)
-    if (folder / "people.json").exists() and len(load_people(folder)) == count:
+    done, part = folder / "pictures.npy", folder / "pictures.part.npy"
+    if done.exists() and len(load_people(folder)) == count:
         return
-    pictures = np.lib.format.open_memmap(
-        folder / "pictures.npy", "w+", np.uint8, (count, SIZE, SIZE, 3)
-    )
-    people = []
-    with Pool(processes) as pool:
-        rows = pool.imap(_render_row, ((seed, i) for i in range(count)), chunksize=64)
-        for i, (picture, person) in enumerate(
-            tqdm(rows, total=count, desc="render", mininterval=5)
-        ):
-            pictures[i] = picture
-            people.append([person.role, person.labels, person.variants, person.skin, person.hair])
-    pictures.flush()
-    (folder / "people.json").write_text(json.dumps(people), encoding="utf-8")
+    people = [sample_person(random.Random(seed * 1_000_003 + i)) for i in range(count)]
+    rows = [[p.role, p.labels, p.variants, p.skin, p.hair] for p in people]
+    (folder / "people.part").write_text(json.dumps(rows), encoding="utf-8")
+    (folder / "people.part").replace(folder / "people.json")
+    np.lib.format.open_memmap(part, "w+", np.uint8, (count, SIZE, SIZE, 3)).flush()
+    jobs = [(part, people[first : first + CHUNK], first) for first in range(0, count, CHUNK)]
+    with Pool(processes) as pool, tqdm(total=count, desc="render", mininterval=5) as bar:
+        for drawn in pool.imap_unordered(_render_rows, jobs):
+            bar.update(drawn)
+    part.replace(done)
 
 
 def load_people(folder: Path) -> list[Person]:

@@ -149,28 +149,3 @@ def save_classifier(
         json.dumps({"size": data.SIZE, "attributes": data.ATTRIBUTES}, indent=2) + "\n",
         encoding="utf-8",
     )
-
-
-def results(preset: str = "pocket-portrait") -> None:
-    """What the page shows before anything was run, drawn by the shipped weights:
-    assets/results/<preset>.
-    """
-    from nag import presets
-    from nag.engine.engine import Engine
-    from nag.page import cells
-
-    *_, (run, _, _) = Engine().run(*presets.resolve({"preset": preset, "fresh": True}))
-    for column in run.columns:
-        column.seconds = 0  # a sample says what it costs, not how busy a machine was
-    folder = cells.ASSETS / "results" / preset
-    folder.mkdir(parents=True, exist_ok=True)
-    for column in run.columns:
-        column.image.save(folder / f"{column.key}.png", optimize=True)
-        if column.video:
-            (folder / f"{column.key}.mp4").write_bytes(column.video)
-    shown = cells.value(run, {}, {})
-    for name in (*cells.about(run.preset), "run", "link", "device"):
-        shown.pop(name)  # what the page knows of a preset, or of a run
-    text = json.dumps(shown, indent=1, ensure_ascii=False) + "\n"
-    (folder / "bench.json").write_text(text, encoding="utf-8")
-    print(shown["hint"])

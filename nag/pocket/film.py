@@ -1,4 +1,4 @@
-"""The moving picture of the README: alpha dragged from 0 to 1 and back on one seed."""
+"""The moving picture of the README: alpha dragged from 0 to 1 and back, one seed a column."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ INK, PALE, PAPER = "#1e293b", "#94a3b8", "#ffffff"
 
 
 def portraits(alpha: float, pipe: DiffusionPipeline, preset: presets.Preset) -> list[Image.Image]:
-    """The preset's first prompts at its own settings and seed, under NAG with this alpha."""
+    """The preset's first prompts at its settings and their own seeds, under NAG with this alpha."""
     settings, drawn = preset.settings, []
     for pair in preset.prompts[:PAIRS]:
+        seed = settings["seed"] if pair.seed is None else pair.seed
         guided = nag.guide(
             pipe,
             pair.negative_prompt,
@@ -41,7 +42,7 @@ def portraits(alpha: float, pipe: DiffusionPipeline, preset: presets.Preset) -> 
                 num_inference_steps=settings["num_inference_steps"],
                 width=settings["width"],
                 height=settings["height"],
-                generator=torch.Generator().manual_seed(settings["seed"]),
+                generator=torch.Generator().manual_seed(seed),
             ).images
     return drawn
 

@@ -167,10 +167,13 @@ class Joint(Portrait):
         self.places = places().to(device())
         self.nowhere = torch.zeros(TOKENS, 3, device=device())
 
+    def tokenized(self, captions: list[str]) -> tuple[torch.Tensor, ...]:
+        return tokenize(self.tok, captions), tokenize(self.tok_2, captions)
+
     @torch.no_grad()
-    def encode(self, captions: list[str]) -> tuple[torch.Tensor, ...]:
-        pooled = self.text_encoder(tokenize(self.tok, captions)).pooler_output.float()
-        return self.text_encoder_2(tokenize(self.tok_2, captions))[0].float(), pooled
+    def read(self, ids: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        pooled = self.text_encoder(ids[0]).pooler_output.float()
+        return self.text_encoder_2(ids[1])[0].float(), pooled
 
     @staticmethod
     def build() -> torch.nn.Module:

@@ -5,6 +5,7 @@ Shapes: B rows, latents (B, 12, 16, 16), noise levels s (B, 1, 1, 1) from 0 (pic
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,8 @@ from .vae import LATENT_CHANNELS
 
 if TYPE_CHECKING:
     from diffusers import DPMSolverMultistepScheduler
+
+CAPTIONS = 4  # of each picture; a batch draws one of them
 
 
 def build_unet() -> nn.Module:
@@ -64,14 +67,16 @@ def build_scheduler(shift: float = 1.0) -> DPMSolverMultistepScheduler:
 class Portrait:
     """Latents and encoded captions, drawn anew every step, and how the UNet is built and called.
 
+    Latents and the captions' ids lie on the device, so that a batch costs no time of a processor.
     A text is a tuple of tensors with one row per caption; `predict` gives the velocity n - x for
     it. A subclass is another denoiser.
     """
 
-    name, lr, muon, size = "unet", 8e-4, None, 32  # muon: as of `fit`; size: rows of a batch
+    # muon: as of `fit`; size: rows of a batch, on a processor and on a GPU
+    name, lr, muon, size, large = "unet", 8e-4, None, 32, 1024
 
     def __init__(self, run: Path) -> None:
-        self.latents = np.load(run / "latents.npy")
+        self.latents = torch.from_numpy(np.load(run / "latents.npy")).to(device())
         self.people = data.load_people(run / "data")[: len(self.latents)]
         self.load_text(run)
         self.empty = self.encode([""])
@@ -86,9 +91,26 @@ class Portrait:
     def load_text(self, run: Path) -> None:
         self.tok, self.text_encoder = load_text(run)
 
+    def tokenized(self, captions: list[str]) -> tuple[torch.Tensor, ...]:
+        """ids (B, T), of every tokenizer."""
+        return (tokenize(self.tok, captions),)
+
     @torch.no_grad()
+    def read(self, ids: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        """The text of what `tokenized` gave."""
+        return (self.text_encoder(ids[0]).last_hidden_state.float(),)
+
     def encode(self, captions: list[str]) -> tuple[torch.Tensor, ...]:
-        return (self.text_encoder(tokenize(self.tok, captions)).last_hidden_state.float(),)
+        return self.read(self.tokenized(captions))
+
+    @functools.cached_property
+    def words(self) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+        """ids (N, CAPTIONS, T) of every tokenizer, and which captions are empty, (N, CAPTIONS)."""
+        rng = random.Random(11)
+        captions = [data.caption(p, rng) for p in self.people for _ in range(CAPTIONS)]
+        empty = torch.tensor([c == "" for c in captions], device=device())
+        shape = (len(self.people), CAPTIONS)
+        return tuple(i.unflatten(0, shape) for i in self.tokenized(captions)), empty.view(shape)
 
     @staticmethod
     def build() -> nn.Module:
@@ -110,14 +132,26 @@ class Portrait:
 
     def batch(self, step: int, size: int, seed: int) -> tuple:
         """latents (B, 12, 16, 16), text, which rows have an empty caption (B, 1, 1, 1)"""
-        return self.rows(self.latents, self.people, data.caption, step, size, seed)
+        rows = torch.from_numpy(batch_at(step, len(self.people), size, seed)).to(device())
+        which = torch.randint(0, CAPTIONS, (size,), device=device())
+        ids, empty = self.words
+        latents = self.latents[rows].float().contiguous(memory_format=torch.channels_last)
+        text = self.read(tuple(one[rows, which] for one in ids))
+        return latents, text, empty[rows, which].view(-1, 1, 1, 1)
 
     def rows(
-        self, latents: np.ndarray, people: list, caption: Callable, step: int, size: int, seed: int
+        self,
+        latents: np.ndarray | torch.Tensor,
+        people: list,
+        caption: Callable,
+        step: int,
+        size: int,
+        seed: int,
     ) -> tuple:
+        """As `batch`, with captions made now."""
         rng, rows = random.Random(step * 31 + seed), batch_at(step, len(people), size, seed)
         captions = [caption(people[i], rng) for i in rows]
-        latents = torch.from_numpy(latents[rows]).to(device()).float()
+        latents = torch.as_tensor(latents[rows]).to(device()).float()
         if latents.ndim == 4:
             latents = latents.contiguous(memory_format=torch.channels_last)
         empty = torch.tensor([c == "" for c in captions], device=device()).view(-1, 1, 1, 1)

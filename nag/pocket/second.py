@@ -31,7 +31,8 @@ from .vae import load_vae, to_tensor
 
 PATHS, PAIRS = 2048, 6000
 LEVELS = [1 - step / STUDENT_STEPS for step in range(STUDENT_STEPS)]
-HELD, LED, MIXED = 8, 16, 8  # rows of a batch
+HELD, LED, MIXED = 8, 16, 8  # rows of a batch; on a GPU LARGE times as many
+LARGE = 4
 # share of the redrawn pictures that are led: those least like their drawing may be like another
 CLEAR = 0.95
 CHANGEABLE = (
@@ -272,7 +273,16 @@ def mask(difference: torch.Tensor, rng: random.Random) -> torch.Tensor:
     return places * min(1, SHARE / max(share, 1e-3))
 
 
-def train_second(run: Path, steps: int, count: int = PATHS, pairs: int = PAIRS) -> torch.nn.Module:
+def train_second(
+    run: Path,
+    steps: int,
+    count: int = PATHS,
+    pairs: int = PAIRS,
+    seconds: float | None = None,
+) -> torch.nn.Module:
+    """seconds: of the training alone, as of `fit`."""
+    times = LARGE if device().type == "cuda" else 1
+    held_rows, led_rows, mixed_rows = HELD * times, LED * times, MIXED * times
     source = Portrait.without_data(run)
     student = first(run)
     paths, captions = draw_paths(run, student, source, count)
@@ -284,7 +294,7 @@ def train_second(run: Path, steps: int, count: int = PATHS, pairs: int = PAIRS) 
     people, latents = build_pairs(run, pairs)
 
     def held(numbers):
-        rows, at = numbers.integers(0, count, HELD), numbers.choice([0, 1], HELD)
+        rows, at = numbers.integers(0, count, held_rows), numbers.choice([0, 1], held_rows)
         return (
             paths[rows, at],
             levels[at],
@@ -293,7 +303,7 @@ def train_second(run: Path, steps: int, count: int = PATHS, pairs: int = PAIRS) 
         )
 
     def led(numbers):
-        rows, at = numbers.choice(clear, LED), numbers.choice([2, 3, 3], LED)
+        rows, at = numbers.choice(clear, led_rows), numbers.choice([2, 3, 3], led_rows)
         return (
             paths[rows, at],
             levels[at],
@@ -302,8 +312,11 @@ def train_second(run: Path, steps: int, count: int = PATHS, pairs: int = PAIRS) 
         )
 
     def mixed(numbers, rng):
-        rows, sides = numbers.integers(0, len(people), MIXED), numbers.integers(0, 2, MIXED)
-        one, other, s = latents[rows, sides], latents[rows, 1 - sides], levels[[-1] * MIXED]
+        rows, sides = (
+            numbers.integers(0, len(people), mixed_rows),
+            numbers.integers(0, 2, mixed_rows),
+        )
+        one, other, s = latents[rows, sides], latents[rows, 1 - sides], levels[[-1] * mixed_rows]
         share = torch.stack(
             [mask(difference, rng) for difference in (one - other).abs().mean(1, keepdim=True)]
         )
@@ -324,7 +337,8 @@ def train_second(run: Path, steps: int, count: int = PATHS, pairs: int = PAIRS) 
             student, x.contiguous(memory_format=torch.channels_last), s, text
         ).float()
         kept, known, found = (
-            error.mean() for error in (out - target).square().split((HELD, LED, MIXED))
+            error.mean()
+            for error in (out - target).square().split((held_rows, led_rows, mixed_rows))
         )
         return kept + known + 0.5 * found, {
             "held": kept.detach(),
@@ -332,4 +346,4 @@ def train_second(run: Path, steps: int, count: int = PATHS, pairs: int = PAIRS) 
             "mixed": found.detach(),
         }
 
-    return fit("second", run, student.requires_grad_(True), loss, steps, lr=2e-4)
+    return fit("second", run, student.requires_grad_(True), loss, steps, lr=2e-4, seconds=seconds)

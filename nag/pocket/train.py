@@ -10,13 +10,23 @@ from .loop import device, fit, load_average
 from .portrait import Portrait
 
 STUDENT_STEPS = 4
-TEACHER_SUBSTEPS = 2  # Euler steps of the teacher inside each step of the student
+TEACHER_SUBSTEPS = 4  # Euler steps of the teacher inside each step of the student
 TEACHER_GUIDANCE = 3.0
 
 
-def train_teacher(run: Path, steps: int, source: Portrait, compile: bool = False) -> nn.Module:
-    """Flow matching: x_s = (1 - s) x + s n, target n - x, s logit-normal."""
-    model, size = source.build(), source.size
+def train_teacher(
+    run: Path,
+    steps: int,
+    source: Portrait,
+    compile: bool = False,
+    seconds: float | None = None,
+    size: int | None = None,
+) -> nn.Module:
+    """Flow matching: x_s = (1 - s) x + s n, target n - x, s logit-normal.
+
+    seconds: as of `fit`. size: rows of a batch.
+    """
+    model, size = source.build().to(device()), size or batch_size(source)
     forward = torch.compile(model) if compile else model
 
     def loss(step):
@@ -27,7 +37,13 @@ def train_teacher(run: Path, steps: int, source: Portrait, compile: bool = False
         out = source.predict(forward, x, s, text).float()
         return (out - source.target(x, s, noise - latents)).square().mean(), {}
 
-    return fit(source.name, run, model, loss, steps, lr=source.lr, decay=0.998, muon=source.muon)
+    options = {"lr": source.lr, "muon": source.muon, "seconds": seconds}
+    return fit(source.name, run, model, loss, steps, decay=0.998, **options)
+
+
+def batch_size(source: Portrait) -> int:
+    """Rows of a batch: a GPU takes many at a time."""
+    return source.large if device().type == "cuda" else source.size
 
 
 def load_denoiser(run: Path, build: Callable[[], nn.Module], name: str) -> nn.Module:
@@ -43,8 +59,9 @@ def distill(
     source: Portrait,
     guidance: float = TEACHER_GUIDANCE,
     name: str = "student",
-    size: int = 32,
+    size: int | None = None,
     compile: bool = False,
+    seconds: float | None = None,
 ) -> nn.Module:
     """The student takes in one step what the teacher takes in TEACHER_SUBSTEPS guided ones.
 
@@ -52,6 +69,7 @@ def distill(
     that tells few steps from distilled guidance. Rows with an empty caption learn the un-guided
     teacher, so the student keeps an unconditional answer.
     """
+    size = size or (3 * source.large // 4 if device().type == "cuda" else 32)
     teacher = load_denoiser(run, source.build, source.name).requires_grad_(False)
     student = load_denoiser(run, source.build, source.name).requires_grad_(True)
     ahead, forward = (torch.compile(m) if compile else m for m in (teacher, student))
@@ -69,7 +87,7 @@ def distill(
         out = source.predict(forward, x0, start, text).float()
         return (out - target).square().mean(), {}
 
-    return fit(name, run, student, loss, steps, lr=3e-4, decay=0.995)
+    return fit(name, run, student, loss, steps, lr=3e-4, decay=0.995, seconds=seconds)
 
 
 def _segment(latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

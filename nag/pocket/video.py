@@ -140,7 +140,8 @@ class Video(Portrait):
     one. That keeps the words, and teaches to keep a face in time.
     """
 
-    name, lr, muon, size = "video", 4e-4, ("motion_modules", 1.5e-3), BUDGET
+    name, lr, muon = "video", 4e-4, ("motion_modules", 1.5e-3)
+    size = large = BUDGET
     share = 0.75  # of the teacher's answer, which is free of noise, in what is learned of a picture
     TURNS = (
         (4, False),
@@ -178,7 +179,9 @@ class Video(Portrait):
                 self.moving, self.clips, clips.caption, step, size // count, seed
             )
             return latents[:, :, torch.from_numpy(self.frames)].flatten(2, 3), *others
-        latents, *others = super().batch(step, size // count, seed)
+        latents, *others = self.rows(
+            self.latents, self.people, data.caption, step, size // count, seed
+        )
         return latents.repeat(1, 1, count, 1), *others
 
     def level(self, share: torch.Tensor) -> torch.Tensor:
