@@ -66,3 +66,17 @@ def test_what_nobody_named_is_listed_when_it_changes():
 
 def test_words_that_the_meter_does_not_read_have_no_outcome():
     assert outcome(reading(), reading(), []) is None
+
+
+def test_what_the_prompt_asks_for_itself_is_told_apart_from_a_push_that_is_too_weak():
+    from nag import presets
+    from nag.engine.engine import Engine
+
+    settings = {"prompt": "portrait of a friend with glasses", "negative_prompt": "glasses"}
+    settings |= {"preset": "pocket-portrait", "seed": 3, "guidance": ["none", "nag"]}
+    *_, (run, _, _) = Engine().run(*presets.resolve(settings))
+    assert run.verdict["head"] == (
+        "The prompt itself asks for the glasses: what both texts say cannot be pushed away. "
+        "Leave them out of the prompt."
+    )
+    assert run.verdict["sign"] == "left" and run.verdict["moves"] == []

@@ -96,6 +96,10 @@ class _Facts:
             return "", "NAG is off: scale 1, alpha 0 or end 0 means that nothing is touched.", []
         if not self.request.negative_prompt.strip():
             return "", "There is nothing to push away from: the negative prompt is empty.", []
+        stated = self._stated()
+        if stated:
+            head = f"The prompt itself asks for {self._the(stated)}: what both texts say cannot be"
+            return "left", f"{head} pushed away. Leave {_it(stated)} out of the prompt.", []
         if self.changed < NOTHING:
             amount = f"{self.changed:.1f} of 255 on average, hardly anything"
             words, move = self._knob()
@@ -107,6 +111,16 @@ class _Facts:
         if not self.things:
             return self._unmeasured()
         return self._measured()
+
+    def _stated(self) -> str:
+        """A thing that is still there and that the prompt asks for as the negative prompt does.
+
+        Z+ and Z- then say the same of it, and their difference, which NAG extrapolates, has nothing
+        of it: 1.00 of such hats, glasses, beards and masks stayed on the pocket models.
+        """
+        asked = self.meter.named_in(self.request.prompt) if self.meter and self.things else []
+        said = (self.meter.phrase(pair) for pair in asked)
+        return next((one for one in said if self.things.get(one) == "left"), "")
 
     def _unmeasured(self):
         head = f"NAG changed {self.changed:.0f} of 255 on average."
