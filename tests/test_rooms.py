@@ -153,7 +153,7 @@ def test_seeds_draw_every_column_on_every_seed_and_count():
     plain, _, nag = last["counted"]
     assert set(plain) == {"word", "there", "of"} and plain["of"] == 3
     assert set(nag) >= {"of", "gone", "interval"}
-    assert last["made"] == ["", "scale 7", "scale 10 · tau 2 · alpha .85"]
+    assert last["made"] == ["", "scale 7", "scale 4 · tau 2.5 · alpha .5"]
 
 
 def test_a_grid_is_saved_as_a_picture_and_as_a_zip():
@@ -370,8 +370,8 @@ def room(page, name):
 @pytest.mark.browser
 def test_a_sweep_on_the_page(page):
     room(page, "Sweep")
-    page.fill("#room-sweep .across-values", "0.25, 0.85")
-    page.fill("#room-sweep .down-values", "2, 10")
+    page.fill("#room-sweep .across-values", "0.25, 0.5")
+    page.fill("#room-sweep .down-values", "2, 4")
     page.click("#compare")
     page.wait_for_function("document.querySelectorAll('#room-sweep .mini.done').length == 4")
     page.wait_for_selector("#room-sweep .verdict:not([hidden])")

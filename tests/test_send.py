@@ -69,7 +69,7 @@ def test_what_differs_between_two_columns_and_between_two_runs(page):
     page.fill("#prompt textarea", "portrait of a tall cowboy")
     compare(page)
     page.click("#bench .differ")
-    assert table(page)["Alpha"] == ["0.85", "0.4"]
+    assert table(page)["Alpha"] == ["0.5", "0.4"]
     assert page.inner_text("#differ-menu mark") == "tall"
     assert "Seed" in page.inner_text("#differ-menu .alike >> nth=0")
     page.select_option("#differ-menu select >> nth=0", label="No guidance")
@@ -241,7 +241,7 @@ def test_many_columns_fit_the_view_and_each_says_what_made_it(page, count):
     )
     assert not cut, cut
     both = page.locator("#bench .cell >> nth=3").inner_text()
-    assert "CFG 7 · scale 10 · tau 2 · alpha .85" in both
+    assert "CFG 7 · scale 4 · tau 2.5 · alpha .5" in both
 
 
 def test_on_a_phone_the_verdict_and_its_button_are_above_the_dock(browser, server):

@@ -269,7 +269,7 @@ def test_the_command_line_records_once_and_reads_at_other_settings(tmp_path, cap
     command = ["xray", *SMALL, "--out", str(tmp_path)]
     assert main(command) == 0
     said, told = capsys.readouterr().out, json.loads((tmp_path / "xray.json").read_text())
-    assert "Recorded now." in said and "Patches that tau 2 cuts at scale 10" in said
+    assert "Recorded now." in said and "Patches that tau 2.5 cuts at scale 4" in said
     assert told["exact"] == "every step" and told["steps"] == 2 and len(told["clipped"]) == 4
     assert Image.open(tmp_path / "xray.png").height > 150
     monkeypatch.setattr(engine.Engine, "run", lambda *_, **__: pytest.fail("drew again"))
@@ -278,7 +278,7 @@ def test_the_command_line_records_once_and_reads_at_other_settings(tmp_path, cap
     assert main([*command, "--at", "nag_tau=4", "nag_scale=5"]) == 0
     assert "Read from the recording that is there" in capsys.readouterr().out
     moved = json.loads((tmp_path / "xray.json").read_text())
-    assert moved["read"] == {"nag_scale": 5, "nag_tau": 4, "nag_alpha": 0.85}
+    assert moved["read"] == {"nag_scale": 5, "nag_tau": 4, "nag_alpha": 0.5}
     assert moved["exact"].startswith("the first layer of the first step")
     assert moved["clipped"][0][0] < told["clipped"][0][0]
     assert main([*command, "--html", "--zip"]) == 0

@@ -10,7 +10,7 @@ STRENGTHS: dict[str, dict[str, list[float]]] = {
     "none": {},
     "cfg": {"guidance_scale": [3, 7, 12, 20]},
     "apg": {"guidance_scale": [3, 7, 12, 20]},
-    "nag": {"nag_scale": [2, 4, 7, 10]},
+    "nag": {"nag_scale": [2, 3, 4, 6]},
     "cfg+nag": {"guidance_scale": [3], "nag_scale": [2, 4]},
     "nasa": {"nasa_scale": [0.25, 0.5, 0.75, 1]},
     "ong": {"ong_scale": [1, 2, 4, 8]},
@@ -20,6 +20,7 @@ STRENGTHS: dict[str, dict[str, list[float]]] = {
 # where they must be others
 ELSEWHERE: dict[str, dict[str, dict[str, list[float]]]] = {
     "pocket-joint": {
+        "nag": {"nag_scale": [3, 4, 6, 8]},
         "ong": {"ong_scale": [1, 3, 6, 12]},
         "vsf": {"vsf_scale": [1, 3, 6, 12]},
         "negpip": {"negpip_scale": [2, 4, 8, 16]},
