@@ -56,7 +56,7 @@ def test_a_released_knob_redraws_nag_alone_over_its_old_picture(page):
     page.evaluate("""() => { window.faint = false; new MutationObserver(() => {
         if (document.querySelector('#bench .cell.nag .old.faint')) window.faint = true;
     }).observe(document.querySelector('#bench'), { subtree: true, attributes: true }) }""")
-    drag(page, "nag_alpha", 0.3)
+    drag(page, "nag_alpha", 0.1)
     page.wait_for_function("document.querySelector('#compare').disabled")
     page.wait_for_function(OVER)
     after = sources(page)
@@ -110,7 +110,7 @@ def test_a_preset_chosen_in_the_midst_of_a_run_shows_its_own_pictures(page):
     choose(page, "Pocket joint (Flux-like)")
     page.wait_for_function(OVER)
     page.wait_for_timeout(2500)
-    assert "glasses" in page.inner_text("#bench .cell.nag")
+    assert "seed 21" in page.inner_text("#bench .cell.nag")
     assert "sample" in page.inner_text("#bench .cell.nag") and "seed=" not in page.url
 
 
@@ -156,7 +156,7 @@ def test_a_saved_picture_carries_its_settings_and_gives_them_back(page, tmp_path
     with Image.open(file) as image:
         image.load()
         texts = image.text
-    assert "Negative prompt: hat\nSteps: 4, Seed: 31, NAG scale: 10" in texts["parameters"]
+    assert "Negative prompt: hat\nSteps: 4, Seed: 31, NAG scale: 4" in texts["parameters"]
     assert not re.search(r"/tmp|/root|127\.0", json.dumps(texts)), "a path or a host"
     put(page, "seed", 1)
     page.set_input_files("#bench .opened", str(file))

@@ -179,7 +179,7 @@ def test_a_grid_is_saved_as_a_picture_and_as_a_zip():
 
 def test_the_fields_begin_around_the_presets_own_settings():
     fields = fields_of(PRESETS["pocket-portrait"])
-    assert fields["down_values"] == "2.5, 5, 10, 20" and fields["seeds"] == "17 .. 24"
+    assert fields["down_values"] == "1.5, 2, 4, 8" and fields["seeds"] == "7 .. 14"
 
 
 def test_votes_hide_the_names_until_both_questions_are_answered(tmp_path):
@@ -230,7 +230,7 @@ def test_an_x_ray_is_saved_as_it_is_read():
     saved = room.export(said(export="zip"), SOMEBODY, *values(**video, nag_tau=1.3))
     with zipfile.ZipFile(saved["file"]["path"]) as files:
         told = json.loads(files.read("xray.json"))
-        assert told["read"]["nag_tau"] == 1.3 and told["recorded"]["nag_tau"] == 2
+        assert told["read"]["nag_tau"] == 1.3 and told["recorded"]["nag_tau"] == 2.5
         assert {"xray.html", "xray.png", "picture.png"} <= set(files.namelist())
     with pytest.raises(Refused, match="An X-ray is saved as picture, zip, html; got None"):
         room.export(said(), SOMEBODY)
@@ -449,7 +449,7 @@ def test_compare_offers_its_columns_on_eight_seeds_in_one_click(tmp_path_factory
         page.set_default_timeout(90_000)
         page.click("#bench .moves .button:has-text('8 seeds')")
         page.wait_for_function("document.querySelectorAll('#room-seeds .mini.done').length == 24")
-        assert page.input_value("#room-seeds .seeds-values") == "17 .. 24"
+        assert page.input_value("#room-seeds .seeds-values") == "7 .. 14"
         names = page.locator("#room-seeds tbody th b").all_inner_texts()
         assert names == ["No guidance", "CFG", "NAG"]
         page.wait_for_function("/of 8/.test(document.querySelector('#room-seeds table').innerText)")

@@ -228,12 +228,12 @@ def test_a_real_run_at_another_tau_cuts_what_the_x_ray_said():
     """Of a pocket model, in the first step: exactly in the first layer, and behind it to a patch or
     two in 64."""
     found = {}
-    for tau in (2.0, 4.0):
+    for tau in (2.5, 1.5):
         preset, request = presets.resolve({"preset": "pocket-portrait", "nag_tau": tau})
         request = only_nag(request).model_copy(update={"num_inference_steps": 2})
         *_, (run, _, _) = ENGINE.run(preset, request, record=XRay())
         found[tau] = run.record
-    said, real = (found[tau].clipped(request.nag_scale, 4.0) for tau in found)
+    said, real = (found[tau].clipped(request.nag_scale, 1.5) for tau in found)
     assert said[0, 0] == real[0, 0] > 0
     assert (said - real)[:, 0].abs().max() <= 2 / 64 + 1e-6
 

@@ -85,6 +85,12 @@ function found(restarted) {
   redraw();
 }
 
+// Whether a comparison that a lost server left behind is offered, or is going to be.
+let offering = false;
+function offersAgain() {
+  return offering || (stored('nag-lost', 'sessionStorage') || 'null') !== 'null';
+}
+
 // Said once, by the page that was lost or by the one that was loaded after a restart.
 function back(loaded) {
   let left = null;
@@ -96,6 +102,7 @@ function back(loaded) {
   if (!left || Date.now() - left.at > 3600000) return;
   store('nag-lost', 'null', 'sessionStorage');
   const again = left.running || (loaded && left.drawn);
+  offering = Boolean(again);
   bar(
     'The server is back. Words and settings are as you left them' +
       (left.running ? '; the comparison was cut off.' : again ? '; pictures are not.' : '.'),

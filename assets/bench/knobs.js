@@ -72,12 +72,12 @@ function endRestoring() {
 }
 
 // A link that was opened shows its own pictures, not the sample of other words: where the model is
-// at hand they are drawn, once.
+// at hand they are drawn, once; after a server was lost its bar offers that instead.
 let followed = false;
 function followLink() {
   const named = [...new URLSearchParams(location.search).keys()].some(key => NAMES.includes(key));
   if (followed || !named || !value().sample || !value().local || busy()) return;
-  if (!staleColumns()) return;
+  if (!staleColumns() || offersAgain()) return;
   followed = true;
   setTimeout(pressCompare, 50);
 }
