@@ -245,9 +245,7 @@ def test_runs_of_the_visit_come_back_and_can_be_pinned_as_a_column(page):
     assert page.locator("#bench .past").count() == 2
     second = sources(page)[2]
     page.locator("#bench .past").nth(1).click()
-    page.wait_for_function(
-        "document.querySelector('#nag_alpha input[type=number]').value == '0.5'"
-    )
+    page.wait_for_function("document.querySelector('#nag_alpha input[type=number]').value == '0.5'")
     assert sources(page)[2] != second
     page.click("#bench .add")
     page.click("#add-menu >> text=Pin NAG as it is")
