@@ -20,7 +20,7 @@ from PIL import Image
 from nag.engine import loading
 from nag.errors import Refused
 from nag.media import meter
-from nag.pocket import clips, data
+from nag.pocket import clips, data, people
 
 from . import draw
 from .cases import CASES
@@ -95,8 +95,8 @@ class References:
         sample = source.sample_clip if self.of_video else source.sample_person
         known = [sample(rng) for _ in range(self.known)]
         labels, features = look(self.reader, self._renders(known))
-        people = [one.person if self.of_video else one for one in known]
-        truth = torch.tensor([data.encode_labels(person) for person in people])
+        whom = [one.person if self.of_video else one for one in known]
+        truth = torch.tensor([data.encode_labels(person) for person in whom])
         found = {"accuracy": (labels == truth).float().mean(0), "mean": features.mean(0)}
         centred = features - found["mean"]
         found["basis"] = torch.linalg.svd(centred, full_matrices=False).Vh[:COMPONENTS].mT
@@ -104,7 +104,7 @@ class References:
 
     def _key(self) -> str:
         """All that the renders depend on."""
-        modules = (data, clips) if self.of_video else (data,)
+        modules = (data, people, clips) if self.of_video else (data, people)
         parts = [
             draw.contents(loading.PROJECT / self.painter.preset.meter),
             self.painter.identity["weights"],

@@ -167,7 +167,8 @@ def recalled(
             about = {name: json.loads(text) for name, text in (file.metadata() or {}).items()}
             if about.get("made") != made:
                 return None
-            cells = {tuple(map(int, key.split("."))): file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            names = file.keys()  # a file of tensors is no mapping
+            cells = {tuple(map(int, name.split("."))): file.get_tensor(name) for name in names}
     except (OSError, ValueError, SafetensorError):
         return None  # not there, or not whole: it is recorded again
     xray = XRay(scales=tuple(about["scales"]), layers=about["layers"], cells=cells)
