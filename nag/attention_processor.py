@@ -123,8 +123,7 @@ class GuidedAttention:
         """The image's queries against the positive text, of conditional rows against the negative
         too, and the formula."""
         if plain and keys.halved and self._fusable(inputs.query) and inputs.query.shape[0] == 1:
-            z = op(*inputs.twice())
-            z_positive, z_negative = z[:1], z[1:]
+            z_positive, z_negative = op(*inputs.twice()).split(1)
         else:
             z_positive = op(*inputs.seen(keys.with_positive))
             z_negative = op(*inputs.of_rows(rows).seen(keys.with_negative))

@@ -6,8 +6,6 @@ heads of one token in registers (the norm is over all of them): it reads each pa
 once. Runs on a processor, slowly, under TRITON_INTERPRET=1.
 """
 
-import contextlib
-
 import torch
 import triton
 import triton.language as tl
@@ -89,6 +87,12 @@ def steer_kernel(
     tl.store(out + place, z.to(out.dtype.element_ty), mask=inside)
 
 
+# (device, dtypes, sizes, strides, ...) -> the kernel that Triton compiled for such arguments, and
+# its constants. To find it again takes Triton longer than all else in a guided layer, and steps of
+# small models on fast GPUs wait for Python. None where this Triton's kernels are called otherwise.
+compiled: dict | None = {}
+
+
 def steer(
     positive: torch.Tensor | Answer,
     negative: torch.Tensor | Answer,
@@ -98,54 +102,88 @@ def steer(
     labels: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """See `nag.fused.steer`. One launch where outputs have like strides, and log-sum-exps."""
-    merge = image is not None
-    if merge:
+    if image is not None:
         outputs, lses = zip(image, positive, negative, strict=True)
-        z, lse = alike(*outputs), alike(*lses)
+        outputs, lses = alike(*outputs), alike(*lses)
+        tensors = read = (*outputs, *lses, labels)
     else:
-        z, lse = alike(positive, positive, negative), (positive,) * 3
-    batch, heads, tokens, features = z[1].shape
-    out = z[1].new_empty(batch, tokens, heads, features)
-    lanes = triton.next_power_of_2(heads), triton.next_power_of_2(features)
-    with on_device_of(out):
-        steer_kernel[(batch * tokens,)](
-            *z,
-            *lse,
-            labels if merge else positive,
-            out,
-            tokens,
-            heads,
-            features,
-            *z[1].stride()[:3],
-            *lse[1].stride()[:3],
-            rows.start,
-            rows.stop,
-            settings.scale,
-            settings.tau,
-            settings.alpha,
-            EPS=EPS,
-            MERGE=merge,
-            HEADS=lanes[0],
-            FEATURES=lanes[1],
-            num_warps=min(16, max(4, lanes[0] * lanes[1] // 512)),
-        )
+        read = positive, negative = alike(positive, negative)
+        tensors = positive, positive, negative, *(positive,) * 4
+    z, lse = tensors[1], tensors[4]
+    batch, heads, tokens, features = z.shape
+    out = z.new_empty(batch, tokens, heads, features)
+    sizes = heads, features, *z.stride()[:3], *lse.stride()[:3], image is not None
+    numbers = tokens, *sizes[:-1], rows.start, rows.stop
+    strengths = float(settings.scale), float(settings.tau), float(settings.alpha)
+    launch((batch * tokens, 1, 1), (*tensors, out), (*numbers, *strengths), sizes, read)
     return out.transpose(1, 2)
+
+
+def launch(grid: tuple, tensors: tuple, numbers: tuple, sizes: tuple, read: tuple) -> None:
+    """Runs the kernel.
+
+    numbers: handed over as they are. sizes: of these and of the constants what Triton chooses by,
+    among what it compiled, as it does by the alignment of the tensors that are `read`.
+    """
+    if torch.compiler.is_compiling() or compiled is None:
+        return launch_by_triton(grid, tensors, numbers, constants_of(sizes))
+    device = tensors[0].device
+    if device.type == "cuda" and device.index != torch.cuda.current_device():
+        with torch.cuda.device(device):  # the one that Triton launches on
+            return launch(grid, tensors, numbers, sizes, read)
+    aligned = 0
+    for tensor in read:
+        aligned = 2 * aligned + (tensor.data_ptr() % 16 == 0)
+    key = device, tensors[0].dtype, tensors[5].dtype, sizes, aligned
+    if key in compiled:
+        launch_again(*compiled[key], grid, tensors, numbers)
+    else:
+        constants = constants_of(sizes)
+        compiled[key] = launch_by_triton(grid, tensors, numbers, constants), constants
+
+
+def constants_of(sizes: tuple) -> tuple:
+    """The last arguments of the kernel: EPS, MERGE, HEADS, FEATURES."""
+    heads, features, *_, merge = sizes
+    return EPS, merge, triton.next_power_of_2(heads), triton.next_power_of_2(features)
+
+
+def launch_by_triton(grid: tuple, tensors: tuple, numbers: tuple, constants: tuple):
+    """As Triton does it: it finds the kernel for such arguments, or compiles it, and returns it."""
+    eps, merge, heads, features = constants
+    return steer_kernel[grid](
+        *tensors,
+        *numbers,
+        EPS=eps,
+        MERGE=merge,
+        HEADS=heads,
+        FEATURES=features,
+        num_warps=min(16, max(4, heads * features // 512)),
+    )
+
+
+def launch_again(kernel, constants: tuple, grid: tuple, tensors: tuple, numbers: tuple) -> None:
+    """A kernel that Triton found for such arguments before; None under its interpreter."""
+    global compiled
+    if kernel is None:
+        launch_by_triton(grid, tensors, numbers, constants)
+        return
+    try:
+        kernel[grid](*tensors, *numbers, *constants)
+    except TypeError:  # an older Triton's wants other arguments, and has not begun
+        compiled = None
+        launch_by_triton(grid, tensors, numbers, constants)
 
 
 def alike(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """The tensors (B, H, N, D) or (B, H, N), or contiguous copies where their strides differ. The
     first dimension may differ too: of one row no stride is asked."""
-    first = tensors[0]
+    first, *others = tensors
+    strides, together = first.stride(), first.ndim == 3 or first.stride(-1) == 1
+    if together and all([x.stride() == strides for x in others]):
+        return tensors
     same = all(
-        x.stride()[1:] == first.stride()[1:] and (len(x) == 1 or x.stride(0) == first.stride(0))
-        for x in tensors
+        x.stride()[1:] == strides[1:] and (x.shape[0] == 1 or x.stride(0) == strides[0])
+        for x in others
     )
-    features_together = first.ndim == 3 or first.stride(-1) == 1
-    return tensors if same and features_together else tuple(x.contiguous() for x in tensors)
-
-
-def on_device_of(tensor: torch.Tensor) -> contextlib.AbstractContextManager[None]:
-    """Triton launches on the current GPU, of several perhaps another; torch.compile sees to it."""
-    if tensor.device.type == "cpu" or torch.compiler.is_compiling():
-        return contextlib.nullcontext()
-    return torch.cuda.device(tensor.device)
+    return tensors if same and together else tuple(x.contiguous() for x in tensors)

@@ -247,6 +247,81 @@ def test_a_guided_layer_launches_its_attention_and_one_kernel(
     assert len(launched.names) == calls + 1, launched.names
 
 
+class Kernel:
+    """In the place of Triton's: counts what is looked up, and what is launched by what it found."""
+
+    def __init__(self, parameters: int, refuses: bool = False):
+        self.parameters, self.refuses, self.found, self.launched = parameters, refuses, 0, 0
+
+    def __getitem__(self, grid):
+        def look_up(*arguments, num_warps, **constants):
+            assert len(arguments) + len(constants) == self.parameters and len(grid) == 3
+            self.found += 1
+            return Compiled(self)
+
+        return look_up
+
+
+class Compiled:
+    def __init__(self, of: Kernel):
+        self.of = of
+
+    def __getitem__(self, grid):
+        def launch(*arguments):
+            assert len(arguments) == self.of.parameters and len(grid) == 3
+            if self.of.refuses:
+                raise TypeError("function takes exactly 19 arguments (31 given)")
+            self.of.launched += 1
+
+        return launch
+
+
+@pytest.fixture
+def module(by_triton, monkeypatch):
+    """The kernel's module, which has found nothing yet."""
+    module = importlib.import_module("nag.triton_kernel")
+    monkeypatch.setattr(module, "compiled", {})
+    return module
+
+
+def test_triton_looks_a_kernel_up_once(module, monkeypatch):
+    """For tensors of the same sizes, strides, dtypes and alignment, of which it may be another."""
+    kernel = Kernel(len(module.steer_kernel.arg_names))
+    monkeypatch.setattr(module, "steer_kernel", kernel)
+    z = torch.randn(2, 4, 6, 16)
+    answer, labels = (z, torch.randn(2, 4, 6)), torch.zeros(6, dtype=torch.int8)
+    settings = NAGSettings()
+
+    def cross(z, settings=settings):
+        module.steer(z, z[1:], slice(1, 2), settings)
+
+    calls = [
+        lambda: module.steer(answer, answer, slice(0, 2), NAGSettings(), answer, labels),
+        lambda: cross(z),
+        lambda: cross(z.double()),
+        lambda: cross(torch.randn(2, 4, 7, 16)),  # another stride
+        lambda: cross(torch.randn(2 * 4 * 6 * 16 + 1)[1:].view(2, 4, 6, 16)),  # not aligned
+        lambda: module.steer(z, z, slice(0, 2), NAGSettings(), labels=None, image=None),
+    ]
+    for call in calls[:5]:
+        call()
+    assert (kernel.found, kernel.launched) == (5, 0)
+    for call in calls:
+        call()
+    cross(z, NAGSettings(7.0, 3.0, 0.5))  # strengths and rows are handed over
+    cross(torch.randn(3, 4, 6, 16))  # and so are rows
+    assert (kernel.found, kernel.launched) == (5, 8)
+
+
+def test_a_triton_whose_kernels_are_called_otherwise_looks_up_every_time(module, monkeypatch):
+    kernel = Kernel(len(module.steer_kernel.arg_names), refuses=True)
+    monkeypatch.setattr(module, "steer_kernel", kernel)
+    z = torch.randn(1, 4, 6, 16)
+    for _ in range(3):
+        module.steer(z, z, slice(0, 1), NAGSettings())
+    assert (kernel.found, kernel.launched) == (3, 0) and module.compiled is None
+
+
 def test_without_triton_or_with_a_wrong_kernel_there_is_one_line_and_the_way_without(
     monkeypatch, caplog
 ):
