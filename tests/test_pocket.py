@@ -1,5 +1,6 @@
 """How pocket models are made: true captions, stages that resume, an export that diffusers loads."""
 
+import importlib
 import random
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 from PIL import Image, ImageSequence
 
+from nag.errors import NAGRuntimeError
 from nag.evaluate.cases import CASES
 from nag.pocket import ASSETS, SHIPPED, data, film, loop, reader, text, vae
 from nag.pocket.portrait import Portrait, build_scheduler
@@ -339,6 +341,42 @@ def test_the_video_students_levels_are_its_schedulers():
     assert [round(float(source.level(1 - k / 4)), 2) for k in range(5)] == [
         round(float(s), 2) for s in scheduler.sigmas
     ]
+
+
+def test_a_batch_of_clips_that_a_gpu_cannot_take_is_refused(monkeypatch):
+    """Attention over time has 256 rows a clip; 65,536 are "CUDA error: invalid argument"."""
+    from nag.pocket import video
+
+    source = object.__new__(video.Video)
+    monkeypatch.setattr(video, "device", lambda: torch.device("cuda"))
+    with pytest.raises(NAGRuntimeError, match="train with a batch of 1020 or less"):
+        source.batch(0, 1024, seed=4)
+    with pytest.raises(AttributeError):  # it has no clips, but is not refused
+        source.batch(0, source.large, seed=4)
+
+
+def test_training_further_begins_with_what_ships(tmp_path, monkeypatch):
+    """`joint --further`: the shipped T5 reads, and no step taken is the shipped teacher."""
+    from diffusers import FluxTransformer2DModel
+
+    from nag.pocket import joint
+
+    tok, encoder = joint.load_t5(tmp_path)
+    assert not any(p.requires_grad for p in encoder.parameters())
+    assert tok.tokenize("a hat") == ["\u2581a", "\u2581hat"]
+    teacher, shipped = joint.shipped_teacher(), ASSETS / "pocket-joint" / "transformer"
+    student = FluxTransformer2DModel.from_pretrained(shipped, dtype=torch.float32)
+    assert not torch.equal(teacher.proj_out.weight, student.proj_out.weight)
+
+    class Source:
+        name, lr, muon, size = "joint", 1e-3, None, 4
+        build = None
+
+    model = train_teacher(tmp_path, 0, Source, begin=lambda: teacher)
+    assert model is teacher
+    with pytest.raises(SystemExit):
+        monkeypatch.setattr("sys.argv", ["nag.pocket", "t5", "--further"])
+        importlib.import_module("nag.pocket.__main__").main()
 
 
 def test_frames_that_are_the_same_are_found_and_put_back():

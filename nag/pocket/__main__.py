@@ -13,8 +13,12 @@
 
 After `export`, `python -m nag.page.samples` draws what the page shows at load.
 
+`joint --further` goes on with the teacher that ships in place of a new one, and `joint-distill`
+begins with what that gives: so a model that ships is trained further in another session.
+
 `data` and `clips` need dicebear-core, dicebear-styles and resvg-py. A run that has no VAE, text
-encoder or classifier of its own takes those of assets/pocket-portrait.
+encoder or classifier of its own takes those of assets/pocket-portrait, and the T5 of
+assets/pocket-joint.
 """
 
 import argparse
@@ -40,8 +44,9 @@ RECIPE = {  # stage -> steps, in batches for a processor
     "video": 900,
     "video-distill": 180,
 }
-# in batches for a GPU; by `--seconds` on a lent H100 the portrait and the joint model that ship got
-# so many, the second stage excepted, which was trained on a processor
+# in batches for a GPU; by `--seconds` on lent ones the models that ship got so many: the portrait,
+# but for its second stage, which was trained on a processor, and the joint model in two sessions
+# (490, then about 1,400 by `joint --further`)
 ON_A_GPU = {
     "data": 80_000,
     "text": 1_500,
@@ -49,8 +54,8 @@ ON_A_GPU = {
     "distill": 110,
     "second": 250,
     "t5": 1_500,
-    "joint": 490,
-    "joint-distill": 175,
+    "joint": 1_900,
+    "joint-distill": 230,
 }
 
 
@@ -61,10 +66,12 @@ def stage(
     compile: bool = False,
     seconds: float | None = None,
     size: int | None = None,
+    further: bool = False,
 ) -> None:
     """One stage of the recipe, with so many steps (or pictures, or clips).
 
     seconds, size: of a denoiser's training, as of `loop.fit`, and rows of its batches.
+    further: `joint` begins with the model that ships.
     """
     from . import clips, data, joint, reader, second, text, vae, video
     from .portrait import Portrait
@@ -93,7 +100,8 @@ def stage(
         case "t5":
             joint.train_t5(run, steps)
         case "joint":
-            train_teacher(run, steps, joint.Joint(run), **how)
+            begin = joint.shipped_teacher if further else None
+            train_teacher(run, steps, joint.Joint(run), begin=begin, **how)
         case "joint-distill":
             distill(run, steps, joint.Joint(run), name="joint-student", **how)
         case "joint-control":
@@ -136,12 +144,17 @@ def main() -> None:
         "--seconds", type=float, help="ends a denoiser's stage by the clock: a GPU that is lent"
     )
     parser.add_argument("--batch", type=int, help="rows of a denoiser's batch, not the usual ones")
+    parser.add_argument(
+        "--further", action="store_true", help="`joint`: train the model that ships further"
+    )
     parser.add_argument("--threads", type=int, help="torch threads")
     arguments = parser.parse_args()
     if arguments.threads:
         import torch
 
         torch.set_num_threads(arguments.threads)
+    if arguments.further and arguments.stage != "joint":
+        parser.error(f"--further is of the stage joint, not of {arguments.stage}.")
     if arguments.stage == "export":
         from .export import export
 
@@ -162,6 +175,7 @@ def main() -> None:
             arguments.compile,
             arguments.seconds,
             arguments.batch,
+            arguments.further,
         )
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from . import data
+from . import ASSETS, data
 from .loop import device
 from .portrait import Portrait
 from .text import TOKENS, WIDTH, AttributeReader, load_text, tokenize, train_text, trained_encoder
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from diffusers import FluxPipeline
     from transformers import T5Tokenizer
 
+SHIPPED = ASSETS / "pocket-joint"
 HEADS, HEAD = 3, 64
 # blocks with weights of their own for text and picture, and blocks that share them
 DOUBLE, SINGLE = 4, 8
@@ -101,6 +102,13 @@ def train_t5(run: Path, steps: int, size: int = 256) -> AttributeReader:
 
 
 def load_t5(run: Path) -> tuple:
+    """Tokenizer and T5 of this run, or those that ship."""
+    if not (run / "t5.pt").exists():
+        from transformers import T5EncoderModel, T5Tokenizer
+
+        encoder = T5EncoderModel.from_pretrained(SHIPPED / "text_encoder_2", dtype=torch.float32)
+        encoder = encoder.to(device()).eval().requires_grad_(False)
+        return T5Tokenizer.from_pretrained(SHIPPED / "tokenizer_2"), encoder
     tok = tokenizer(run)
     return tok, trained_encoder(AttributeReader(build_t5(tok)), run / "t5.pt")
 
@@ -131,6 +139,15 @@ def build_transformer() -> torch.nn.Module:
             torch.nn.init.zeros_(module.weight)
             torch.nn.init.zeros_(module.bias)
     return model
+
+
+def shipped_teacher() -> torch.nn.Module:
+    """The transformer before its distillation, as it ships."""
+    from diffusers import FluxTransformer2DModel
+
+    return FluxTransformer2DModel.from_pretrained(
+        SHIPPED / "transformer", variant="teacher", dtype=torch.float32
+    )
 
 
 def pack(x: torch.Tensor) -> torch.Tensor:

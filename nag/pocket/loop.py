@@ -78,7 +78,7 @@ def fit(
                 shown[key] = 0.7 * shown.get(key, float(new)) + 0.3 * float(new)
             bar.set_postfix({key: f"{v:.4f}" for key, v in shown.items()}, refresh=False)
         if time.monotonic() - saved > SAVE_EVERY or step == steps - 1 or spent >= 1:
-            training.save(step + 1 if spent < 1 else steps)
+            training.save(step + 1 if spent < 1 else steps, taken=step + 1)
             saved = time.monotonic()
         if spent >= 1:
             break
@@ -107,12 +107,14 @@ class Training:
         self.average = state["average"]
         return state["step"]
 
-    def save(self, step: int) -> None:
+    def save(self, step: int, taken: int) -> None:
+        """step: where to resume. taken: how many there were, for who ends a stage by the clock."""
         state = {
             "module": self.module.state_dict(),
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
             "average": self.average,
             "step": step,
+            "taken": taken,
         }
         torch.save(state, self.path.with_suffix(".part"))
         self.path.with_suffix(".part").replace(self.path)

@@ -21,12 +21,13 @@ def train_teacher(
     compile: bool = False,
     seconds: float | None = None,
     size: int | None = None,
+    begin: Callable[[], nn.Module] | None = None,
 ) -> nn.Module:
     """Flow matching: x_s = (1 - s) x + s n, target n - x, s logit-normal.
 
-    seconds: as of `fit`. size: rows of a batch.
+    seconds: as of `fit`. size: rows of a batch. begin: the model, where it is not a new one.
     """
-    model, size = source.build().to(device()), size or batch_size(source)
+    model, size = (begin or source.build)().to(device()), size or batch_size(source)
     forward = torch.compile(model) if compile else model
 
     def loss(step):

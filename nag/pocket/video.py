@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from . import ASSETS, clips, data, joint, text
+from ..errors import NAGRuntimeError
+from . import clips, data, joint, text
 from .loop import autocast, device
 from .portrait import Portrait, build_scheduler, shipped_unet
 from .text import tokenize
@@ -31,9 +32,9 @@ if TYPE_CHECKING:
     from diffusers import AnimateDiffPipeline
 
 HEADS, SIDE = 2, 16
+MOST = 65_535 // SIDE**2  # clips of a batch: CUDA's attention over time takes so many rows
 BUDGET = 32  # frames of a batch
 HELD = 5.0  # how much an old answer counts beside a new word
-JOINT = ASSETS / "pocket-joint"
 
 
 @torch.no_grad()
@@ -119,7 +120,7 @@ class Teacher:
     def __init__(self) -> None:
         from diffusers import FluxPipeline
 
-        pipe = FluxPipeline.from_pretrained(JOINT, variant="teacher", dtype=torch.float32)
+        pipe = FluxPipeline.from_pretrained(joint.SHIPPED, variant="teacher", dtype=torch.float32)
         pipe = pipe.to(device())
         self.model = pipe.transformer.requires_grad_(False)
         self.source = object.__new__(joint.Joint)  # its text parts are the pipeline's
@@ -141,7 +142,8 @@ class Video(Portrait):
     """
 
     name, lr, muon = "video", 4e-4, ("motion_modules", 1.5e-3)
-    size = large = BUDGET
+    size = BUDGET
+    large = 512
     share = 0.75  # of the teacher's answer, which is free of noise, in what is learned of a picture
     TURNS = (
         (4, False),
@@ -171,8 +173,13 @@ class Video(Portrait):
         return build_unet()
 
     def batch(self, step: int, size: int, seed: int) -> tuple:
-        """`size` frames, of each clip a few."""
+        """`size` frames, of each clip a few. Raises NAGRuntimeError where a GPU takes fewer."""
         count, self.moves = self.TURNS[step % len(self.TURNS)]
+        if size // count > MOST and device().type == "cuda":
+            raise NAGRuntimeError(
+                f"A batch of {size} frames has up to {size // count} clips, and this GPU's "
+                f"attention over time takes {MOST}: train with a batch of {MOST * count} or less."
+            )
         self.frames = np.sort(np.random.default_rng([seed, step]).permutation(clips.FRAMES)[:count])
         if self.moves:
             latents, *others = self.rows(
