@@ -92,3 +92,18 @@ def test_models_that_ship_are_drawn_in_float32_on_a_gpu():
     assert shipped and {loading._dtype(one, "cuda") for one in shipped} == {"float32"}
     others = [one for one in known.values() if not one.shipped and one.dtype == "auto"]
     assert {loading._dtype(one, "cuda") for one in others} <= {"bfloat16"}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_float32_is_float32_on_a_gpu(dtype):
+    """cuDNN may not round convolutions to TF32 in models whose pictures are the processor's."""
+    pipe, seen = copy.deepcopy(pipeline("sd")).to(getattr(torch, dtype)), set()
+    pipe.unet.register_forward_pre_hook(lambda *_: seen.add(torch.backends.cudnn.allow_tf32))
+    loaded = Loaded(preset("sd"), pipe, "cpu", dtype, getattr(torch, dtype))
+    bench = Engine(PipelineCache(loader=lambda _: loaded), previews=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.backends.cudnn, "allow_tf32", True)
+        *_, (run, _, _) = bench.run(*ask("sd", guidance=["none"]))
+        assert torch.backends.cudnn.allow_tf32
+    assert run.columns[0].state == "done", run.columns[0].reason
+    assert seen == {dtype != "float32"}

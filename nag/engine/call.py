@@ -160,6 +160,8 @@ def _around(loaded: Loaded, rows: list[Row]) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.inference_mode())
         stack.enter_context(noise.in_float32())
+        if loaded.dtype == "float32":
+            stack.enter_context(noise.without_tf32())
         stack.enter_context(loaded.cut.listening(pipe, list(texts)))
         if hasattr(pipe, "encode_prompt"):
             stack.enter_context(wrap_method(pipe, "encode_prompt", loaded.words.recall))

@@ -1,4 +1,4 @@
-"""One seed, one noise, whatever the dtype."""
+"""One seed, one noise, whatever the dtype; and in float32 one picture, whatever the device."""
 
 import contextlib
 import types
@@ -29,3 +29,17 @@ def in_float32() -> Iterator[None]:
     vars(drawing).update(vars(torch) | {"randn": randn})
     with set_attribute(torch_utils, "torch", drawing):
         yield
+
+
+@contextlib.contextmanager
+def without_tf32() -> Iterator[None]:
+    """Within this context convolutions in float32 are computed in float32. PyTorch lets cuDNN round
+    what they multiply to ten bits, and a GPU's picture would not be the processor's."""
+    import torch
+
+    cudnn = torch.backends.cudnn
+    before, cudnn.allow_tf32 = cudnn.allow_tf32, False
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32 = before

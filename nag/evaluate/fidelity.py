@@ -99,7 +99,7 @@ def draw(
     import torch
 
     from nag.engine.call import generator
-    from nag.engine.noise import in_float32
+    from nag.engine.noise import in_float32, without_tf32
 
     off = (
         {}
@@ -107,7 +107,7 @@ def draw(
         else {"guidance_scale": 1.0}
     )
     pictures = []
-    with torch.inference_mode(), in_float32():
+    with torch.inference_mode(), in_float32(), without_tf32():
         for start in range(0, len(captions), BATCH):
             some = captions[start : start + BATCH]
             generators = [generator(SEED + start + i) for i in range(len(some))]
