@@ -39,7 +39,7 @@ def train_classifier(run: Path, steps: int, size: int = 64) -> Classifier:
     return fit("classifier", run, model, loss, steps, lr=1e-3)
 
 
-def load_classifier(run: Path) -> Classifier:
+def load_classifier(run: Path) -> torch.nn.Module:
     """This run's, or the one that ships."""
     if not (run / "classifier.pt").exists():
         from nag.media.meter import Meter
