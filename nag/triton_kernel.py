@@ -6,6 +6,8 @@ heads of one token in registers (the norm is over all of them): it reads each pa
 once. Runs on a processor, slowly, under TRITON_INTERPRET=1.
 """
 
+from typing import TYPE_CHECKING
+
 import torch
 import triton
 import triton.language as tl
@@ -13,6 +15,9 @@ import triton.language as tl
 from .formula import EPS
 from .kernels import Answer
 from .settings import NAGSettings
+
+if TYPE_CHECKING:
+    from triton.compiler import CompiledKernel
 
 # of the kernel's arguments, those that change from call to call: not to be compiled into it
 VARYING = ["tokens", "first_row", "last_row"]
@@ -148,7 +153,9 @@ def constants_of(sizes: tuple) -> tuple:
     return EPS, merge, triton.next_power_of_2(heads), triton.next_power_of_2(features)
 
 
-def launch_by_triton(grid: tuple, tensors: tuple, numbers: tuple, constants: tuple):
+def launch_by_triton(
+    grid: tuple, tensors: tuple, numbers: tuple, constants: tuple
+) -> "CompiledKernel | None":
     """As Triton does it: it finds the kernel for such arguments, or compiles it, and returns it."""
     eps, merge, heads, features = constants
     return steer_kernel[grid](
@@ -162,7 +169,9 @@ def launch_by_triton(grid: tuple, tensors: tuple, numbers: tuple, constants: tup
     )
 
 
-def launch_again(kernel, constants: tuple, grid: tuple, tensors: tuple, numbers: tuple) -> None:
+def launch_again(
+    kernel: "CompiledKernel | None", constants: tuple, grid: tuple, tensors: tuple, numbers: tuple
+) -> None:
     """A kernel that Triton found for such arguments before; None under its interpreter."""
     global compiled
     if kernel is None:

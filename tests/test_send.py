@@ -289,7 +289,7 @@ def test_a_link_is_what_the_fields_say_also_before_a_run(page, server):
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     live(page, False)
     choose(page, "Pocket joint (Flux-like)")
-    page.wait_for_function(SEED.format(21))
+    page.wait_for_function(SEED.format(2))
     put(page, "nag_alpha", 0.31)
     page.fill("#prompt textarea", "portrait of a tall & thin spy")
     page.wait_for_timeout(500)
