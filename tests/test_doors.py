@@ -270,7 +270,18 @@ def test_every_refusal_is_a_sentence(server, data, sentence):
 # The queue
 
 
-PRIVATE = ["prepare", "go", "back", "halt", "leave", "choose", "from_link", "lambda", "predict"]
+PRIVATE = [
+    "prepare",
+    "go",
+    "back",
+    "refused",
+    "halt",
+    "leave",
+    "choose",
+    "from_link",
+    "lambda",
+    "predict",
+]
 
 
 @pytest.mark.parametrize("door", ["run", "api", "call", "call/v2"])

@@ -1,6 +1,7 @@
 """The page's handlers without a browser and a model: what they answer, keep and give back."""
 
 import errno
+import re
 import time
 from types import SimpleNamespace
 
@@ -10,7 +11,7 @@ from PIL import Image
 
 from nag.engine.run import Column, Run
 from nag.errors import NAGError, NAGRuntimeError, Refused, Stopped
-from nag.page import clicks, files, handlers
+from nag.page import clicks, files, handlers, layout
 from nag.page.controls import INPUTS
 from nag.page.gate import Audience
 from nag.page.line import PLACES, RESERVED, WAITING, Place, address_of, refusal
@@ -96,7 +97,7 @@ def test_a_click_is_drawn_and_gives_the_buttons_back():
     for cell in shown[-1]["cells"]:
         with Image.open(cell["image"]["path"]) as drawn:
             assert drawn.size == (16, 16) and drawn.format == "PNG"
-    compare, stop = page.back(number, visitor())
+    compare, stop = page.back(visitor())
     assert (compare["interactive"], stop["interactive"]) == (True, False)
     assert not len(page.clicks) and not page.stops and list(page.go(number, visitor())) == []
 
@@ -126,8 +127,25 @@ def test_a_newer_click_of_a_tab_ends_the_older_one_and_has_the_bench():
     next(older)
     newer = click(page)
     assert list(older) == [] and engine.ended == 1 and engine.steps <= 2
-    assert page.back("older", visitor()) == (gr.skip(), gr.skip())
+    # the end of the older one takes nothing from the newer, which waits for its turn
+    assert page.back(visitor()) == (gr.skip(), gr.skip())
     assert states(list(page.go(newer, visitor()))[-1]) == ["done"] * 3
+    assert page.back(visitor())[0]["interactive"]
+
+
+def test_a_click_that_is_not_let_wait_gives_the_buttons_back():
+    page = desk()
+    older, newer = click(page), click(page)
+    assert page.refused(older, visitor()) == (gr.skip(), gr.skip())
+    assert page.refused(newer, visitor())[0]["interactive"] and not len(page.clicks)
+
+
+def test_no_click_is_dropped_because_an_older_one_is_still_drawn():
+    """Gradio skips an event of mode "once" while an earlier one of the same handler runs."""
+    wired = layout.build(FakeEngine()).get_config_file()["dependencies"]
+    names = re.compile(r"(go|back|refused)(_\d)?")
+    modes = [one["trigger_mode"] for one in wired if names.fullmatch(one["api_name"])]
+    assert modes == ["multiple"] * 9
 
 
 def test_two_tabs_do_not_stop_each_other():

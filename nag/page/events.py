@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from .handlers import PageHandlers
 
 QUIET = {"show_progress": "hidden", "api_visibility": "private"}
-SOON = QUIET | {"concurrency_limit": None}  # never queue=False: that is a way past the gate
+# Never queue=False: that is a way past the gate. And Gradio would drop, in silence, what is asked
+# again while an answer is on its way.
+SOON = QUIET | {"concurrency_limit": None, "trigger_mode": "multiple"}
+ONCE = SOON | {"trigger_mode": "once"}  # where two clicks are meant as one
 TURN = {"concurrency_id": ENGINE, "concurrency_limit": 1}
 TELL = "(...values) => { window.nagSettings = values; dispatchEvent(new Event('nag-settings')); }"
 DICE = "() => Math.floor(Math.random() * 4294967296)"
@@ -29,21 +32,18 @@ def connect(demo: Page, desk: PageHandlers, parts: dict) -> None:
     # travels with the click, unlike a gr.State, which is read when the queue gets there
     ticket = gr.Textbox(visible=False)
 
-    def run(event, prepare):
+    def run(event, prepare, asking):
         outputs = [bench, start, stop, parts["seed"], ticket]
-        asked = event(
-            prepare,
-            [*inputs, parts["lock"], parts["begin"]],
-            outputs,
-            concurrency_limit=None,
-            **QUIET,
-        )
-        drawn = asked.success(desk.go, ticket, bench, **TURN, **QUIET)
-        drawn.then(desk.back, ticket, [start, stop], **SOON)
+        asked = event(prepare, [*inputs, parts["lock"], parts["begin"]], outputs, **asking)
+        # a newer click waits for its turn while the older one still draws
+        drawn = asked.success(desk.go, ticket, bench, trigger_mode="multiple", **TURN, **QUIET)
+        # without the ticket: by now it may be a newer click's
+        drawn.success(desk.back, None, [start, stop], **SOON)
+        drawn.failure(desk.refused, ticket, [start, stop], **SOON)
 
-    run(start.click, desk.prepare)
-    run(bench.submit, redraw(desk))  # a knob was released
-    run(bench.select(restore.apply(desk), inputs, fields, **SOON).success, redraw(desk))
+    run(start.click, desk.prepare, ONCE)
+    run(bench.submit, redraw(desk), SOON)  # a knob was released
+    run(bench.select(restore.apply(desk), inputs, fields, **SOON).success, redraw(desk), SOON)
     bench.input(restore.apply(desk), inputs, fields, **SOON)  # settings alone, nothing is drawn
     bench.like(desk.keeper.answer, None, parts["kept"], **SOON)  # a file is to be made
     parts["preset"].input(restore.choose(desk), parts["preset"], fields, **SOON)

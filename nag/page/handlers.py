@@ -76,7 +76,7 @@ class PageHandlers:
         click = self.clicks.get(tab)
         if click_id in self.clicks.forgotten:
             raise Refused("This comparison waited too long and was dropped: press Compare again.")
-        if click is None or click.id != click_id or click.begun or click.stop.is_set():
+        if click is None or click.id != click_id or click.begun:
             return  # stopped while it waited, or overtaken by a newer click
         click.begun = True
         try:
@@ -89,22 +89,28 @@ class PageHandlers:
         finally:
             self.clicks.pop(tab, click)
 
-    def back(self, click_id: str, request: gr.Request) -> tuple[dict, dict]:
+    def back(self, request: gr.Request) -> tuple[dict, dict]:
         """-> Compare and Stop, after a run; a newer click has them now, if there is one."""
-        click = self.clicks.get(request.session_hash)
-        if click and click.id != click_id:
+        if self.clicks.get(request.session_hash):
             return gr.skip(), gr.skip()
-        self.clicks.pop(request.session_hash)
         return gr.update(interactive=True), gr.update(interactive=False)
+
+    def refused(self, click_id: str, request: gr.Request) -> tuple[dict, dict]:
+        """-> Compare and Stop, where a click was not let wait, or ended with an error."""
+        click = self.clicks.get(request.session_hash)
+        if click and click.id == click_id:
+            self.clicks.pop(request.session_hash, click)
+        return self.back(request)
 
     def halt(self, request: gr.Request) -> tuple[dict, dict, dict]:
         """-> the bench, Compare and Stop, where the run had not begun: else it paints its end."""
         click = self.clicks.get(request.session_hash)
         if click is None:
             return gr.skip(), gr.skip(), gr.skip()
-        click.stop.set()
         if click.begun:
+            click.stop.set()
             return gr.skip(), gr.skip(), gr.skip()
+        self.clicks.pop(request.session_hash, click)
         bench = Painting(click.preset, click.request, click.id).ended("").bench
         return bench, gr.update(interactive=True), gr.update(interactive=False)
 

@@ -10,7 +10,7 @@ import gradio as gr
 from ...presets import Preset
 from .. import restore
 from ..controls import INPUTS
-from ..events import QUIET, SOON, TURN
+from ..events import ONCE, QUIET, SOON, TURN
 from . import room
 from .gallery import GalleryRoom
 from .grids import GridRoom, fields_of
@@ -64,7 +64,7 @@ def connect(
         rooms[name].input(grid.plan, asked, rooms[name], **SOON)
         rooms[name].download(grid.export, asked, rooms[name], **SOON)
     rooms["xray"].download(answers["xray"].export, asked, rooms["xray"], **SOON)
-    rooms["vote"].input(vote.answer, None, rooms["vote"], **SOON)
+    rooms["vote"].input(vote.answer, None, rooms["vote"], **ONCE)
     rooms["vote"].download(vote.export, None, rooms["vote"], **SOON)
     if results is not None:
         gallery, room_ = GalleryRoom(desk, results), rooms[GALLERY]
