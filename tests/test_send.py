@@ -18,6 +18,7 @@ from test_instrument import CONTRAST, kept
 from test_page import (  # noqa: F401
     DONE,
     ROOT,
+    STEPPING,
     browser,
     choose,
     compare,
@@ -314,6 +315,25 @@ def test_a_link_that_is_opened_draws_its_own_pictures_at_once(browser, server):
     )
     assert "seed 0, 4 steps" in opened.inner_text("#bench .cell.nag")
     assert not opened.query_selector("#bench .cell.stale")
+    opened.close()
+
+
+def test_clicks_while_an_opened_link_still_draws_are_answered(browser, server):
+    """The end of the run that they overtake took their run along, and the second was dropped."""
+    opened = browser.new_page(viewport={"width": 1440, "height": 900})
+    opened.set_default_timeout(120_000)
+    opened.goto(f"{server}/?prompt=portrait%20of%20a%20nurse&seed=1&num_inference_steps=30")
+    opened.wait_for_selector("#bench .hint", state="attached")
+    opened.wait_for_function(STEPPING)
+    for number in (0, 1, 2):
+        opened.locator("#bench .chip").nth(number).click()
+        opened.wait_for_timeout(300)
+    opened.wait_for_function(
+        """document.querySelector('#bench .hint').dataset.over == 'true'
+        && !document.querySelector('#compare').disabled"""
+    )
+    assert opened.locator("#bench .cell.done:not(.stale)").count() == 3
+    assert opened.get_attribute("#bench .chip >> nth=2", "aria-pressed") == "true"
     opened.close()
 
 
