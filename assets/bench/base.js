@@ -65,12 +65,6 @@ function setSource(image, url) {
   else if (image.getAttribute('src') !== url) image.src = url;
 }
 
-// Numbers out of a slider and out of JSON may differ in the last digit.
-function same(a, b) {
-  if (typeof a === 'number' && typeof b === 'number') return Math.abs(a - b) < 1e-6;
-  return JSON.stringify(a) === JSON.stringify(b);
-}
-
 function changed(made, now) {
   return Object.keys(made || {}).filter(name => name in now && !same(made[name], now[name]));
 }

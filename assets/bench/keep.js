@@ -115,6 +115,5 @@ async function withoutTexts(url, film) {
 
 async function download(url, name) {
   if (bare() && /\.(png|mp4)$/.test(name)) url = await withoutTexts(url, name.endsWith('.mp4'));
-  else if (url.startsWith('http')) url = URL.createObjectURL(await (await fetch(url)).blob());
   offer(url, name);
 }

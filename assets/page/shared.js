@@ -17,6 +17,12 @@ function settings() {
   return Object.fromEntries(NAMES.map((name, i) => [name, (window.nagSettings || [])[i]]));
 }
 
+// Numbers out of a slider and out of JSON may differ in the last digit.
+function same(a, b) {
+  if (typeof a === 'number' && typeof b === 'number') return Math.abs(a - b) < 1e-6;
+  return JSON.stringify(a) === JSON.stringify(b);
+}
+
 function sign(kind, parent) {
   const node = make('i', 'sign ' + kind, parent);
   node.setAttribute('aria-hidden', 'true');
@@ -31,8 +37,10 @@ function openRoom(name) {
   if (tab) tab.click();
 }
 
-// A file for the visitor: an address and the name that it is saved under.
-function offer(url, name) {
+// A file for the visitor: an address and the name that it is saved under. The server would name it
+// after its run, so that it is fetched here.
+async function offer(url, name) {
+  if (url.startsWith('http')) url = URL.createObjectURL(await (await fetch(url)).blob());
   const link = make('a', '', document.body);
   link.href = url;
   link.download = name;

@@ -20,7 +20,10 @@ function pin(cell, preview, label) {
   openRoom('Compare');
 }
 
-function download(file) {
+// A file that was asked for comes with the room's value, and stays in it.
+function deliver(file) {
+  if (!file || file.url === element.dataset.file) return;
+  element.dataset.file = file.url;
   offer(file.url, file.orig_name || '');
 }
 

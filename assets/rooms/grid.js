@@ -59,6 +59,8 @@ function draw() {
       : now.state === 'done'
         ? 'All drawn'
         : 'Draw' + (now.missing ? ' ' + now.missing : '');
+  $('.first').hidden = some || running;
+  $(seeds ? '.seedgrid' : '.sweeparea').hidden = !some && !running;
   $('.go').disabled = now.state === 'done'; // other fields, and there is something to draw again
   for (const name of SAVED) $('.' + name).disabled = !some;
   $('.what').textContent = about(now);
@@ -69,10 +71,7 @@ function draw() {
   drawOpen(now);
   drawVerdict(now);
   lend();
-  if (now.file && now.file.url !== element.dataset.file) {
-    element.dataset.file = now.file.url;
-    download(now.file);
-  }
+  deliver(now.file);
 }
 
 function about(now) {
@@ -147,9 +146,7 @@ function drawTable(table, now) {
 function fits(cell, here) {
   return (
     cell &&
-    Object.entries(cell.set).every(([name, one]) =>
-      typeof one === 'number' ? Math.abs(one - here[name]) < 1e-6 : one === here[name],
-    )
+    Object.entries(cell.set).every(([name, one]) => same(one, here[name]))
   );
 }
 

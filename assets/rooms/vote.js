@@ -16,6 +16,7 @@ function draw() {
   lend();
   $('.csv').disabled = !now.count;
   $('.vote').hidden = !pair && !was && !now.count;
+  $('.first').hidden = !$('.vote').hidden;
   $('.what').textContent = running
     ? 'Drawing a pair'
     : pair
@@ -23,10 +24,7 @@ function draw() {
       : now.count
         ? now.count + (now.count === 1 ? ' pair answered.' : ' pairs answered.')
         : 'Two pictures of one seed, names hidden, sides shuffled, on the examples of this model.';
-  if (now.file && now.file.url !== element.dataset.file) {
-    element.dataset.file = now.file.url;
-    download(now.file);
-  }
+  deliver(now.file);
   const shown = pair ? pair.pictures : was || [];
   every('.two img').forEach((image, i) => {
     if (shown[i]) image.src = shown[i];

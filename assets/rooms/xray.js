@@ -115,6 +115,7 @@ function draw() {
   $('.halt').hidden = !running;
   setTimeout(lend); // when the word is there
   $('.xray').hidden = now.state !== 'done';
+  $('.first').hidden = now.state === 'done';
   $('.verdict').hidden = now.state !== 'done';
   $('.go').textContent = now.state === 'done' ? 'Record again' : 'Record';
   $('.cost').textContent =
@@ -131,14 +132,12 @@ function draw() {
     $('.what').textContent =
       'Draws NAG once more and keeps how far it pushed every patch, in every layer and step.';
   for (const name of SAVED) $('.' + name).disabled = now.state !== 'done';
-  if (now.file && now.file.url !== element.dataset.file) {
-    element.dataset.file = now.file.url;
-    download(now.file);
-  }
+  deliver(now.file);
   if (now.state !== 'done') return;
-  const stale = Object.entries(now.made).some(
-    ([name, one]) => settings()[name] !== undefined && Math.abs(settings()[name] - one) > 1e-6,
-  );
+  const here = settings(),
+    stale = Object.entries(now.made).some(
+      ([name, one]) => here[name] !== undefined && !same(here[name], one),
+    );
   $('.what').textContent =
     now.layers.length +
     ' guided layers, ' +

@@ -27,6 +27,7 @@ from . import cells, moving
 from .controls import INPUTS, PRESETS
 from .files import FOLDER, KEEP, file_data
 from .painting import Painting, Shown
+from .report import filled
 from .strip import headline, sheet
 
 GONE = "This run is no longer kept: compare again, and its files can be made."
@@ -182,19 +183,8 @@ def report(shown: Shown) -> str:
                 data = base64.b64encode(Path(cell[kind]["path"]).read_bytes()).decode()
                 cell[kind] = {"url": f"data:{mime};base64,{data}"}
     told |= {"chips": [], "card": None, "offline": True}
-    assets = cells.ASSETS
-    page = (assets / "bench" / "report.html").read_text("utf-8")
-    parts = {
-        "TOKENS": (assets / "page" / "tokens.css").read_text("utf-8"),
-        "BENCH_CSS": (assets / "bench" / "bench.css").read_text("utf-8"),
-        "BENCH_HTML": cells.bench_html(),
-        "BENCH_JS": cells.bench_script(),
-        # no text of a visitor can end the script element that carries it
-        "VALUE": json.dumps(told).replace("<", "\\u003c"),
-    }
-    for name, text in parts.items():
-        page = page.replace(f"@{name}@", text, 1)
-    return page
+    sheet = (cells.ASSETS / "bench" / "bench.css").read_text("utf-8")
+    return filled("bench", told, CSS=sheet, HTML=cells.bench_html(), JS=cells.bench_script())
 
 
 # kind -> how its file ends, and what writes it

@@ -21,15 +21,6 @@ from .rooms.api import add_api as add_rooms_api
 THEME = gr.themes.Base()  # nothing to fetch; colours and type stand in assets/page/tokens.css
 HELP = (cells.ASSETS / "bench" / "help.md").read_text("utf-8")
 BRAND = "<h1><i aria-hidden='true'></i>NAG side by side</h1>"
-DOWNLOAD = """watch('value', async () => {
-  const made = props.value;
-  if (!made || !made.file) return;
-  const link = document.createElement('a'), file = await (await fetch(made.file.url)).blob();
-  Object.assign(link, { href: URL.createObjectURL(file), download: made.name });
-  document.body.append(link);
-  link.click();
-  link.remove();
-})"""  # a file that was asked for has come
 
 
 def head() -> str:
@@ -205,7 +196,7 @@ def build(
                     value={},
                     elem_id="kept",
                     html_template="",
-                    js_on_load=DOWNLOAD,
+                    js_on_load=cells.script("page", "kept"),
                     visible="hidden",
                 )
             others = rooms.tabs(preset, results is not None)

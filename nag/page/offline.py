@@ -12,6 +12,8 @@ from ..explore.sheet import described, sheet
 from ..home import ASSETS
 from . import cells
 from .grid_value import LARGE, GridValue
+from .report import filled
+from .rooms import template
 from .xray_value import recorded
 
 if TYPE_CHECKING:
@@ -20,8 +22,6 @@ if TYPE_CHECKING:
     from ..engine.run import Run
     from ..request import Request
     from ..xray import XRay
-
-FOLDER = ASSETS / "rooms"
 
 
 def grid_png(shown: GridValue) -> bytes:
@@ -83,20 +83,15 @@ def page(
 
     value: what the browser is told. knobs: with sliders for scale, tau and alpha.
     """
-    text = (FOLDER / "report.html").read_text("utf-8")
-    sheets = [ASSETS / "bench" / "bench.css", *sorted(FOLDER.glob("*.css"))]
+    sheets = [ASSETS / "bench" / "bench.css", *sorted((ASSETS / "rooms").glob("*.css"))]
     told = {"value": value, "settings": request.model_dump(mode="json"), "title": title}
-    told |= {"room": room, "knobs": knobs}
-    parts = {
-        "TOKENS": (ASSETS / "page" / "tokens.css").read_text("utf-8"),
-        "CSS": "\n".join(one.read_text("utf-8") for one in sheets),
-        "HTML": (FOLDER / f"{room}.html").read_text("utf-8"),
-        "JS": cells.script("rooms", "base", script),
-        # no text of a visitor can end the script element that carries it
-        "TOLD": json.dumps(told).replace("<", "\\u003c"),
-    }
-    for name, part in parts.items():
-        text = text.replace(f"@{name}@", part, 1)
+    text = filled(
+        "rooms",
+        told | {"room": room, "knobs": knobs},
+        CSS="\n".join(one.read_text("utf-8") for one in sheets),
+        HTML=template(room, example=False),
+        JS=cells.script("rooms", "base", script),
+    )
     return text.encode()
 
 
