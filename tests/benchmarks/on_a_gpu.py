@@ -49,7 +49,7 @@ def half(cases: int = 60) -> str:
             out = fused.steer(*arguments).float()
             with mock.patch.dict(fused.launchers, {"cuda": fused.in_torch}):
                 expected = fused.steer(*arguments).float()
-            # one rounding: half a step of the last digit, and of the rounded inputs nothing
+            # both round once, so that they may be one step of the last digit apart
             bound = 1e-5 + (1e-5 if dtype == torch.float32 else eps) * expected.abs()
             off = float(((out - expected).abs() / bound).max())
             worst[dtype] = max(worst.get(dtype, 0.0), off)
@@ -146,9 +146,8 @@ def pictures() -> str:
     from PIL import Image
 
     folders, beside = {}, tempfile.TemporaryDirectory()
-    for device, visible in (("cpu", ""), ("cuda", None)):
-        folders[device] = Path(beside.name, device)
-        surroundings = dict(os.environ) | ({} if visible is None else {"CUDA_VISIBLE_DEVICES": ""})
+    for device, hidden in (("cpu", {"CUDA_VISIBLE_DEVICES": ""}), ("cuda", {})):
+        folders[device], surroundings = Path(beside.name, device), os.environ | hidden
         command = ["-m", "nag", "seeds", "--preset", "pocket-portrait", "--out"]
         command = [sys.executable, *command, str(folders[device])]
         done = subprocess.run(command, env=surroundings, cwd=PROJECT, capture_output=True)
