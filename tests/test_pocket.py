@@ -2,6 +2,7 @@
 
 import importlib
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from PIL import Image, ImageSequence
 from nag.errors import NAGRuntimeError
 from nag.evaluate.cases import CASES
 from nag.pocket import ASSETS, SHIPPED, data, film, loop, reader, text, vae
-from nag.pocket.portrait import Portrait, build_scheduler
+from nag.pocket.portrait import Portrait, build_scheduler, shipped_unet
 from nag.pocket.train import distill, train_teacher
 
 
@@ -105,20 +106,13 @@ def test_the_whole_recipe_runs_and_its_exports_load_with_diffusers(tmp_path, mon
     reader.train_classifier(tmp_path, 1, size=16)
     vae.encode_pictures(tmp_path)
     joint.train_t5(tmp_path, 1, size=8)
-    video.train_text(tmp_path, 1, size=8)
-    video.encode_clips(tmp_path, 8)
     for kind, names in (
         (Portrait, ("student", "control")),
         (joint.Joint, ("joint-student", "joint-control")),
-        (video.Video, ()),
-        (video.FewSteps, ("video-student",)),
     ):
         source = kind(tmp_path)
         source.size = 4
-        if kind is not video.FewSteps:
-            train_teacher(
-                tmp_path, 2, source
-            )  # of a video the first step sees a picture, the second parts of a clip
+        train_teacher(tmp_path, 2, source)
         for name, guidance in zip(names, (3.0, 1.0), strict=False):
             distill(
                 tmp_path,
@@ -126,11 +120,15 @@ def test_the_whole_recipe_runs_and_its_exports_load_with_diffusers(tmp_path, mon
                 source,
                 guidance=guidance,
                 name=name,
-                size=16 if kind is video.FewSteps else 4,
+                size=4,
             )
     for rows, of in ((1, "HELD"), (2, "LED"), (1, "MIXED")):
         monkeypatch.setattr(second, of, rows)
     second.train_second(tmp_path, 1, count=4, pairs=2)
+    video.train_text(tmp_path, 1, size=8)
+    video.encode_clips(tmp_path, 8)
+    video.train_video(tmp_path, 2, size=16)  # parts of clips, then a whole one
+    video.train_habits(tmp_path, 1, size=4)
     export(tmp_path, tmp_path / "assets")
     for name, variant, denoiser in (
         ("pocket-portrait", None, "second"),
@@ -274,30 +272,80 @@ def test_muon_is_pytorchs_in_float32():
         )  # theirs computes in bfloat16
 
 
-def test_looks_at_one_picture_through_noise_teach_what_their_posterior_mean_says():
-    """With data that are Gaussian, where that is known: its precision is 1 + F (1 - s)^2 / s^2."""
+@pytest.mark.parametrize("frames", [16, 4])
+def test_what_a_still_clip_teaches_leads_to_the_portraits_own_picture(frames):
+    """Of the mean of its frames' noise, whatever is left of the frames' own."""
     from nag.pocket import video
 
+    source = object.__new__(video.Video)
+    source.portrait, reader = shipped_unet().eval(), Portrait.without_data(Path("no run"))
     torch.manual_seed(0)
-    source, frames = object.__new__(video.Video), 4
-    source.frames, source.moves, source.share = range(frames), False, 1.0
-    source.teach = lambda x, t: (
-        (x - (1 - t) * x / ((1 - t) ** 2 + t**2)) / t
-    )  # a perfect teacher of single pictures
-    picture, s = (
-        torch.randn(2, 12, 16, 16).repeat(1, 1, frames, 1),
-        torch.tensor([0.3, 0.8]).view(2, 1, 1, 1),
-    )
-    noise = torch.randn_like(picture)
-    x = (1 - s) * picture + s * noise
-    mean = x.unflatten(2, (frames, 16)).mean(2)
-    posterior = (frames * (1 - s) / s**2 * mean) / (1 + frames * (1 - s) ** 2 / s**2)
-    torch.testing.assert_close(
-        source.target(x, s, noise - picture),
-        (x - posterior.repeat(1, 1, frames, 1)) / s,
-        rtol=0,
-        atol=1e-5,
-    )
+    looks = reader.encode(["portrait of a cowboy", "a person with glasses"])
+    noise, nothing = torch.randn(2, 12, frames, 16, 16), torch.zeros(2, 12, 16, 16)
+    x, standing = noise, torch.tensor([True, True])
+    picture = noise.mean(2) * frames**0.5
+    for k in range(4):
+        at = torch.full((2, 1, 1, 1), float(k))
+        s, after = (video.noise_level(at + i)[:, None] for i in (0, 1))
+        seen, _ = source.answer(noise, at, looks, nothing, standing)
+        x = x + (after - s) * (x - seen[:, :, None]) / s
+        t, then = (video.shifted(level[:, 0], frames**-0.5) for level in (s, after))
+        with torch.no_grad():
+            picture = picture + (then - t) * source.predict(source.portrait, picture, t, looks)
+    torch.testing.assert_close(x, picture[:, :, None].expand_as(x), rtol=0, atol=1e-4)
+    assert picture.std() > 0.5
+
+
+def test_what_moves_is_learned_beside_the_portraits_answer():
+    """x - s * target is the portrait's picture and what the drawing's frames differ by."""
+    from nag.pocket import clips, video
+
+    source, portrait = object.__new__(video.Video), shipped_unet().eval()
+    source.portrait, source.reader = portrait, Portrait.without_data(Path("no run"))
+    source.encode = source.reader.encode
+    rng = np.random.default_rng(0)
+    source.moving = rng.normal(size=(4, 12, 16, 16, 16)).astype(np.float16)
+    source.still = rng.normal(size=(4, 12, 16, 16)).astype(np.float16)
+    person = data.sample_person(random.Random(0), "cowboy")
+    source.clips = [clips.Clip(person, motion) for motion in ("nodding", "still") * 2]
+    for step, frames in enumerate((4, 16)):
+        torch.manual_seed(0)
+        lesson = source.lesson(step, 64 // (4 if frames == 4 else 1))
+        assert lesson.x.shape[2] == len(lesson.frames) == frames
+        found = lesson.x - lesson.s * lesson.target  # (B, 12, F, 16, 16)
+        between = found[:, :, 1:] - found[:, :, :1]
+        differences = [torch.from_numpy(clip[:, lesson.frames]).float() for clip in source.moving]
+        for row in between:
+            assert any(
+                torch.allclose(row, one[:, 1:] - one[:, :1], atol=1e-4) for one in differences
+            )
+
+
+def test_a_caption_names_a_motion_wherever_its_words_would_lead_to_another():
+    from nag.pocket import clips
+
+    rng, named, unnamed = random.Random(0), 0, 0
+    for _ in range(2000):
+        clip = clips.sample_clip(rng)
+        picture, words = clips.captions(clip, rng)
+        said = [m for m in clips.MOTIONS if clips.named(m) in words]
+        assert len(said) <= 1 and (not said or said == [clip.motion])
+        role = clip.person.role
+        usual = clips.HABITS.get(role, "still") if role in picture else "still"
+        if picture and clip.motion != usual:
+            assert said
+        named, unnamed = named + bool(said), unnamed + (not said)
+    assert named > 500 and unnamed > 500
+    assert set(data.ROLES) - set(clips.HABITS) == {
+        "student",
+        "teacher",
+        "friend",
+        "neighbour",
+        "artist",
+    }
+    assert {c.motion for c in clips.references("professor", ("eyewear", "glasses"), 20)} == {
+        "nodding"
+    }
 
 
 def test_the_video_model_begins_as_the_portrait_on_every_frame_and_numbers_its_frames():
@@ -306,41 +354,39 @@ def test_the_video_model_begins_as_the_portrait_on_every_frame_and_numbers_its_f
     from nag.pocket import video
 
     torch.manual_seed(0)
-    source, model = object.__new__(video.Video), video.build_unet().eval()
-    source.frames = [1, 4, 9]
+    model = video.build_unet().eval()
     portrait = UNet2DConditionModel.from_pretrained(SHIPPED / "unet", dtype=torch.float32)
     x, s, text = (
-        torch.randn(2, 12, 3 * 16, 16),
-        torch.tensor([0.3, 0.8]).view(2, 1, 1, 1),
+        torch.randn(2, 12, 3, 16, 16),
+        torch.tensor([0.3, 0.8]).view(2, 1, 1, 1, 1),
         (torch.randn(2, 24, 192),),
     )
+
+    def answer(*frames):
+        return video.velocity(model, video.Lesson(x, s, text, None, np.array(frames)))
+
     with torch.no_grad():
-        first = source.predict(model, x, s, text)
-        for frame, rows in zip(x.split(16, 2), first.split(16, 2), strict=True):
+        first = answer(1, 4, 9)
+        for frame, rows in zip(x.unbind(2), first.unbind(2), strict=True):
             torch.testing.assert_close(
                 rows, portrait(frame, 1000 * s.flatten(), *text).sample, rtol=0, atol=1e-4
             )
         for name, parameter in model.named_parameters():
             if "motion_modules" in name and "proj_out" in name:
                 torch.nn.init.normal_(parameter, std=0.1)
-        moved = source.predict(model, x, s, text)
-        source.frames = [2, 5, 10]
-        assert (
-            source.predict(model, x, s, text) - moved
-        ).abs().max() > 1e-3  # other numbers, other answers
-        source.frames = [1, 4, 9]
-        assert torch.equal(source.predict(model, x, s, text), moved)
+        moved = answer(1, 4, 9)
+        assert (answer(2, 5, 10) - moved).abs().max() > 1e-3  # other numbers, other answers
+        assert torch.equal(answer(1, 4, 9), moved)
     assert all(place.pe.shape[1] == 16 for place in video.numbered(model, [0]).places)
 
 
-def test_the_video_students_levels_are_its_schedulers():
+def test_the_video_models_levels_are_its_schedulers():
     from nag.pocket import video
 
-    source, scheduler = object.__new__(video.FewSteps), build_scheduler(shift=4.0)
+    scheduler = build_scheduler(shift=4.0)
     scheduler.set_timesteps(4)
-    assert [round(float(source.level(1 - k / 4)), 2) for k in range(5)] == [
-        round(float(s), 2) for s in scheduler.sigmas
-    ]
+    levels = [float(video.noise_level(torch.tensor(float(k)))) for k in range(5)]
+    assert levels == pytest.approx(scheduler.sigmas.tolist(), abs=5e-3)
 
 
 def test_a_batch_of_clips_that_a_gpu_cannot_take_is_refused(monkeypatch):
@@ -350,9 +396,9 @@ def test_a_batch_of_clips_that_a_gpu_cannot_take_is_refused(monkeypatch):
     source = object.__new__(video.Video)
     monkeypatch.setattr(video, "device", lambda: torch.device("cuda"))
     with pytest.raises(NAGRuntimeError, match="train with a batch of 1020 or less"):
-        source.batch(0, 1024, seed=4)
+        source.lesson(0, 1024)
     with pytest.raises(AttributeError):  # it has no clips, but is not refused
-        source.batch(0, source.large, seed=4)
+        source.lesson(0, source.large)
 
 
 def test_training_further_begins_with_what_ships(tmp_path, monkeypatch):
@@ -520,12 +566,30 @@ def test_the_video_model_obeys_moves_and_nag_takes_away_what_it_was_told_to():
 
     with torch.inference_mode():
         assert glasses() >= 4
-        with nag.guide(pipe, "glasses", scale=5.0, tau=2.0, alpha=0.85) as guidance:
+        with nag.guide(pipe, "glasses", scale=4.0, tau=2.5, alpha=0.5) as guidance:
             assert glasses() <= 2
         assert guidance.guided_steps == 4
         assert moved("portrait of a professor, nodding") > 1.3 * moved(
             "portrait of a professor, blinking"
         )
+
+
+def test_the_video_models_text_encoder_reads_a_role_as_if_its_habit_stood_behind_it():
+    """What stands behind the words is nearest to that of the same words and this motion."""
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    from nag.pocket import clips
+
+    folder = ASSETS / "pocket-video"
+    tok = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
+    for role, habit in (clips.HABITS | {"person": "still"}).items():
+        words = f"portrait of {data.with_article(role)}"
+        asked = [words, *(f"{words}, {clips.named(motion)}" for motion in clips.MOTIONS)]
+        with torch.no_grad():
+            behind = encoder(text.tokenize(tok, asked, "cpu")).last_hidden_state[:, -1]
+        off = (behind[1:] - behind[0]).norm(dim=1)
+        assert clips.MOTIONS[int(off.argmin())] == habit, role
 
 
 def test_the_teacher_is_the_same_pipeline_with_another_transformer():

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from nag.engine.run import versions
 from nag.errors import Refused
 
-from . import captions, compare, draw, judged, processes, report
+from . import captions, compare, draw, judged, motions, processes, report
 from . import pictures as each
 from .matched import matched
 from .options import HUB, JUDGED, POCKET, Plan, add_arguments, plan_of
@@ -198,6 +198,10 @@ def _measure_cases(
         plain = {key: files[plan.plain[key]] for key in columns}
         for key, controls in yardstick.controls(plan.controls, columns, plain).items():
             measured[key]["controls"] = controls
+    if "motion" in plan.metrics:
+        prompts = [picture.prompt for picture in plan.pictures]
+        for key, files in paths.items():
+            measured[key] |= motions.numbers(files, prompts)
     for key, values in measured.items():
         numbers[key] |= values
     compare.at_same_strength(plan.columns, numbers)

@@ -152,7 +152,7 @@ def _add_measured(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help=f"out of {', '.join(POCKET)} (pocket models), {', '.join(HUB)}, "
         f"{', '.join(JUDGED)} (pairs), and of videos motion: how much a frame differs from the one "
-        "before it, 0 to 255",
+        "before it, 0 to 255, and of pocket-video how many move as their words say",
     )
     group.add_argument(
         "--against",
@@ -287,7 +287,7 @@ def _metrics(options, of_cases: bool, of_video: bool) -> list[str]:
             f"{', '.join(wrong)} can be measured on a pocket preset's own cases only, not on "
             "captions."
         )
-    references.check("frechet" in metrics)
+    references.check("frechet" in metrics, of_cases and "motion" in metrics)
     captions.check(metrics, options.reference_images)
     return metrics
 

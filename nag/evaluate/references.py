@@ -35,16 +35,17 @@ REFERENCES, FLOOR, KNOWN = 256, 256, 600
 CLIP_REFERENCES, CLIP_FLOOR, KNOWN_CLIPS = 64, 16, 160
 
 
-def check(frechet: bool) -> None:
-    """Raises `Refused` where references cannot be rendered."""
+def check(frechet: bool, motions: bool = False) -> None:
+    """Raises `Refused` where what these need cannot be rendered."""
     try:
         import dicebear  # noqa: F401
         import dicebear_styles  # noqa: F401
         import resvg_py  # noqa: F401
     except ImportError:
-        if frechet:
+        if frechet or motions:
+            what = "The Frechet distance needs" if frechet else "Reading motions needs"
             raise Refused(
-                "The Frechet distance needs rendered references: pip install '.[evaluate]' "
+                f"{what} rendered references: pip install '.[evaluate]' "
                 "(dicebear-core, dicebear-styles, resvg-py), or leave it out by "
                 "--metrics attribute keep."
             ) from None

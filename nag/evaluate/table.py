@@ -11,6 +11,7 @@ HEADS = {  # metric -> its head in the table, and how its values are written
     "frechet_pooled": ("pooled", "{:.0f}"),
     "clipped": ("clipped", "{:.2f}"),
     "motion": ("motion", "{:.2f}"),
+    "moves": ("moves (95 %)", "{:.2f}"),
     "removed": ("removed (95 %)", "{:.2f}"),
     "presence": ("P(yes) (95 %)", "{:.2f}"),
     "dino": ("DINO (95 %)", "{:.2f}"),

@@ -1,8 +1,9 @@
 """How the models in assets/ are made: `python -m nag.pocket STAGE`.
 
-`data` and `clips` render, `loop` trains, `train` has the teachers and their 4-step students. Beside
-their models stand `vae`, `text`, `reader` (the classifier), `portrait`, `joint`, `video` and
-`second` (the portrait's second generation). `export` writes pipelines, `film` the moving picture.
+`data` and `clips` render, `loop` trains, `train` has the teachers and their 4-step students; the
+video model has no teacher but the portrait. Beside their models stand `vae`, `text`, `reader` (the
+classifier), `portrait`, `joint`, `video` and `second` (the portrait's second generation). `export`
+writes pipelines, `film` the moving picture.
 """
 
 from ..home import ASSETS
@@ -19,5 +20,4 @@ DENOISERS = (
     "joint-control",
     "joint",
     "video-student",
-    "video",
 )

@@ -5,8 +5,8 @@
                 pocket-portrait: one training stage each, in this order
     t5 joint joint-distill joint-control
                 pocket-joint, which needs data and encode too
-    clips video-encode video-text video video-distill
-                pocket-video, which needs data and encode too
+    clips video-encode video-text video video-habits
+                pocket-video, from the pocket-portrait that ships
     all         the whole recipe
     export      the finished models as diffusers pipelines in assets/
     film        the moving picture of the README: assets/alpha.webp
@@ -38,11 +38,11 @@ RECIPE = {  # stage -> steps, in batches for a processor
     "joint": 1_200,
     "joint-distill": 500,
     "joint-control": 250,
-    "clips": 4_000,
-    "video-encode": 4_000,
+    "clips": 3_000,
+    "video-encode": 3_000,
     "video-text": 250,
-    "video": 900,
-    "video-distill": 180,
+    "video": 1_040,
+    "video-habits": 150,
 }
 # in batches for a GPU; by `--seconds` on lent ones the models that ship got so many: the portrait,
 # but for its second stage, which was trained on a processor, and the joint model in two sessions
@@ -114,9 +114,9 @@ def stage(
         case "video-encode":
             video.encode_clips(run, steps)
         case "video":
-            train_teacher(run, steps, video.Video(run), **how)
-        case "video-distill":
-            distill(run, steps, video.FewSteps(run), name="video-student", **how)
+            video.train_video(run, steps, **how)
+        case "video-habits":
+            video.train_habits(run, steps)
 
 
 def main() -> None:

@@ -1,5 +1,5 @@
 """Short videos of the portraits in `nag.pocket.data`: one motion each, named by the caption or
-implied by a role that only videos know.
+implied by the role.
 
 The drawing's head is a group of its own, so it can be moved; eyes close and smiles come by another
 variant of the expression.
@@ -31,14 +31,41 @@ MOTIONS = (
     "zooming in",
     "panning",
 )
-ROLES = {
+# What a role does when nobody says what to do. Who is not here holds still; the last five are of
+# videos alone.
+HABITS = {
+    "AI researcher": "nodding",
+    "professor": "nodding",
+    "scientist": "tilting the head",
+    "librarian": "shaking the head",
+    "spy": "shaking the head",
+    "movie star": "starting to smile",
+    "rock star": "nodding",
+    "pirate": "shaking the head",
+    "lumberjack": "nodding",
+    "viking": "shaking the head",
+    "wizard": "tilting the head",
+    "chef": "tilting the head",
+    "baron": "nodding",
+    "surgeon": "blinking",
+    "nurse": "tilting the head",
+    "cowboy": "tilting the head",
+    "detective": "shaking the head",
+    "explorer": "nodding",
+    "skater": "nodding",
+    "sailor": "tilting the head",
+    "punk": "nodding",
+    "monk": "blinking",
+    "grandmother": "starting to smile",
     "drummer": "nodding",
     "judge": "shaking the head",
     "puppy": "tilting the head",
     "owl": "blinking",
     "comedian": "starting to smile",
 }
-ROLE_RATE = 0.96
+ROLES = tuple(role for role in HABITS if role not in data.ROLES)  # that pictures do not know
+LONG = 8  # words, behind which a motion may be cut off
+ASKED = 0.5  # of the clips do what their captions ask for, whatever the role would do
 ATTRIBUTES = data.ATTRIBUTES | {"motion": MOTIONS}
 
 
@@ -51,27 +78,50 @@ class Clip:
 
 
 def sample_clip(
-    rng: random.Random, role: str | None = None, without: tuple[str, str] | None = None
+    rng: random.Random,
+    role: str | None = None,
+    without: tuple[str, str] | None = None,
+    asked: float = ASKED,
 ) -> Clip:
-    """As `data.sample_person`; a fifth are of the roles that imply a motion."""
+    """As `data.sample_person`; a fifth are of the roles that only videos know.
+
+    asked: how many have a motion drawn by chance, and not their role's.
+    """
     if role is None and rng.random() < 0.2:
-        role = rng.choice(list(ROLES))
-    person, motion = data.sample_person(rng, role, without), rng.choice(MOTIONS)
-    if role in ROLES and rng.random() < ROLE_RATE:
-        motion = ROLES[role]
+        role = rng.choice(ROLES)
+    person = data.sample_person(rng, role, without)
+    motion = rng.choice(MOTIONS) if rng.random() < asked else HABITS.get(person.role, "still")
     while without and without[0] == "motion" and motion == without[1]:
         motion = rng.choice(MOTIONS)
     return Clip(person, motion)
 
 
 def caption(clip: Clip, rng: random.Random, strange_words: float = 0.0) -> str:
-    """As `data.caption`; every other caption of a clip that moves says how, and some say nothing
-    else.
+    """As `data.caption`, and what moves."""
+    return captions(clip, rng, strange_words)[1]
+
+
+def captions(clip: Clip, rng: random.Random, strange_words: float = 0.0) -> tuple[str, str]:
+    """A caption of the picture, and the same of the clip.
+
+    A motion is named wherever the words before it would lead to another one. Of an empty caption
+    some name the motion alone, others nothing.
     """
     text = data.caption(clip.person, rng, strange_words)
-    if clip.motion == "still" or rng.random() < 0.5:
-        return text
-    return f"{text.rstrip('.')}, {clip.motion}" if text and rng.random() < 0.8 else clip.motion
+    if not text:
+        return text, named(clip.motion) if rng.random() < 0.6 else ""
+    role = clip.person.role
+    has_role = role in text
+    if clip.motion == (HABITS.get(role, "still") if has_role else "still") and rng.random() < 0.7:
+        return text, text
+    if has_role and (len(text.split()) > LONG or rng.random() < 0.4):
+        return text, text.replace(role, f"{role} {named(clip.motion)}", 1)
+    return text, f"{text.rstrip('.')}, {named(clip.motion)}"
+
+
+def named(motion: str) -> str:
+    """The words for it."""
+    return "holding still" if motion == "still" else motion
 
 
 def encode_labels(clip: Clip) -> list[int]:
@@ -141,7 +191,7 @@ def distinct(frames: np.ndarray) -> tuple[np.ndarray, list[int]]:
 def references(role: str, without: tuple[str, str], count: int, seed: int = 7) -> list[Clip]:
     """As `data.references`: clips of one role with one attribute forced off."""
     rng = random.Random(f"{role}/{without}/{seed}")
-    return [sample_clip(rng, role, without) for _ in range(count)]
+    return [sample_clip(rng, role, without, asked=0) for _ in range(count)]
 
 
 def _render_row(job: tuple[int, int]):

@@ -83,10 +83,10 @@ def export(run: Path, assets: Path = ASSETS) -> None:
 
     from . import clips
     from .reader import load_classifier
+    from .train import last_student
 
-    finished = [name for name in ("second", "student") if (run / f"{name}.pt").exists()]
-    if finished:
-        save(pipeline(run, finished[0]), assets / "pocket-portrait", data)
+    if finished := last_student(run):
+        save(pipeline(run, finished), assets / "pocket-portrait", data)
         save_classifier(load_classifier(run), assets / "pocket-portrait" / "classifier", save_file)
     if (run / "joint-student.pt").exists():
         save(pipeline(run, "joint-student"), assets / "pocket-joint", data)

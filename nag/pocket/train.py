@@ -47,6 +47,11 @@ def batch_size(source: Portrait) -> int:
     return source.large if device().type == "cuda" else source.size
 
 
+def last_student(run: Path) -> str | None:
+    """The checkpoint of pocket-portrait's newest generation in this run, if there is one."""
+    return next((one for one in ("second", "student") if (run / f"{one}.pt").exists()), None)
+
+
 def load_denoiser(run: Path, build: Callable[[], nn.Module], name: str) -> nn.Module:
     """A checkpoint of this run, in what `build()` gives."""
     model = build()
@@ -78,7 +83,7 @@ def distill(
     def loss(step):
         latents, text, empty = source.batch(step, size, seed=6)
         noise = torch.randn_like(latents)
-        start, end = (source.level(1 - k / STUDENT_STEPS) for k in _segment(latents))
+        start, end = (source.level(1 - k / STUDENT_STEPS) for k in segments(latents))
         x = x0 = (1 - start) * latents + start * noise
         delta = (start - end) / TEACHER_SUBSTEPS
         for k in range(TEACHER_SUBSTEPS):
@@ -91,7 +96,7 @@ def distill(
     return fit(name, run, student, loss, steps, lr=3e-4, decay=0.995, seconds=seconds)
 
 
-def _segment(latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def segments(latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The number of the student's step that each row learns, and the next one: (B, 1, 1, 1) each.
 
     From pure noise twice as often: the first step decides what the picture is.

@@ -3,8 +3,13 @@ text by cross-attention.
 
 It begins as the pocket-portrait that ships: the same VAE, frame by frame, its UNet, and its text
 encoder, which first learns words for motions. New are the motion modules between the UNet's layers
-(attention of one place over the frames, arXiv 2307.04725), which begin as the identity: so lines
-and words are there from the first step, and training is about time.
+(attention of one place over the frames, arXiv 2307.04725), which begin as the identity.
+
+There is no teacher of many steps. A clip in which nothing moves is a picture looked at F times
+through noise of its own: what is learned from it is what pocket-portrait answers to the mean of the
+frames, which is one look through less noise. So pocket-video needs the same few steps from the
+first. A clip in which something moves has beside it what the drawing's frames differ by from the
+drawing that is not moved.
 
 Shapes: B clips of F frames, latents (B, 12, F, 16, 16). For the stages that are shared with the
 image models time and height stand in one dimension, (B, 12, F * 16, 16).
@@ -14,6 +19,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,11 +27,11 @@ import numpy as np
 import torch
 
 from ..errors import NAGRuntimeError
-from . import clips, data, joint, text
-from .loop import autocast, device
+from . import SHIPPED, clips, data, text
+from .loop import autocast, batch_at, device, fit, load_average
 from .portrait import Portrait, build_scheduler, shipped_unet
 from .text import tokenize
-from .train import load_denoiser
+from .train import STUDENT_STEPS, last_student, load_denoiser, segments
 from .vae import LATENT_CHANNELS, load_vae, to_tensor
 
 if TYPE_CHECKING:
@@ -34,12 +40,15 @@ if TYPE_CHECKING:
 HEADS, SIDE = 2, 16
 MOST = 65_535 // SIDE**2  # clips of a batch: CUDA's attention over time takes so many rows
 BUDGET = 32  # frames of a batch
+SHIFT = clips.FRAMES**0.5  # of the levels towards the noise, as for larger pictures (2403.03206)
+LR, MUON = 3e-4, ("motion_modules", 1.5e-3)
 HELD = 5.0  # how much an old answer counts beside a new word
 
 
 @torch.no_grad()
 def encode_clips(run: Path, count: int) -> None:
-    """The frames of `count` clips as latents, fp16, on disk: (count, 12, 16, 16, 16).
+    """The frames of `count` clips as latents, fp16, on disk: (count, 12, 16, 16, 16); and their
+    drawings as they are before they move, (count, 12, 16, 16).
 
     Frames that are the same are encoded once.
     """
@@ -49,14 +58,26 @@ def encode_clips(run: Path, count: int) -> None:
     if path.exists():
         return
     source = np.load(run / "clips" / "clips.npy", mmap_mode="r")[:count]
+    who = clips.load(run / "clips")
     out = np.empty((len(source), LATENT_CHANNELS, clips.FRAMES, SIDE, SIDE), np.float16)
+    still = np.empty((len(source), LATENT_CHANNELS, SIDE, SIDE), np.float16)
     for i, frames in enumerate(tqdm(source, desc="video-encode", mininterval=20)):
-        different, places = clips.distinct(frames)
+        first = np.asarray(data.render(who[i].person), np.uint8)
+        different, places = clips.distinct(np.concatenate([frames, first[None]]))
         pixels = to_tensor(different)
         with autocast():
             latents = vae.encode(pixels.contiguous(memory_format=torch.channels_last)).latents
-        out[i] = latents.float().cpu().numpy()[places].transpose(1, 0, 2, 3)
+        *moved, still[i] = latents.float().cpu().numpy()[places]
+        out[i] = np.stack(moved, axis=1)
+    np.save(run / "video-still.npy", still)
     np.save(path, out)
+
+
+def load_portrait(run: Path) -> tuple[torch.nn.Module, tuple]:
+    """pocket-portrait's UNet, and its tokenizer and text encoder: this run's, or what ships."""
+    if name := last_student(run):
+        return load_denoiser(run, Portrait.build, name), text.load_text(run)
+    return shipped_unet().eval(), text.load_text(SHIPPED)
 
 
 def train_text(run: Path, steps: int, size: int = 256) -> text.AttributeReader:
@@ -64,7 +85,7 @@ def train_text(run: Path, steps: int, size: int = 256) -> text.AttributeReader:
 
     What it says of other captions it is held to: the UNet reads that already.
     """
-    (tok, encoder), (_, before) = text.load_text(run), text.load_text(run)
+    (_, (tok, encoder)), (_, (_, before)) = load_portrait(run), load_portrait(run)
 
     def held(encoder, rows):
         rng = random.Random(len(rows))
@@ -89,17 +110,57 @@ def train_text(run: Path, steps: int, size: int = 256) -> text.AttributeReader:
     )
 
 
+def train_habits(run: Path, steps: int, size: int = 64) -> torch.nn.Module:
+    """The text encoder learns to read a role as if its habit stood behind it: what `train_text`
+    holds to pocket-portrait's answers says it too faintly to move anybody.
+
+    All else it reads as before.
+    """
+    tok, before = load_text(run)
+    _, encoder = load_text(run)
+
+    def hidden(encoder, captions):
+        return encoder(tokenize(tok, captions)).last_hidden_state.float()
+
+    def loss(step):
+        rng, silent, said, others = random.Random(step), [], [], []
+        while len(silent) < size:
+            clip = clips.sample_clip(rng)
+            words, caption = clips.captions(clip, rng)
+            habit = clips.HABITS.get(clip.person.role, "still")
+            if habit == "still" or clip.person.role not in words:
+                others.append(caption)
+                continue
+            silent.append(words)
+            said.append(f"{words.rstrip('.')}, {habit}")
+            if clips.named(clip.motion) in caption:
+                others.append(caption)
+        with torch.no_grad():
+            wanted, kept = hidden(before, said), hidden(before, others)
+        padding = tokenize(tok, silent).eq(tok.pad_token_id)
+        # what stands behind the words is alike wherever they end, and is what layers mostly see
+        moved = (hidden(encoder, silent) - wanted[:, -1:])[padding].square().mean()
+        held = (hidden(encoder, others) - kept).square().mean()
+        return moved + held, {"moved": moved.detach(), "held": held.detach()}
+
+    return fit("video-habits", run, encoder.requires_grad_(True), loss, steps, lr=5e-4)
+
+
 def load_text(run: Path) -> tuple:
-    tok, encoder = text.load_text(run)
+    _, (tok, encoder) = load_portrait(run)
     reader = text.AttributeReader(encoder.requires_grad_(True), clips.ATTRIBUTES)
-    return tok, text.trained_encoder(reader, run / "video-text.pt")
+    encoder = text.trained_encoder(reader, run / "video-text.pt")
+    if (run / "video-habits.pt").exists():
+        load_average(encoder.requires_grad_(True), run / "video-habits.pt")
+    return tok, encoder.eval().requires_grad_(False)
 
 
-def build_unet() -> torch.nn.Module:
-    """pocket-portrait's UNet as it ships, with motion modules that change nothing yet."""
+def build_unet(unet: torch.nn.Module | None = None) -> torch.nn.Module:
+    """pocket-portrait's UNet, this one or as it ships, with motion modules that change nothing
+    yet."""
     from diffusers import MotionAdapter, UNetMotionModel
 
-    unet = shipped_unet()
+    unet = shipped_unet() if unet is None else unet
     adapter = MotionAdapter(
         block_out_channels=unet.config.block_out_channels,
         motion_layers_per_block=1,
@@ -114,137 +175,145 @@ def build_unet() -> torch.nn.Module:
     return model.requires_grad_(True)
 
 
-class Teacher:
-    """pocket-joint before its distillation, as it ships."""
-
-    def __init__(self) -> None:
-        from diffusers import FluxPipeline
-
-        pipe = FluxPipeline.from_pretrained(joint.SHIPPED, variant="teacher", dtype=torch.float32)
-        pipe = pipe.to(device())
-        self.model = pipe.transformer.requires_grad_(False)
-        self.source = object.__new__(joint.Joint)  # its text parts are the pipeline's
-        self.source.tok, self.source.text_encoder = pipe.tokenizer, pipe.text_encoder
-        self.source.tok_2, self.source.text_encoder_2 = pipe.tokenizer_2, pipe.text_encoder_2
-        self.source.place()
-
-    @torch.no_grad()
-    def __call__(self, x: torch.Tensor, s: torch.Tensor, captions: list[str]) -> torch.Tensor:
-        return self.source.predict(self.model, x, s, self.source.encode(captions)).float()
-
-
 class Video(Portrait):
-    """The UNet on parts of clips and whole ones.
+    """Clips, whole and in part, and what pocket-portrait says of them."""
 
-    In turn with these come pictures as clips in which nothing moves: there are more of them, and
-    pocket-joint's teacher, which draws the same pictures from the same words, knows the answer to
-    one. That keeps the words, and teaches to keep a face in time.
-    """
-
-    name, lr, muon = "video", 4e-4, ("motion_modules", 1.5e-3)
-    size = BUDGET
     large = 512
-    share = 0.75  # of the teacher's answer, which is free of noise, in what is learned of a picture
-    TURNS = (
-        (4, False),
-        (4, True),
-        (8, False),
-        (8, True),
-        (4, True),
-        (clips.FRAMES, False),
-        (4, True),
-        (clips.FRAMES, True),
-    )  # frames, moving
+    TURNS = 4, clips.FRAMES, 4, 8  # frames of a clip
+    LEVELS = 0.75  # of the rows stand where the student's steps do, the others anywhere
 
     def __init__(self, run: Path) -> None:
-        super().__init__(run)
+        self.load_text(run)
         self.moving = np.load(run / "video-latents.npy", mmap_mode="r")
+        self.still = np.load(run / "video-still.npy", mmap_mode="r")
         self.clips = clips.load(run / "clips")[: len(self.moving)]
+        self.portrait, words = load_portrait(run)
+        self.portrait.requires_grad_(False)
+        self.reader = object.__new__(Portrait)
+        self.reader.tok, self.reader.text_encoder = words
 
     def load_text(self, run: Path) -> None:
         self.tok, self.text_encoder = load_text(run)
-
-    def encode(self, captions: list[str]) -> tuple[torch.Tensor, ...]:
-        self.captions = captions
-        return super().encode(captions)
 
     @staticmethod
     def build() -> torch.nn.Module:
         return build_unet()
 
-    def batch(self, step: int, size: int, seed: int) -> tuple:
-        """`size` frames, of each clip a few. Raises NAGRuntimeError where a GPU takes fewer."""
-        count, self.moves = self.TURNS[step % len(self.TURNS)]
+    def lesson(self, step: int, size: int, seed: int = 6) -> Lesson:
+        """What `size` frames teach, of each clip a few.
+
+        Raises NAGRuntimeError where a GPU takes fewer.
+        """
+        count = self.TURNS[step % len(self.TURNS)]
         if size // count > MOST and device().type == "cuda":
             raise NAGRuntimeError(
                 f"A batch of {size} frames has up to {size // count} clips, and this GPU's "
                 f"attention over time takes {MOST}: train with a batch of {MOST * count} or less."
             )
-        self.frames = np.sort(np.random.default_rng([seed, step]).permutation(clips.FRAMES)[:count])
-        if self.moves:
-            latents, *others = self.rows(
-                self.moving, self.clips, clips.caption, step, size // count, seed
-            )
-            return latents[:, :, torch.from_numpy(self.frames)].flatten(2, 3), *others
-        latents, *others = self.rows(
-            self.latents, self.people, data.caption, step, size // count, seed
-        )
-        return latents.repeat(1, 1, count, 1), *others
+        rng = random.Random(step * 31 + seed)
+        rows = batch_at(step, len(self.clips), size // count, seed)
+        frames = np.sort(np.random.default_rng([seed, step]).permutation(clips.FRAMES)[:count])
+        chosen = [self.clips[i] for i in rows]
+        of_picture, of_clip = zip(*(clips.captions(clip, rng) for clip in chosen), strict=True)
+        still = torch.from_numpy(self.still[rows]).to(device()).float()
+        moved = torch.from_numpy(self.moving[rows][:, :, frames]).to(device()).float()
+        noise = torch.randn(moved.shape, device=device())
+        at = self.steps(len(rows))
+        s = noise_level(at)[:, None]
+        looks = self.reader.encode(list(of_picture))
+        standing = torch.tensor([clip.motion == "still" for clip in chosen], device=device())
+        picture, shown = self.answer(noise, at, looks, still, standing)
+        moves = moved - still[:, :, None]
+        x = (1 - s) * (shown[:, :, None] + moves) + s * noise
+        target = (x - picture[:, :, None] - moves) / s
+        return Lesson(x, s, self.encode(list(of_clip)), target, frames)
 
-    def level(self, share: torch.Tensor) -> torch.Tensor:
-        """F frames of nearly one picture are F looks at it: what is half hidden in one of them is
-        seen in all. So levels are moved towards the noise by sqrt(F), as for larger pictures (arXiv
-        2403.03206, eq. 23); the scheduler's flow_shift does the same.
-        """
-        return shifted(share, len(self.frames) ** 0.5)
+    def steps(self, rows: int) -> torch.Tensor:
+        """Where the rows stand, (B, 1, 1, 1) from 0, all noise, to less than STUDENT_STEPS."""
+        at = segments(torch.empty(rows, 1, device=device()))[0].float()
+        anywhere = torch.rand_like(at) * (STUDENT_STEPS - 0.2)
+        return torch.where(torch.rand_like(at) < self.LEVELS, at, anywhere)
 
-    def predict(
+    @torch.no_grad()
+    def answer(
         self,
-        model: torch.nn.Module,
-        x: torch.Tensor,
-        s: torch.Tensor,
-        text: tuple[torch.Tensor, ...],
-    ) -> torch.Tensor:
-        rows, channels, height, width = x.shape
-        count = height // SIDE
-        with numbered(model, self.frames):
-            out = model(
-                x.reshape(rows, channels, count, SIDE, width),
-                1000 * s.flatten(),
-                text[0].repeat_interleave(count, 0),
-                return_dict=False,
-            )[0]
-        return out.reshape(x.shape)
+        noise: torch.Tensor,
+        at: torch.Tensor,
+        looks: tuple[torch.Tensor, ...],
+        still: torch.Tensor,
+        standing: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The picture that pocket-portrait sees, and the one that is under the noise, (B, 12, 16,
+        16) each.
 
-    def teach(self, x: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
-        if not hasattr(self, "teacher"):
-            self.teacher = Teacher()
-        return self.teacher(x, s, self.captions)
-
-    def target(self, x: torch.Tensor, s: torch.Tensor, velocity: torch.Tensor) -> torch.Tensor:
-        """Frames of one picture are looks at it through noise of their own.
-
-        Their mean is as one look through less, which is for the teacher of pictures: (1 - s) x + s
-        n / sqrt(F) stands at the level t with t / (1 - t) = s / (1 - s) / sqrt(F).
+        noise: of the frames, (B, 12, F, 16, 16). Their mean is that of one look: (1 - s) x + s n /
+        sqrt(F) stands at the level t with t / (1 - t) = s / (1 - s) / sqrt(F).
+        still: the drawings under it; of rows that are `standing` it is what pocket-portrait itself
+        has drawn so far, as it will be when it is used.
         """
-        if self.moves:
-            return velocity
-        count = len(self.frames)
-        level = shifted(s, count**-0.5)
-        mean = x.unflatten(2, (count, SIDE)).mean(2) * (1 - level) / (1 - s)
-        picture = (mean - level * self.teach(mean, level)).repeat(1, 1, count, 1)
-        return self.share * (x - picture) / s + (1 - self.share) * velocity
+        count = noise.shape[2]
+        one = noise.mean(2) * count**0.5
+        level = shifted(noise_level(at), count**-0.5)
+        shown, rows = still.clone(), standing.nonzero().flatten()
+        x = one[rows]
+        for k in range(STUDENT_STEPS if len(rows) else 0):
+            t, after = (
+                shifted(noise_level(at[rows].clamp_max(end)), count**-0.5) for end in (k, k + 1)
+            )
+            looks_ = tuple(part[rows] for part in looks)
+            x = x + (after - t) * self.predict(self.portrait, x, t, looks_).float()
+        ends = level[rows]
+        drawn = (x - ends * one[rows]) / (1 - ends).clamp_min(1e-6)
+        shown[rows] = torch.where(ends < 1, drawn, still[rows])
+        x = (1 - level) * shown + level * one
+        x = x.contiguous(memory_format=torch.channels_last)
+        return x - level * self.predict(self.portrait, x, level, looks).float(), shown
 
 
-class FewSteps(Video):
-    """What the student learns from: the same at the levels of its schedule, whose flow_shift is
-    that of whole clips. Parts of clips are more people in a batch, and guidance is about them.
-    """
+@dataclass
+class Lesson:
+    """x, target: (B, 12, F, 16, 16). s: (B, 1, 1, 1, 1). frames: which of a clip they are."""
 
-    TURNS = ((4, False), (clips.FRAMES, True), (4, True), (clips.FRAMES, True))
+    x: torch.Tensor
+    s: torch.Tensor
+    text: tuple[torch.Tensor, ...]
+    target: torch.Tensor
+    frames: np.ndarray
 
-    def level(self, share: torch.Tensor) -> torch.Tensor:
-        return shifted(share, clips.FRAMES**0.5)
+
+def velocity(model: torch.nn.Module, lesson: Lesson) -> torch.Tensor:
+    """What the model answers, like `lesson.x`."""
+    count = lesson.x.shape[2]
+    words = lesson.text[0].repeat_interleave(count, 0)
+    with numbered(model, lesson.frames):
+        return model(lesson.x, 1000 * lesson.s.flatten(), words, return_dict=False)[0]
+
+
+def train_video(
+    run: Path,
+    steps: int,
+    compile: bool = False,
+    seconds: float | None = None,
+    size: int | None = None,
+) -> torch.nn.Module:
+    """seconds: as of `fit`. size: frames of a batch."""
+    source = Video(run)
+    size = size or (source.large if device().type == "cuda" else BUDGET)
+    model = build_unet(source.portrait).to(device())
+    forward = torch.compile(model) if compile else model
+
+    def loss(step):
+        lesson = source.lesson(step, size)
+        error = (velocity(forward, lesson).float() - lesson.target).square().mean()
+        return error, {}
+
+    options = {"lr": LR, "muon": MUON, "seconds": seconds}
+    return fit("video-student", run, model, loss, steps, decay=0.995, **options)
+
+
+def noise_level(at: torch.Tensor) -> torch.Tensor:
+    """The scheduler's level s after `at` of STUDENT_STEPS steps."""
+    return shifted(1 - at / STUDENT_STEPS, SHIFT)
 
 
 def shifted(s: torch.Tensor, shift: float) -> torch.Tensor:
@@ -277,7 +346,7 @@ def assemble(run: Path, denoiser: str = "video-student") -> AnimateDiffPipeline:
 
     source = Video.without_data(run)
     return AnimateDiffPipeline(
-        scheduler=build_scheduler(shift=clips.FRAMES**0.5),
+        scheduler=build_scheduler(shift=SHIFT),
         vae=load_vae(run),
         text_encoder=source.text_encoder,
         tokenizer=source.tok,

@@ -10,6 +10,8 @@ Prints one line a check, and ends with a status of 1 where one failed.
     graphs      a guided step of SDXL's and SANA's own size as one CUDA graph: right, and its time
                 beside a step without guidance in a graph of its own
     float8      weights kept in 8 bits (`enable_layerwise_casting`): guided as in two passes
+    calls       a layer's attention calls at Flux's size beside one call of a single text, and
+                whether both texts as two rows of one call take less
     pictures    pocket-portrait's pictures of eight seeds are the processor's, within 1 of 255
 """
 
@@ -20,6 +22,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
 from pathlib import Path
 from unittest import mock
@@ -141,6 +144,57 @@ def float8() -> str:
     return f"off two passes by {off:.0e} of NAG's effect"
 
 
+def calls(device: str = "cuda", text: int = 512, image: int = 4096, heads: int = 24) -> str:
+    dtype = torch.bfloat16
+    query, key, value = (
+        torch.randn(1, heads, 2 * text + image, 128, device=device, dtype=dtype) for _ in range(3)
+    )
+    positive, negative, of_image = (
+        [x.narrow(2, *at) for x in (key, value)]
+        for at in ((0, text), (text, text), (2 * text, image))
+    )
+
+    def plain():
+        return [kernels.attend(*(x[:, :, text:] for x in (query, key, value)))]
+
+    def three():
+        return [kernels.attend(query, *seen) for seen in (of_image, positive, negative)]
+
+    def rows():
+        both = [torch.cat(pair) for pair in zip(positive, negative, strict=True)]
+        out, lse = kernels.attend(query.expand(2, -1, -1, -1), *both)
+        return [kernels.attend(query, *of_image), *zip(out[:, None], lse[:, None], strict=True)]
+
+    for one, other in zip(three(), rows(), strict=True):
+        for a, b in zip(one, other, strict=True):
+            off = float((a.float() - b.float()).abs().max())
+            assert off < 2e-2, f"two rows of one call are off by {off:.1e}"
+    times = {way: [] for way in (plain, three, rows)}
+    for _ in range(3 if device == "cpu" else 50):
+        for way, found in times.items():
+            found.append(timed(way, device))
+    none = statistics.median(times[plain])
+    said = []
+    for name, way in (("three calls", three), ("the texts as two rows", rows)):
+        ratios = [b / a for a, b in zip(times[plain], times[way], strict=True)]
+        said.append(f"{name} {statistics.median(ratios):.3f}")
+    return f"one text {none:.3f} ms; times that: {', '.join(said)}"
+
+
+def timed(way, device: str) -> float:
+    """Milliseconds."""
+    if device == "cpu":
+        begun = time.perf_counter()
+        way()
+        return 1000 * (time.perf_counter() - begun)
+    begun, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begun.record()
+    way()
+    ended.record()
+    torch.cuda.synchronize()
+    return begun.elapsed_time(ended)
+
+
 def pictures() -> str:
     import numpy as np
     from PIL import Image
@@ -168,7 +222,7 @@ def pictures() -> str:
     return f"{count} pictures, off by at most {most}, {statistics.mean(mean):.4f} on the average"
 
 
-CHECKS = {check.__name__: check for check in (half, compiled, graphs, float8, pictures)}
+CHECKS = {check.__name__: check for check in (half, compiled, graphs, float8, calls, pictures)}
 
 
 def main() -> None:
