@@ -141,6 +141,18 @@ def test_videos_are_decoded_in_tiles(name, tmp_path):
     assert pipe.vae.use_tiling
 
 
+@pytest.mark.parametrize("channels", [4, 12])
+def test_a_tiny_vae_of_a_video_model_still_encodes(channels):
+    """diffusers' tiles of it have four channels, whatever its own."""
+    from diffusers import AutoencoderTiny
+
+    sizes = {"encoder_block_out_channels": (8, 8, 8, 8), "decoder_block_out_channels": (8, 8, 8, 8)}
+    vae = AutoencoderTiny(latent_channels=channels, **sizes)
+    repair(types.SimpleNamespace(vae=vae, components={"vae": vae}), video=True)
+    assert vae.use_tiling == (channels == 4)
+    assert vae.encode(torch.zeros(1, 3, 64, 64)).latents.shape == (1, channels, 8, 8)
+
+
 def tokenizers_of(pipe) -> dict:
     return {name: part for name, part in pipe.components.items() if "tokenizer" in name and part}
 

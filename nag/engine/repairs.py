@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
+    from diffusers import DiffusionPipeline, ModelMixin
     from transformers import PreTrainedTokenizerBase
 
 log = logging.getLogger("nag")
@@ -24,8 +24,14 @@ def repair(pipe: DiffusionPipeline, video: bool) -> None:
         if (spaced := _as_its_file_says(getattr(holder, name))) is not None:
             setattr(holder, name, spaced)
     vae = getattr(pipe, "vae", None)
-    if video and hasattr(vae, "enable_tiling"):
+    if video and hasattr(vae, "enable_tiling") and not _makes_four_channels(vae):
         vae.enable_tiling()
+
+
+def _makes_four_channels(vae: ModelMixin) -> bool:
+    """Whether this VAE, in tiles, encodes into four channels that are not its own: diffusers'
+    AutoencoderTiny (0.42). It takes little memory without them."""
+    return type(vae).__name__ == "AutoencoderTiny" and vae.config.latent_channels != 4
 
 
 def _tokenizers_of(pipe: DiffusionPipeline) -> list[tuple[object, str]]:
