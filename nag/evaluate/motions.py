@@ -14,6 +14,7 @@ with 95 % Wilson intervals. `evaluate` reads motions too, of videos (*moves*).
 from __future__ import annotations
 
 import argparse
+import functools
 import random
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 SIZE, CELLS = 64, 8  # a frame is read at SIZE px, in CELLS x CELLS parts
 LEARNED, RIDGE = 300, 10.0
 SEED, BATCH = 80_000, 4
-# role -> motion, of those to tune on and those to report on
+# roles to tune on, and to report on
 TUNED = "baron", "viking", "nurse"
 REPORTED = "drummer", "judge", "puppy", "professor", "spy", "cowboy"
 
@@ -125,15 +126,10 @@ def numbers(paths: list[Path], prompts: list[str]) -> dict:
     return {"moves": hits / len(paths), "moves_interval": wilson(hits, len(paths))}
 
 
-_READER: Reader | None = None
-
-
+@functools.cache
 def of_renders() -> Reader:
     """`Reader.of_renders`, once in a process: it takes half a minute."""
-    global _READER
-    if _READER is None:
-        _READER = Reader.of_renders()
-    return _READER
+    return Reader.of_renders()
 
 
 def asked(count: int) -> tuple[list[str], list[str]]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,7 +71,7 @@ class Portrait:
     it. A subclass is another denoiser.
     """
 
-    # muon: as of `fit`; size: rows of a batch, on a processor and on a GPU
+    # muon: as of `fit`; size, large: rows of a batch, on a processor and on a GPU
     name, lr, muon, size, large = "unet", 8e-4, None, 32, 1024
 
     def __init__(self, run: Path) -> None:
@@ -116,19 +115,11 @@ class Portrait:
     def build() -> nn.Module:
         return build_unet().to(memory_format=torch.channels_last)
 
-    def level(self, share: torch.Tensor) -> torch.Tensor:
-        """The noise level that stands `share` of the way from the picture (0) to the noise (1)."""
-        return share
-
     def predict(
         self, model: nn.Module, x: torch.Tensor, s: torch.Tensor, text: tuple[torch.Tensor, ...]
     ) -> torch.Tensor:
         """x (B, 12, 16, 16), s (B, 1, 1, 1) -> velocity, like x"""
         return model(x, 1000 * s.flatten(), *text, return_dict=False)[0]
-
-    def target(self, x: torch.Tensor, s: torch.Tensor, velocity: torch.Tensor) -> torch.Tensor:
-        """What `predict` is to say at `x` and `s`: velocity, n - x of the picture it came from."""
-        return velocity
 
     def batch(self, step: int, size: int, seed: int) -> tuple:
         """latents (B, 12, 16, 16), text, which rows have an empty caption (B, 1, 1, 1)"""
@@ -138,21 +129,3 @@ class Portrait:
         latents = self.latents[rows].float().contiguous(memory_format=torch.channels_last)
         text = self.read(tuple(one[rows, which] for one in ids))
         return latents, text, empty[rows, which].view(-1, 1, 1, 1)
-
-    def rows(
-        self,
-        latents: np.ndarray | torch.Tensor,
-        people: list,
-        caption: Callable,
-        step: int,
-        size: int,
-        seed: int,
-    ) -> tuple:
-        """As `batch`, with captions made now."""
-        rng, rows = random.Random(step * 31 + seed), batch_at(step, len(people), size, seed)
-        captions = [caption(people[i], rng) for i in rows]
-        latents = torch.as_tensor(latents[rows]).to(device()).float()
-        if latents.ndim == 4:
-            latents = latents.contiguous(memory_format=torch.channels_last)
-        empty = torch.tensor([c == "" for c in captions], device=device()).view(-1, 1, 1, 1)
-        return latents, self.encode(captions), empty

@@ -33,10 +33,10 @@ def train_teacher(
     def loss(step):
         latents, text, _ = source.batch(step, size, seed=4)
         noise = torch.randn_like(latents)
-        s = source.level(torch.sigmoid(torch.randn(len(latents), 1, 1, 1, device=latents.device)))
+        s = torch.sigmoid(torch.randn(len(latents), 1, 1, 1, device=latents.device))
         x = (1 - s) * latents + s * noise
         out = source.predict(forward, x, s, text).float()
-        return (out - source.target(x, s, noise - latents)).square().mean(), {}
+        return (out - (noise - latents)).square().mean(), {}
 
     options = {"lr": source.lr, "muon": source.muon, "seconds": seconds}
     return fit(source.name, run, model, loss, steps, decay=0.998, **options)
@@ -83,7 +83,7 @@ def distill(
     def loss(step):
         latents, text, empty = source.batch(step, size, seed=6)
         noise = torch.randn_like(latents)
-        start, end = (source.level(1 - k / STUDENT_STEPS) for k in segments(latents))
+        start, end = (1 - k / STUDENT_STEPS for k in segments(latents))
         x = x0 = (1 - start) * latents + start * noise
         delta = (start - end) / TEACHER_SUBSTEPS
         for k in range(TEACHER_SUBSTEPS):

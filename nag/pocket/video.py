@@ -11,8 +11,7 @@ frames, which is one look through less noise. So pocket-video needs the same few
 first. A clip in which something moves has beside it what the drawing's frames differ by from the
 drawing that is not moved.
 
-Shapes: B clips of F frames, latents (B, 12, F, 16, 16). For the stages that are shared with the
-image models time and height stand in one dimension, (B, 12, F * 16, 16).
+Shapes: B clips of F frames, latents (B, 12, F, 16, 16), noise levels s (B, 1, 1, 1).
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from . import SHIPPED, clips, data, text
 from .loop import autocast, batch_at, device, fit, load_average
 from .portrait import Portrait, build_scheduler, shipped_unet
 from .text import tokenize
-from .train import STUDENT_STEPS, last_student, load_denoiser, segments
+from .train import STUDENT_STEPS, batch_size, last_student, load_denoiser, segments
 from .vae import LATENT_CHANNELS, load_vae, to_tensor
 
 if TYPE_CHECKING:
@@ -39,9 +38,7 @@ if TYPE_CHECKING:
 
 HEADS, SIDE = 2, 16
 MOST = 65_535 // SIDE**2  # clips of a batch: CUDA's attention over time takes so many rows
-BUDGET = 32  # frames of a batch
 SHIFT = clips.FRAMES**0.5  # of the levels towards the noise, as for larger pictures (2403.03206)
-LR, MUON = 3e-4, ("motion_modules", 1.5e-3)
 HELD = 5.0  # how much an old answer counts beside a new word
 
 
@@ -178,7 +175,8 @@ def build_unet(unet: torch.nn.Module | None = None) -> torch.nn.Module:
 class Video(Portrait):
     """Clips, whole and in part, and what pocket-portrait says of them."""
 
-    large = 512
+    name, lr, muon = "video-student", 3e-4, ("motion_modules", 1.5e-3)
+    size, large = 32, 512  # frames of a batch
     TURNS = 4, clips.FRAMES, 4, 8  # frames of a clip
     LEVELS = 0.75  # of the rows stand where the student's steps do, the others anywhere
 
@@ -260,8 +258,8 @@ class Video(Portrait):
             t, after = (
                 shifted(noise_level(at[rows].clamp_max(end)), count**-0.5) for end in (k, k + 1)
             )
-            looks_ = tuple(part[rows] for part in looks)
-            x = x + (after - t) * self.predict(self.portrait, x, t, looks_).float()
+            words = tuple(part[rows] for part in looks)
+            x = x + (after - t) * self.predict(self.portrait, x, t, words).float()
         ends = level[rows]
         drawn = (x - ends * one[rows]) / (1 - ends).clamp_min(1e-6)
         shown[rows] = torch.where(ends < 1, drawn, still[rows])
@@ -298,7 +296,7 @@ def train_video(
 ) -> torch.nn.Module:
     """seconds: as of `fit`. size: frames of a batch."""
     source = Video(run)
-    size = size or (source.large if device().type == "cuda" else BUDGET)
+    size = size or batch_size(source)
     model = build_unet(source.portrait).to(device())
     forward = torch.compile(model) if compile else model
 
@@ -307,8 +305,8 @@ def train_video(
         error = (velocity(forward, lesson).float() - lesson.target).square().mean()
         return error, {}
 
-    options = {"lr": LR, "muon": MUON, "seconds": seconds}
-    return fit("video-student", run, model, loss, steps, decay=0.995, **options)
+    options = {"lr": source.lr, "muon": source.muon, "seconds": seconds}
+    return fit(source.name, run, model, loss, steps, decay=0.995, **options)
 
 
 def noise_level(at: torch.Tensor) -> torch.Tensor:
