@@ -162,7 +162,7 @@ def test_a_run_is_sent_as_animation_and_video_and_each_gives_its_settings_back(p
 
 def test_a_saved_video_carries_its_settings_unless_that_is_not_wanted(page, tmp_path):
     choose(page, "Pocket video")
-    page.wait_for_function(SEED.format(3))
+    page.wait_for_function(SEED.format(presets.get("pocket-video").seed))
     put(page, "seed", 8)
     live(page, False)
     compare(page)
