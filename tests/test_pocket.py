@@ -96,7 +96,7 @@ def test_the_whole_recipe_runs_and_its_exports_load_with_diffusers(tmp_path, mon
     pytest.importorskip("resvg_py", reason="rendering needs dicebear-core dicebear-styles resvg-py")
     from diffusers import DiffusionPipeline
 
-    from nag.pocket import clips, joint, second, video
+    from nag.pocket import clips, joint, motion_words, second, video
     from nag.pocket.export import export, pipeline
 
     data.build(tmp_path / "data", 32, processes=1)
@@ -125,10 +125,10 @@ def test_the_whole_recipe_runs_and_its_exports_load_with_diffusers(tmp_path, mon
     for rows, of in ((1, "HELD"), (2, "LED"), (1, "MIXED")):
         monkeypatch.setattr(second, of, rows)
     second.train_second(tmp_path, 1, count=4, pairs=2)
-    video.train_text(tmp_path, 1, size=8)
-    video.encode_clips(tmp_path, 8)
+    motion_words.train_text(tmp_path, 1, size=8)
+    motion_words.train_habits(tmp_path, 1, size=4)
+    video.encode_blinks(tmp_path, 8)
     video.train_video(tmp_path, 2, size=16)  # parts of clips, then a whole one
-    video.train_habits(tmp_path, 1, size=4)
     export(tmp_path, tmp_path / "assets")
     for name, variant, denoiser in (
         ("pocket-portrait", None, "second"),
@@ -272,53 +272,129 @@ def test_muon_is_pytorchs_in_float32():
         )  # theirs computes in bfloat16
 
 
+def video_source(words: str, motions: tuple[str, ...]):
+    """What clips of the shipped portrait's pictures teach, and a row of each motion."""
+    from nag.pocket import clips, video
+
+    source = object.__new__(video.Video)
+    source.portrait, source.reader = shipped_unet().eval(), Portrait.without_data(Path("no run"))
+    source.vae, source.encode = vae.load_vae(Path("no run")), source.reader.encode
+    person = data.sample_person(random.Random(0), "cowboy")
+    torch.manual_seed(0)
+    source.eyes = torch.randn(1, 2, 12, 16, 16).half()
+    drawn = {"blinking": 0}
+    rows = [video.Row(clips.Clip(person, m), words, words, drawn.get(m)) for m in motions]
+    return source, rows
+
+
+def followed(source, rows, frames):
+    """(B, 12, F, 16, 16): where the four steps lead from noise, and what is under it on the way."""
+    from nag.pocket import video
+
+    torch.manual_seed(1)
+    noise = torch.randn(1, 12, len(frames), 16, 16).expand(len(rows), -1, -1, -1, -1).clone()
+    x, under = noise, []
+    for k in range(4):
+        at = torch.full((len(rows), 1, 1, 1), float(k))
+        s, after = (video.noise_level(at + i)[:, None] for i in (0, 1))
+        seen, shown = source.answer(noise, at, rows, frames)
+        x = x + (after - s) * (x - seen) / s
+        under.append(shown)
+    return noise, x, under
+
+
 @pytest.mark.parametrize("frames", [16, 4])
 def test_what_a_still_clip_teaches_leads_to_the_portraits_own_picture(frames):
     """Of the mean of its frames' noise, whatever is left of the frames' own."""
     from nag.pocket import video
 
-    source = object.__new__(video.Video)
-    source.portrait, reader = shipped_unet().eval(), Portrait.without_data(Path("no run"))
-    torch.manual_seed(0)
-    looks = reader.encode(["portrait of a cowboy", "a person with glasses"])
-    noise, nothing = torch.randn(2, 12, frames, 16, 16), torch.zeros(2, 12, 16, 16)
-    x, standing = noise, torch.tensor([True, True])
+    source, rows = video_source("portrait of a cowboy", ("still",))
+    looks = source.reader.encode(["portrait of a cowboy"])
+    noise, x, _ = followed(source, rows, np.arange(frames))
     picture = noise.mean(2) * frames**0.5
     for k in range(4):
-        at = torch.full((2, 1, 1, 1), float(k))
-        s, after = (video.noise_level(at + i)[:, None] for i in (0, 1))
-        seen, _ = source.answer(noise, at, looks, nothing, standing)
-        x = x + (after - s) * (x - seen[:, :, None]) / s
-        t, then = (video.shifted(level[:, 0], frames**-0.5) for level in (s, after))
+        t, then = (
+            video.shifted(video.noise_level(torch.full((1, 1, 1, 1), k + i)), frames**-0.5)
+            for i in (0.0, 1.0)
+        )
         with torch.no_grad():
             picture = picture + (then - t) * source.predict(source.portrait, picture, t, looks)
     torch.testing.assert_close(x, picture[:, :, None].expand_as(x), rtol=0, atol=1e-4)
     assert picture.std() > 0.5
 
 
-def test_what_moves_is_learned_beside_the_portraits_answer():
-    """x - s * target is the portrait's picture and what the drawing's frames differ by."""
-    from nag.pocket import clips, video
+def test_what_a_clip_that_moves_teaches_leads_to_the_portraits_picture_in_motion():
+    """The same as a still clip's, moved as a picture is; what is under the noise is moved too."""
+    from nag.pocket import clips
+    from nag.pocket.warp import warped
 
-    source, portrait = object.__new__(video.Video), shipped_unet().eval()
-    source.portrait, source.reader = portrait, Portrait.without_data(Path("no run"))
-    source.encode = source.reader.encode
-    rng = np.random.default_rng(0)
-    source.moving = rng.normal(size=(4, 12, 16, 16, 16)).astype(np.float16)
-    source.still = rng.normal(size=(4, 12, 16, 16)).astype(np.float16)
+    frames = np.array([0, 3, 8, 13])
+    source, rows = video_source("portrait of a cowboy", ("still", *clips.MOVED))
+    _, x, under = followed(source, rows, frames)
+
+    def seen(latents):
+        with torch.no_grad():
+            return source.vae.decode(latents.transpose(0, 1)).sample
+
+    still = seen(x[0])
+    for row, motion in enumerate(clips.MOVED, start=1):
+        wanted = warped(still[:1], motion, frames)[0]
+        off = (seen(x[row]) - wanted).abs().mean((1, 2, 3))
+        gone = (still - wanted).abs().mean((1, 2, 3))
+        moves = gone > 0.05
+        assert moves.sum() >= 2, motion
+        assert (off[moves] < 0.4 * gone[moves]).all() and (off < 0.05).all(), (motion, off, gone)
+    assert (under[3][1:, :, 2] - under[3][:1, :, 2]).abs().amax((1, 2, 3)).min() > 0.5
+    assert not under[0].any()  # pure noise has nothing under it
+
+
+def test_who_begins_to_smile_changes_in_the_face_alone_and_who_blinks_as_the_drawing_does():
+    from nag.pocket import video
+
+    frames = np.array([1, 4, 6, 12])  # before, with closed eyes; after, with closed eyes
+    source, rows = video_source("portrait of a cowboy", ("starting to smile", "blinking"))
+    _, x, _ = followed(source, rows[:1], frames)
+    torch.testing.assert_close(x[0, :, 1], x[0, :, 0], rtol=0, atol=1e-5)
+    torch.testing.assert_close(x[0, :, 3], x[0, :, 2], rtol=0, atol=1e-5)
+    came = (x[0, :, 2] - x[0, :, 0]).abs().amax(0)
+    assert came[~video.FACE].max() < 1e-5 and came[video.FACE].max() > 0.5
+    at = torch.full((1, 1, 1, 1), 2.0)
+    torch.manual_seed(1)
+    for clip in source.answer(torch.randn(1, 12, 4, 16, 16), at, rows[1:], frames):
+        shut = (source.eyes[0, 1].float() - source.eyes[0, 0].float()).expand(1, -1, -1, -1)
+        torch.testing.assert_close(clip[:, :, 1] - clip[:, :, 0], shut, rtol=0, atol=1e-4)
+        assert torch.equal(clip[:, :, 1], clip[:, :, 3])
+        assert torch.equal(clip[:, :, 0], clip[:, :, 2])
+
+
+@pytest.mark.parametrize("caption", ["a cowboy, angry face", "a cowboy.", ""])
+def test_a_caption_takes_another_expression(caption):
+    from nag.pocket import video
+
     person = data.sample_person(random.Random(0), "cowboy")
-    source.clips = [clips.Clip(person, motion) for motion in ("nodding", "still") * 2]
-    for step, frames in enumerate((4, 16)):
-        torch.manual_seed(0)
-        lesson = source.lesson(step, 64 // (4 if frames == 4 else 1))
-        assert lesson.x.shape[2] == len(lesson.frames) == frames
-        found = lesson.x - lesson.s * lesson.target  # (B, 12, F, 16, 16)
-        between = found[:, :, 1:] - found[:, :, :1]
-        differences = [torch.from_numpy(clip[:, lesson.frames]).float() for clip in source.moving]
-        for row in between:
-            assert any(
-                torch.allclose(row, one[:, 1:] - one[:, :1], atol=1e-4) for one in differences
-            )
+    person.labels["expression"] = "angry"
+    told = video.expressed(caption, person, "serious")
+    assert told == ("a cowboy, serious face" if caption else "serious face")
+    assert video.expressed(caption, person, None) == caption
+
+
+def test_a_picture_is_moved_as_the_drawing_moves():
+    """Nearly: a drawing's head goes as a whole, a picture's neck bends."""
+    pytest.importorskip("resvg_py", reason="rendering needs dicebear-core dicebear-styles resvg-py")
+    from nag.pocket import clips
+    from nag.pocket.warp import warped
+
+    rng, frames = random.Random(3), [0, 3, 8, 15]
+    for motion in clips.MOVED:
+        person = data.sample_person(rng)
+        whole = torch.from_numpy(np.array(data.render(person))).permute(2, 0, 1)[None].float()
+        drawn = clips.render(clips.Clip(person, motion))[frames]
+        drawn = torch.from_numpy(drawn).permute(0, 3, 1, 2).float()
+        off = (warped(whole, motion, frames)[0] - drawn).abs().mean((1, 2, 3))
+        gone = (whole - drawn).abs().mean((1, 2, 3))
+        assert gone.max() > 12 and off.max() < 8, (motion, off, gone)
+        assert (off[gone > 5] < 0.45 * gone[gone > 5]).all(), (motion, off, gone)
+    torch.testing.assert_close(warped(whole, "nodding", [0])[0], whole, rtol=0, atol=1e-2)
 
 
 def test_a_caption_names_a_motion_wherever_its_words_would_lead_to_another():

@@ -5,7 +5,7 @@
                 pocket-portrait: one training stage each, in this order
     t5 joint joint-distill joint-control
                 pocket-joint, which needs data and encode too
-    clips video-encode video-text video video-habits
+    clips video-encode video-text video-habits video
                 pocket-video, from the pocket-portrait that ships
     all         the whole recipe
     export      the finished models as diffusers pipelines in assets/
@@ -14,7 +14,8 @@
 After `export`, `python -m nag.page.samples` draws what the page shows at load.
 
 `joint --further` goes on with the teacher that ships in place of a new one, and `joint-distill`
-begins with what that gives: so a model that ships is trained further in another session.
+begins with what that gives; `video --further` goes on with the pocket-video that ships. So a model
+that ships is trained further in another session.
 
 `data` and `clips` need dicebear-core, dicebear-styles and resvg-py. A run that has no VAE, text
 encoder or classifier of its own takes those of assets/pocket-portrait, and the T5 of
@@ -38,11 +39,11 @@ RECIPE = {  # stage -> steps, in batches for a processor
     "joint": 1_200,
     "joint-distill": 500,
     "joint-control": 250,
-    "clips": 3_000,
-    "video-encode": 3_000,
+    "clips": 1_500,
+    "video-encode": 1_500,
     "video-text": 250,
-    "video": 1_040,
     "video-habits": 150,
+    "video": 1_870,
 }
 # in batches for a GPU; by `--seconds` on lent ones the models that ship got so many: the portrait,
 # but for its second stage, which was trained on a processor, and the joint model in two sessions
@@ -71,9 +72,9 @@ def stage(
     """One stage of the recipe, with so many steps (or pictures, or clips).
 
     seconds, size: of a denoiser's training, as of `loop.fit`, and rows of its batches.
-    further: `joint` begins with the model that ships.
+    further: `joint` and `video` begin with the model that ships.
     """
-    from . import clips, data, joint, reader, second, text, vae, video
+    from . import clips, data, joint, motion_words, reader, second, text, vae, video
     from .portrait import Portrait
     from .train import distill, train_teacher
 
@@ -110,13 +111,13 @@ def stage(
         case "clips":
             clips.build(run / "clips", steps)
         case "video-text":
-            video.train_text(run, steps)
+            motion_words.train_text(run, steps)
         case "video-encode":
-            video.encode_clips(run, steps)
-        case "video":
-            video.train_video(run, steps, **how)
+            video.encode_blinks(run, steps)
         case "video-habits":
-            video.train_habits(run, steps)
+            motion_words.train_habits(run, steps)
+        case "video":
+            video.train_video(run, steps, **how, further=further)
 
 
 def main() -> None:
@@ -145,7 +146,9 @@ def main() -> None:
     )
     parser.add_argument("--batch", type=int, help="rows of a denoiser's batch, not the usual ones")
     parser.add_argument(
-        "--further", action="store_true", help="`joint`: train the model that ships further"
+        "--further",
+        action="store_true",
+        help="`joint`, `video`: train the model that ships further",
     )
     parser.add_argument("--threads", type=int, help="torch threads")
     arguments = parser.parse_args()
@@ -153,8 +156,8 @@ def main() -> None:
         import torch
 
         torch.set_num_threads(arguments.threads)
-    if arguments.further and arguments.stage != "joint":
-        parser.error(f"--further is of the stage joint, not of {arguments.stage}.")
+    if arguments.further and arguments.stage not in ("joint", "video"):
+        parser.error(f"--further is of the stages joint and video, not of {arguments.stage}.")
     if arguments.stage == "export":
         from .export import export
 

@@ -6,7 +6,6 @@ variant of the expression.
 """
 
 import functools
-import json
 import math
 import random
 import re
@@ -19,6 +18,7 @@ import numpy as np
 from . import data
 
 FRAMES, FPS = 16, 8
+CLOSED, SMILES = "eyesClosed", 0.45  # an expression; when in a clip a smile comes
 NECK = 330, 470  # in the drawing's 704 x 704 units: what a head turns around
 
 MOTIONS = (
@@ -31,6 +31,8 @@ MOTIONS = (
     "zooming in",
     "panning",
 )
+# by which the drawing is only moved, and not drawn anew
+MOVED = ("nodding", "shaking the head", "tilting the head", "zooming in", "panning")
 # What a role does when nobody says what to do. Who is not here holds still; the last five are of
 # videos alone.
 HABITS = {
@@ -135,33 +137,47 @@ def drawings(clip: Clip) -> list[str]:
 
 
 def _posed(base, motion: str, t: float) -> str:
-    swing = math.sin(2 * math.pi * 1.5 * t)
+    match motion:
+        case "blinking":
+            return base(CLOSED if eyes_closed(t) else None)
+        case "starting to smile":
+            return base("serious" if t < SMILES else "smileBig")
+    head, frame = pose(motion, t)
+    return _framed(_head_moved(base(None), *head), *frame)
+
+
+def eyes_closed(t: float) -> bool:
+    """Whether who blinks has closed eyes at the time t of 0 to 1."""
+    return 0.2 <= t <= 0.35 or 0.7 <= t <= 0.85
+
+
+def pose(motion: str, t: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """How the head stands, and what is in the picture, of one of MOVED at the time t of 0 to 1.
+
+    The head has gone across and down, in the drawing's units, after it has turned around NECK, in
+    degrees. The picture has a left and an upper edge and a side.
+    """
+    swing, head, frame = math.sin(2 * math.pi * 1.5 * t), (0.0, 0.0, 0.0), (0.0, 0.0, 704.0)
     match motion:
         case "nodding":
-            return _head_moved(
-                base(None),
-                f"translate(0 {22 * swing:.1f}) rotate({4 * swing:.1f} {NECK[0]} {NECK[1]})",
-            )
+            head = 0.0, 22 * swing, 4 * swing
         case "shaking the head":
-            return _head_moved(base(None), f"translate({26 * swing:.1f} 0)")
+            head = 26 * swing, 0.0, 0.0
         case "tilting the head":
-            return _head_moved(base(None), f"rotate({12 * swing:.1f} {NECK[0]} {NECK[1]})")
-        case "blinking":
-            return base("eyesClosed" if 0.2 <= t <= 0.35 or 0.7 <= t <= 0.85 else None)
-        case "starting to smile":
-            return base("serious" if t < 0.45 else "smileBig")
+            head = 0.0, 0.0, 12 * swing
         case "zooming in":
-            side = 704 - 144 * t
-            return _framed(base(None), (704 - side) / 2, (704 - side) / 3, side)
+            frame = 72 * t, 48 * t, 704 - 144 * t
         case "panning":
-            return _framed(base(None), 112 * t, 40, 592)
-    return base(None)
+            frame = 112 * t, 40.0, 592.0
+    return head, frame
 
 
-def _head_moved(drawing: str, transform: str) -> str:
+def _head_moved(drawing: str, across: float, down: float, degrees: float) -> str:
     """All that stands in the drawing as a part (head, face, what is worn) is the head's."""
     first, end = drawing.index("<use "), drawing.rindex("</g></svg>")
-    return f'{drawing[:first]}<g transform="{transform}">{drawing[first:end]}</g>{drawing[end:]}'
+    turn = f"rotate({degrees:.1f} {NECK[0]} {NECK[1]})"
+    moved = f'<g transform="translate({across:.1f} {down:.1f}) {turn}">{drawing[first:end]}</g>'
+    return drawing[:first] + moved + drawing[end:]
 
 
 def _framed(drawing: str, x: float, y: float, side: float) -> str:
@@ -194,42 +210,31 @@ def references(role: str, without: tuple[str, str], count: int, seed: int = 7) -
     return [sample_clip(rng, role, without, asked=0) for _ in range(count)]
 
 
-def _render_row(job: tuple[int, int]):
+def _render_blink(job: tuple[int, int]):
     seed, index = job
-    clip = sample_clip(random.Random(seed * 1_000_003 + index))
-    return render(clip), clip
+    rng = random.Random(seed * 1_000_003 + index)
+    person = next(c.person for c in iter(lambda: sample_clip(rng), None) if c.motion == "blinking")
+    drawn = (data.svg(person), data.svg(person, CLOSED))
+    return np.stack([np.asarray(data.rasterised(d), dtype=np.uint8) for d in drawn]), person
 
 
 def build(folder: Path, count: int, seed: int = 1, processes: int | None = None) -> None:
-    """Renders `count` clips into `folder`: clips.npy (uint8, count x 16 x 128 x 128 x 3) and
-    clips.json. Skips what is there.
+    """Renders `count` people with open and with closed eyes into `folder`: blinks.npy (uint8, count
+    x 2 x 128 x 128 x 3) and people.json. Skips what is there.
     """
     from tqdm import tqdm
 
     folder.mkdir(parents=True, exist_ok=True)
-    if (folder / "clips.json").exists() and len(load(folder)) == count:
+    if (folder / "people.json").exists() and len(data.load_people(folder)) == count:
         return
     pictures = np.lib.format.open_memmap(
-        folder / "clips.npy", "w+", np.uint8, (count, FRAMES, data.SIZE, data.SIZE, 3)
+        folder / "blinks.npy", "w+", np.uint8, (count, 2, data.SIZE, data.SIZE, 3)
     )
-    rows = []
+    people = []
     with Pool(processes) as pool:
-        drawn = pool.imap(_render_row, ((seed, i) for i in range(count)), chunksize=16)
-        for i, (frames, clip) in enumerate(tqdm(drawn, total=count, desc="clips", mininterval=5)):
-            pictures[i] = frames
-            person = clip.person
-            rows.append(
-                [
-                    [person.role, person.labels, person.variants, person.skin, person.hair],
-                    clip.motion,
-                ]
-            )
+        drawn = pool.imap(_render_blink, ((seed, i) for i in range(count)), chunksize=16)
+        for i, (both, person) in enumerate(tqdm(drawn, total=count, desc="clips", mininterval=5)):
+            pictures[i] = both
+            people.append(person)
     pictures.flush()
-    (folder / "clips.json").write_text(json.dumps(rows), encoding="utf-8")
-
-
-def load(folder: Path) -> list[Clip]:
-    return [
-        Clip(data.Person(*person), motion)
-        for person, motion in json.loads((folder / "clips.json").read_text(encoding="utf-8"))
-    ]
+    data.save_people(folder, people)

@@ -194,15 +194,19 @@ def build(folder: Path, count: int, seed: int = 0, processes: int | None = None)
     if done.exists() and len(load_people(folder)) == count:
         return
     people = [sample_person(random.Random(seed * 1_000_003 + i)) for i in range(count)]
-    rows = [[p.role, p.labels, p.variants, p.skin, p.hair] for p in people]
-    (folder / "people.part").write_text(json.dumps(rows), encoding="utf-8")
-    (folder / "people.part").replace(folder / "people.json")
+    save_people(folder, people)
     np.lib.format.open_memmap(part, "w+", np.uint8, (count, SIZE, SIZE, 3)).flush()
     jobs = [(part, people[first : first + CHUNK], first) for first in range(0, count, CHUNK)]
     with Pool(processes) as pool, tqdm(total=count, desc="render", mininterval=5) as bar:
         for drawn in pool.imap_unordered(_render_rows, jobs):
             bar.update(drawn)
     part.replace(done)
+
+
+def save_people(folder: Path, people: list[Person]) -> None:
+    rows = [[p.role, p.labels, p.variants, p.skin, p.hair] for p in people]
+    (folder / "people.part").write_text(json.dumps(rows), encoding="utf-8")
+    (folder / "people.part").replace(folder / "people.json")
 
 
 def load_people(folder: Path) -> list[Person]:

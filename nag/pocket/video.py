@@ -5,11 +5,12 @@ It begins as the pocket-portrait that ships: the same VAE, frame by frame, its U
 encoder, which first learns words for motions. New are the motion modules between the UNet's layers
 (attention of one place over the frames, arXiv 2307.04725), which begin as the identity.
 
-There is no teacher of many steps. A clip in which nothing moves is a picture looked at F times
-through noise of its own: what is learned from it is what pocket-portrait answers to the mean of the
-frames, which is one look through less noise. So pocket-video needs the same few steps from the
-first. A clip in which something moves has beside it what the drawing's frames differ by from the
-drawing that is not moved.
+There is no teacher of many steps, and hardly a drawing. A clip in which nothing moves is a picture
+looked at F times through noise of its own: what is learned from it is what pocket-portrait answers
+to the mean of the frames, which is one look through less noise. So pocket-video needs the same few
+steps from the first. A clip in which something moves is that answer, moved (`warp`); a face that
+begins to smile is the answer to other words, where the face is. For eyes that close there are no
+words: these clips have drawings under the noise, and beside the answer what closed eyes differ by.
 
 Shapes: B clips of F frames, latents (B, 12, F, 16, 16), noise levels s (B, 1, 1, 1).
 """
@@ -26,12 +27,13 @@ import numpy as np
 import torch
 
 from ..errors import NAGRuntimeError
-from . import SHIPPED, clips, data, text
-from .loop import autocast, batch_at, device, fit, load_average
+from . import ASSETS, clips, data
+from .loop import autocast, device, fit
+from .motion_words import load_portrait, load_text
 from .portrait import Portrait, build_scheduler, shipped_unet
-from .text import tokenize
-from .train import STUDENT_STEPS, batch_size, last_student, load_denoiser, segments
+from .train import STUDENT_STEPS, batch_size, load_denoiser, segments
 from .vae import LATENT_CHANNELS, load_vae, to_tensor
+from .warp import warped
 
 if TYPE_CHECKING:
     from diffusers import AnimateDiffPipeline
@@ -39,117 +41,28 @@ if TYPE_CHECKING:
 HEADS, SIDE = 2, 16
 MOST = 65_535 // SIDE**2  # clips of a batch: CUDA's attention over time takes so many rows
 SHIFT = clips.FRAMES**0.5  # of the levels towards the noise, as for larger pictures (2403.03206)
-HELD = 5.0  # how much an old answer counts beside a new word
+FACE = torch.zeros(SIDE, SIDE, dtype=torch.bool)  # where eyes and mouths are
+FACE[5:13, 7:14] = True
+FACE_COUNTS = 4.0  # times as much as the rest: a blink is in few places, and looked at
 
 
 @torch.no_grad()
-def encode_clips(run: Path, count: int) -> None:
-    """The frames of `count` clips as latents, fp16, on disk: (count, 12, 16, 16, 16); and their
-    drawings as they are before they move, (count, 12, 16, 16).
-
-    Frames that are the same are encoded once.
-    """
+def encode_blinks(run: Path, count: int, size: int = 100) -> None:
+    """`count` people with open and with closed eyes as latents, fp16, on disk: (count, 2, 12, 16,
+    16)."""
     from tqdm import tqdm
 
     path, vae = run / "video-latents.npy", load_vae(run)
     if path.exists():
         return
-    source = np.load(run / "clips" / "clips.npy", mmap_mode="r")[:count]
-    who = clips.load(run / "clips")
-    out = np.empty((len(source), LATENT_CHANNELS, clips.FRAMES, SIDE, SIDE), np.float16)
-    still = np.empty((len(source), LATENT_CHANNELS, SIDE, SIDE), np.float16)
-    for i, frames in enumerate(tqdm(source, desc="video-encode", mininterval=20)):
-        first = np.asarray(data.render(who[i].person), np.uint8)
-        different, places = clips.distinct(np.concatenate([frames, first[None]]))
-        pixels = to_tensor(different)
+    source = np.load(run / "clips" / "blinks.npy", mmap_mode="r")[:count]
+    out = np.empty((len(source), 2, LATENT_CHANNELS, SIDE, SIDE), np.float16)
+    for start in tqdm(range(0, len(source), size), desc="video-encode", mininterval=20):
+        some = source[start : start + size]
         with autocast():
-            latents = vae.encode(pixels.contiguous(memory_format=torch.channels_last)).latents
-        *moved, still[i] = latents.float().cpu().numpy()[places]
-        out[i] = np.stack(moved, axis=1)
-    np.save(run / "video-still.npy", still)
+            latents = vae.encode(to_tensor(some.reshape(-1, *some.shape[2:]))).latents
+        out[start : start + size] = latents.float().unflatten(0, (-1, 2)).cpu().numpy()
     np.save(path, out)
-
-
-def load_portrait(run: Path) -> tuple[torch.nn.Module, tuple]:
-    """pocket-portrait's UNet, and its tokenizer and text encoder: this run's, or what ships."""
-    if name := last_student(run):
-        return load_denoiser(run, Portrait.build, name), text.load_text(run)
-    return shipped_unet().eval(), text.load_text(SHIPPED)
-
-
-def train_text(run: Path, steps: int, size: int = 256) -> text.AttributeReader:
-    """pocket-portrait's text encoder learns what moves.
-
-    What it says of other captions it is held to: the UNet reads that already.
-    """
-    (_, (tok, encoder)), (_, (_, before)) = load_portrait(run), load_portrait(run)
-
-    def held(encoder, rows):
-        rng = random.Random(len(rows))
-        captions = [
-            data.caption(clip.person, rng) for clip in rows if clip.person.role not in clips.ROLES
-        ]
-        ids = tokenize(tok, captions)
-        with torch.no_grad():
-            answer = before(ids).last_hidden_state.float()
-        return HELD * (encoder(ids).last_hidden_state.float() - answer).square().mean()
-
-    return text.train_text(
-        run,
-        steps,
-        size,
-        "video-text",
-        tok,
-        encoder.requires_grad_(True),
-        clips,
-        clips.load(run / "clips"),
-        more=held,
-    )
-
-
-def train_habits(run: Path, steps: int, size: int = 64) -> torch.nn.Module:
-    """The text encoder learns to read a role as if its habit stood behind it: what `train_text`
-    holds to pocket-portrait's answers says it too faintly to move anybody.
-
-    All else it reads as before.
-    """
-    tok, before = load_text(run)
-    _, encoder = load_text(run)
-
-    def hidden(encoder, captions):
-        return encoder(tokenize(tok, captions)).last_hidden_state.float()
-
-    def loss(step):
-        rng, silent, said, others = random.Random(step), [], [], []
-        while len(silent) < size:
-            clip = clips.sample_clip(rng)
-            words, caption = clips.captions(clip, rng)
-            habit = clips.HABITS.get(clip.person.role, "still")
-            if habit == "still" or clip.person.role not in words:
-                others.append(caption)
-                continue
-            silent.append(words)
-            said.append(f"{words.rstrip('.')}, {habit}")
-            if clips.named(clip.motion) in caption:
-                others.append(caption)
-        with torch.no_grad():
-            wanted, kept = hidden(before, said), hidden(before, others)
-        padding = tokenize(tok, silent).eq(tok.pad_token_id)
-        # what stands behind the words is alike wherever they end, and is what layers mostly see
-        moved = (hidden(encoder, silent) - wanted[:, -1:])[padding].square().mean()
-        held = (hidden(encoder, others) - kept).square().mean()
-        return moved + held, {"moved": moved.detach(), "held": held.detach()}
-
-    return fit("video-habits", run, encoder.requires_grad_(True), loss, steps, lr=5e-4)
-
-
-def load_text(run: Path) -> tuple:
-    _, (tok, encoder) = load_portrait(run)
-    reader = text.AttributeReader(encoder.requires_grad_(True), clips.ATTRIBUTES)
-    encoder = text.trained_encoder(reader, run / "video-text.pt")
-    if (run / "video-habits.pt").exists():
-        load_average(encoder.requires_grad_(True), run / "video-habits.pt")
-    return tok, encoder.eval().requires_grad_(False)
 
 
 def build_unet(unet: torch.nn.Module | None = None) -> torch.nn.Module:
@@ -182,11 +95,11 @@ class Video(Portrait):
 
     def __init__(self, run: Path) -> None:
         self.load_text(run)
-        self.moving = np.load(run / "video-latents.npy", mmap_mode="r")
-        self.still = np.load(run / "video-still.npy", mmap_mode="r")
-        self.clips = clips.load(run / "clips")[: len(self.moving)]
+        self.eyes = torch.from_numpy(np.load(run / "video-latents.npy")).to(device())
+        self.blinkers = data.load_people(run / "clips")[: len(self.eyes)]
         self.portrait, words = load_portrait(run)
         self.portrait.requires_grad_(False)
+        self.vae = load_vae(run)
         self.reader = object.__new__(Portrait)
         self.reader.tok, self.reader.text_encoder = words
 
@@ -209,22 +122,23 @@ class Video(Portrait):
                 f"attention over time takes {MOST}: train with a batch of {MOST * count} or less."
             )
         rng = random.Random(step * 31 + seed)
-        rows = batch_at(step, len(self.clips), size // count, seed)
         frames = np.sort(np.random.default_rng([seed, step]).permutation(clips.FRAMES)[:count])
-        chosen = [self.clips[i] for i in rows]
-        of_picture, of_clip = zip(*(clips.captions(clip, rng) for clip in chosen), strict=True)
-        still = torch.from_numpy(self.still[rows]).to(device()).float()
-        moved = torch.from_numpy(self.moving[rows][:, :, frames]).to(device()).float()
-        noise = torch.randn(moved.shape, device=device())
+        rows = [self.row(rng) for _ in range(size // count)]
+        noise = torch.randn(len(rows), LATENT_CHANNELS, count, SIDE, SIDE, device=device())
         at = self.steps(len(rows))
         s = noise_level(at)[:, None]
-        looks = self.reader.encode(list(of_picture))
-        standing = torch.tensor([clip.motion == "still" for clip in chosen], device=device())
-        picture, shown = self.answer(noise, at, looks, still, standing)
-        moves = moved - still[:, :, None]
-        x = (1 - s) * (shown[:, :, None] + moves) + s * noise
-        target = (x - picture[:, :, None] - moves) / s
-        return Lesson(x, s, self.encode(list(of_clip)), target, frames)
+        seen, shown = self.answer(noise, at, rows, frames)
+        x = (1 - s) * shown + s * noise
+        of_clip = [row.of_clip for row in rows]
+        return Lesson(x, s, self.encode(of_clip), (x - seen) / s, frames)
+
+    def row(self, rng: random.Random) -> Row:
+        """A clip and its captions."""
+        clip, drawn = clips.sample_clip(rng), None
+        if clip.motion == "blinking":
+            drawn = rng.randrange(len(self.blinkers))
+            clip = clips.Clip(self.blinkers[drawn], clip.motion)
+        return Row(clip, *clips.captions(clip, rng), drawn)
 
     def steps(self, rows: int) -> torch.Tensor:
         """Where the rows stand, (B, 1, 1, 1) from 0, all noise, to less than STUDENT_STEPS."""
@@ -234,38 +148,112 @@ class Video(Portrait):
 
     @torch.no_grad()
     def answer(
-        self,
-        noise: torch.Tensor,
-        at: torch.Tensor,
-        looks: tuple[torch.Tensor, ...],
-        still: torch.Tensor,
-        standing: torch.Tensor,
+        self, noise: torch.Tensor, at: torch.Tensor, rows: list[Row], frames: np.ndarray
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The picture that pocket-portrait sees, and the one that is under the noise, (B, 12, 16,
-        16) each.
+        """The frames that are to be seen, and those under the noise, like `noise` each.
 
         noise: of the frames, (B, 12, F, 16, 16). Their mean is that of one look: (1 - s) x + s n /
         sqrt(F) stands at the level t with t / (1 - t) = s / (1 - s) / sqrt(F).
-        still: the drawings under it; of rows that are `standing` it is what pocket-portrait itself
-        has drawn so far, as it will be when it is used.
         """
-        count = noise.shape[2]
-        one = noise.mean(2) * count**0.5
-        level = shifted(noise_level(at), count**-0.5)
-        shown, rows = still.clone(), standing.nonzero().flatten()
-        x = one[rows]
-        for k in range(STUDENT_STEPS if len(rows) else 0):
-            t, after = (
-                shifted(noise_level(at[rows].clamp_max(end)), count**-0.5) for end in (k, k + 1)
-            )
-            words = tuple(part[rows] for part in looks)
-            x = x + (after - t) * self.predict(self.portrait, x, t, words).float()
-        ends = level[rows]
-        drawn = (x - ends * one[rows]) / (1 - ends).clamp_min(1e-6)
-        shown[rows] = torch.where(ends < 1, drawn, still[rows])
+        smiling = [i for i, row in enumerate(rows) if row.clip.motion == "starting to smile"]
+        of = [*range(len(rows)), *smiling]  # a smile is a second picture of the same noise
+        told = [
+            expressed(row.of_picture, row.clip.person, "serious" if i in smiling else None)
+            for i, row in enumerate(rows)
+        ] + [expressed(rows[i].of_picture, rows[i].clip.person, "grinning") for i in smiling]
+        one = noise.mean(2) * noise.shape[2] ** 0.5
+        looks = self.reader.encode(told)
+        pictures = self.pictures(one[of], at[of], looks, rows, smiling, noise.shape[2] ** -0.5)
+        both = torch.stack(pictures, dim=1)  # (rows and smiles, 2, 12, 16, 16)
+        film = both[: len(rows), :, :, None].repeat(1, 1, 1, len(frames), 1, 1)
+        later = torch.from_numpy(frames / clips.FRAMES >= clips.SMILES).to(film.device)
+        for place, i in enumerate(smiling, start=len(rows)):
+            film[i][:, :, later] = both[place][:, :, None]
+        closed = torch.tensor([clips.eyes_closed(f / clips.FRAMES) for f in frames])
+        for i, row in enumerate(rows):
+            if row.drawn is not None:
+                opened, shut = self.eyes[row.drawn].float()
+                film[i] += (shut - opened)[:, None] * closed.to(film)[:, None, None]
+        for motion in clips.MOVED:
+            places = [i for i, row in enumerate(rows) if row.clip.motion == motion]
+            if places:
+                still = both[places].flatten(0, 1)
+                film[places] = self.moved(still, motion, frames).unflatten(0, (-1, 2))
+        return film[:, 0], film[:, 1]
+
+    def pictures(
+        self,
+        one: torch.Tensor,
+        at: torch.Tensor,
+        looks: tuple[torch.Tensor, ...],
+        rows: list[Row],
+        smiling: list[int],
+        shift: float,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What pocket-portrait sees, and what it looks at: itself as it has drawn so far, as it
+        will be when it is used, or a drawing. (B, 12, 16, 16) each, of `rows` and then of those
+        that are `smiling`, whose second pictures differ in the face alone.
+        """
+        level, face = shifted(noise_level(at), shift), FACE.to(one.device)
+
+        def joined(x):
+            for second, first in enumerate(smiling, start=len(rows)):
+                x[second] = torch.where(face, x[second], x[first])
+            return x
+
+        x = one.clone()
+        for k in range(STUDENT_STEPS):
+            t, after = (shifted(noise_level(at.clamp_max(end)), shift) for end in (k, k + 1))
+            going = (after < t).flatten().nonzero().flatten()
+            if not len(going):
+                break
+            words = tuple(part[going] for part in looks)
+            ways = self.predict(self.portrait, x[going], t[going], words).float()
+            x[going] += (after - t)[going] * ways
+            x = joined(x)
+        shown = (x - level * one) / (1 - level).clamp_min(1e-6)
+        for i, row in enumerate(rows):
+            if row.drawn is not None:
+                shown[i] = self.eyes[row.drawn, 0].float()
+        shown = torch.where(level < 1, shown, torch.zeros_like(shown))
         x = (1 - level) * shown + level * one
         x = x.contiguous(memory_format=torch.channels_last)
-        return x - level * self.predict(self.portrait, x, level, looks).float(), shown
+        return joined(x - level * self.predict(self.portrait, x, level, looks).float()), shown
+
+    def moved(self, still: torch.Tensor, motion: str, frames: np.ndarray) -> torch.Tensor:
+        """(B, 12, 16, 16) -> (B, 12, F, 16, 16). Where nothing has moved it is what it was."""
+
+        def encoded(pixels):
+            pixels = pixels.contiguous(memory_format=torch.channels_last)
+            return self.vae.encode(pixels).latents.float()
+
+        with autocast():
+            seen = self.vae.decode(still.contiguous(memory_format=torch.channels_last)).sample
+            film = warped(seen.float(), motion, frames)
+            differ = encoded(film.flatten(0, 1)).unflatten(0, film.shape[:2])
+            differ = differ - encoded(seen)[:, None]
+        return still[:, :, None] + differ.transpose(1, 2)
+
+
+@dataclass
+class Row:
+    """A clip that teaches, captions of its picture and of itself, and for who blinks the number of
+    the drawing."""
+
+    clip: clips.Clip
+    of_picture: str
+    of_clip: str
+    drawn: int | None = None
+
+
+def expressed(caption: str, person: data.Person, expression: str | None) -> str:
+    """The caption, with another expression. None leaves it."""
+    if expression is None:
+        return caption
+    own, words = f"{person.labels['expression']} face", f"{expression} face"
+    if own in caption:
+        return caption.replace(own, words)
+    return f"{caption.rstrip('.')}, {words}" if caption else words
 
 
 @dataclass
@@ -293,20 +281,31 @@ def train_video(
     compile: bool = False,
     seconds: float | None = None,
     size: int | None = None,
+    further: bool = False,
 ) -> torch.nn.Module:
-    """seconds: as of `fit`. size: frames of a batch."""
+    """seconds: as of `fit`. size: frames of a batch. further: begins with the model that ships."""
     source = Video(run)
     size = size or batch_size(source)
-    model = build_unet(source.portrait).to(device())
+    model = (shipped_video() if further else build_unet(source.portrait)).to(device())
     forward = torch.compile(model) if compile else model
 
     def loss(step):
         lesson = source.lesson(step, size)
-        error = (velocity(forward, lesson).float() - lesson.target).square().mean()
-        return error, {}
+        error = (velocity(forward, lesson).float() - lesson.target).square()
+        face = FACE.to(error.device)
+        extra = (FACE_COUNTS - 1) * face * error
+        return (error + extra).mean(), {"plain": error.mean().detach()}
 
     options = {"lr": source.lr, "muon": source.muon, "seconds": seconds}
     return fit(source.name, run, model, loss, steps, decay=0.995, **options)
+
+
+def shipped_video() -> torch.nn.Module:
+    """The UNet that ships, to be trained further."""
+    from diffusers import UNetMotionModel
+
+    unet = UNetMotionModel.from_pretrained(ASSETS / "pocket-video" / "unet", dtype=torch.float32)
+    return unet.requires_grad_(True)
 
 
 def noise_level(at: torch.Tensor) -> torch.Tensor:
