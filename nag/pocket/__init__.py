@@ -1,7 +1,8 @@
 """How the models in assets/ are made: `python -m nag.pocket STAGE`.
 
-`data` and `clips` render, `loop` trains, `train` has the teachers and their 4-step students; the
-video model has no teacher but the portrait. Beside their models stand `vae`, `text`, `reader` (the
+`data` renders people and `clips` what they do, `loop` trains, `train` has the teachers and their
+4-step students; the video model has no teacher but the portrait, whose pictures `warp` moves.
+Beside their models stand `vae`, `text`, `motion_words` (the video's text encoder), `reader` (the
 classifier), `portrait`, `joint`, `video` and `second` (the portrait's second generation). `export`
 writes pipelines, `film` the moving picture.
 """

@@ -5,8 +5,9 @@
                 pocket-portrait: one training stage each, in this order
     t5 joint joint-distill joint-control
                 pocket-joint, which needs data and encode too
-    clips video-encode video-text video-habits video
-                pocket-video, from the pocket-portrait that ships
+    clips video-encode video-text video-habits video video-classifier
+                pocket-video, from this run's pocket-portrait or the one that ships; its classifier
+                needs data
     all         the whole recipe
     export      the finished models as diffusers pipelines in assets/
     film        the moving picture of the README: assets/alpha.webp
@@ -44,6 +45,7 @@ RECIPE = {  # stage -> steps, in batches for a processor
     "video-text": 250,
     "video-habits": 150,
     "video": 1_870,
+    "video-classifier": 350,
 }
 # in batches for a GPU; by `--seconds` on lent ones the models that ship got so many: the portrait,
 # but for its second stage, which was trained on a processor, and the joint model in two sessions
@@ -69,7 +71,7 @@ def stage(
     size: int | None = None,
     further: bool = False,
 ) -> None:
-    """One stage of the recipe, with so many steps (or pictures, or clips).
+    """One stage of the recipe, with so many steps (or pictures, or people who blink).
 
     seconds, size: of a denoiser's training, as of `loop.fit`, and rows of its batches.
     further: `joint` and `video` begin with the model that ships.
@@ -118,6 +120,8 @@ def stage(
             motion_words.train_habits(run, steps)
         case "video":
             video.train_video(run, steps, **how, further=further)
+        case "video-classifier":
+            reader.train_moved(run, steps)
 
 
 def main() -> None:
@@ -134,7 +138,9 @@ def main() -> None:
         help="folder of data and checkpoints (git-ignored)",
     )
     parser.add_argument(
-        "--steps", type=int, help="training steps, or pictures for `data`, instead of the recipe's"
+        "--steps",
+        type=int,
+        help="training steps, or pictures of `data` and `clips`, instead of the recipe's",
     )
     parser.add_argument(
         "--compile",

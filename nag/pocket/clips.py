@@ -17,7 +17,7 @@ import numpy as np
 
 from . import data
 
-FRAMES, FPS = 16, 8
+FRAMES = 16
 CLOSED, SMILES = "eyesClosed", 0.45  # an expression; when in a clip a smile comes
 NECK = 330, 470  # in the drawing's 704 x 704 units: what a head turns around
 

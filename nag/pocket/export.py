@@ -97,6 +97,9 @@ def export(run: Path, assets: Path = ASSETS) -> None:
         )
     if (run / "video-student.pt").exists():
         save(pipeline(run, "video-student"), assets / "pocket-video", clips)
+    if (run / "video-classifier.pt").exists():
+        reads = load_classifier(run, "video-classifier")
+        save_classifier(reads, assets / "pocket-video" / "classifier", save_file)
 
 
 def save(pipe: DiffusionPipeline, folder: Path, captions: ModuleType) -> None:

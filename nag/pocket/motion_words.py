@@ -60,8 +60,8 @@ def train_habits(run: Path, steps: int, size: int = 64) -> torch.nn.Module:
 
     All else it reads as before.
     """
-    tok, before = load_text(run)
-    _, encoder = load_text(run)
+    tok, before = load_text(run, habits=False)
+    _, encoder = load_text(run, habits=False)
 
     def hidden(encoder, captions):
         return encoder(tokenize(tok, captions)).last_hidden_state.float()
@@ -90,10 +90,11 @@ def train_habits(run: Path, steps: int, size: int = 64) -> torch.nn.Module:
     return fit("video-habits", run, encoder.requires_grad_(True), loss, steps, lr=5e-4)
 
 
-def load_text(run: Path) -> tuple:
+def load_text(run: Path, habits: bool = True) -> tuple:
+    """Tokenizer and text encoder of this run, with the habits once they are learned."""
     _, (tok, encoder) = load_portrait(run)
     reader = text.AttributeReader(encoder.requires_grad_(True), clips.ATTRIBUTES)
     encoder = text.trained_encoder(reader, run / "video-text.pt")
-    if (run / "video-habits.pt").exists():
+    if habits and (run / "video-habits.pt").exists():
         load_average(encoder.requires_grad_(True), run / "video-habits.pt")
     return tok, encoder.eval().requires_grad_(False)

@@ -1,9 +1,10 @@
 """pocket-video: pocket-portrait in motion, as a plain AnimateDiffPipeline: 16 frames of 128 px,
 text by cross-attention.
 
-It begins as the pocket-portrait that ships: the same VAE, frame by frame, its UNet, and its text
-encoder, which first learns words for motions. New are the motion modules between the UNet's layers
-(attention of one place over the frames, arXiv 2307.04725), which begin as the identity.
+It begins as pocket-portrait, this run's or the one that ships: the same VAE, frame by frame, its
+UNet, and its text encoder, which first learns words for motions. New are the motion modules between
+the UNet's layers (attention of one place over the frames, arXiv 2307.04725), which begin as the
+identity.
 
 There is no teacher of many steps, and hardly a drawing. A clip in which nothing moves is a picture
 looked at F times through noise of its own: what is learned from it is what pocket-portrait answers
@@ -41,9 +42,9 @@ if TYPE_CHECKING:
 HEADS, SIDE = 2, 16
 MOST = 65_535 // SIDE**2  # clips of a batch: CUDA's attention over time takes so many rows
 SHIFT = clips.FRAMES**0.5  # of the levels towards the noise, as for larger pictures (2403.03206)
-FACE = torch.zeros(SIDE, SIDE, dtype=torch.bool)  # where eyes and mouths are
+FACE = torch.zeros(SIDE, SIDE, dtype=torch.bool)  # where eyes and mouths are before they move
 FACE[5:13, 7:14] = True
-FACE_COUNTS = 4.0  # times as much as the rest: a blink is in few places, and looked at
+FACE_COUNTS = 4.0  # times as much as the rest: a smile is in few places, and looked at
 
 
 @torch.no_grad()
@@ -52,9 +53,10 @@ def encode_blinks(run: Path, count: int, size: int = 100) -> None:
     16)."""
     from tqdm import tqdm
 
-    path, vae = run / "video-latents.npy", load_vae(run)
+    path = run / "video-blinks.npy"
     if path.exists():
         return
+    vae = load_vae(run)
     source = np.load(run / "clips" / "blinks.npy", mmap_mode="r")[:count]
     out = np.empty((len(source), 2, LATENT_CHANNELS, SIDE, SIDE), np.float16)
     for start in tqdm(range(0, len(source), size), desc="video-encode", mininterval=20):
@@ -95,7 +97,7 @@ class Video(Portrait):
 
     def __init__(self, run: Path) -> None:
         self.load_text(run)
-        self.eyes = torch.from_numpy(np.load(run / "video-latents.npy")).to(device())
+        self.eyes = torch.from_numpy(np.load(run / "video-blinks.npy")).to(device())
         self.blinkers = data.load_people(run / "clips")[: len(self.eyes)]
         self.portrait, words = load_portrait(run)
         self.portrait.requires_grad_(False)
@@ -113,8 +115,13 @@ class Video(Portrait):
     def lesson(self, step: int, size: int, seed: int = 6) -> Lesson:
         """What `size` frames teach, of each clip a few.
 
-        Raises NAGRuntimeError where a GPU takes fewer.
+        Raises NAGRuntimeError where they are less than a clip, or where a GPU takes fewer.
         """
+        if size < max(self.TURNS):
+            raise NAGRuntimeError(
+                f"A batch of {size} frames is less than a clip: train with {max(self.TURNS)} or "
+                "more."
+            )
         count = self.TURNS[step % len(self.TURNS)]
         if size // count > MOST and device().type == "cuda":
             raise NAGRuntimeError(
@@ -133,7 +140,8 @@ class Video(Portrait):
         return Lesson(x, s, self.encode(of_clip), (x - seen) / s, frames)
 
     def row(self, rng: random.Random) -> Row:
-        """A clip and its captions."""
+        """A clip and its captions. Whatever face they name, who begins to smile looks serious
+        before it, as in `clips`."""
         clip, drawn = clips.sample_clip(rng), None
         if clip.motion == "blinking":
             drawn = rng.randrange(len(self.blinkers))
@@ -191,8 +199,11 @@ class Video(Portrait):
         shift: float,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """What pocket-portrait sees, and what it looks at: itself as it has drawn so far, as it
-        will be when it is used, or a drawing. (B, 12, 16, 16) each, of `rows` and then of those
-        that are `smiling`, whose second pictures differ in the face alone.
+        will be when it is used, or a drawing.
+
+        one, at, looks: of every row, and then of those that are `smiling` once more, whose second
+        pictures differ in the face alone. So are both that are returned, (B, 12, 16, 16).
+        shift: 1 / sqrt(F), from a frame's level to that of the mean.
         """
         level, face = shifted(noise_level(at), shift), FACE.to(one.device)
 
@@ -237,8 +248,10 @@ class Video(Portrait):
 
 @dataclass
 class Row:
-    """A clip that teaches, captions of its picture and of itself, and for who blinks the number of
-    the drawing."""
+    """A clip that teaches, and captions of its picture and of itself.
+
+    drawn: of who blinks, the place in `Video.eyes` and `Video.blinkers`.
+    """
 
     clip: clips.Clip
     of_picture: str
