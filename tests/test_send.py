@@ -162,7 +162,7 @@ def test_a_run_is_sent_as_animation_and_video_and_each_gives_its_settings_back(p
 
 def test_a_saved_video_carries_its_settings_unless_that_is_not_wanted(page, tmp_path):
     choose(page, "Pocket video")
-    page.wait_for_function(SEED.format(presets.get("pocket-video").seed))
+    page.wait_for_function(SEED.format(presets.resolve({"preset": "pocket-video"})[1].seed))
     put(page, "seed", 8)
     live(page, False)
     compare(page)
@@ -435,7 +435,9 @@ def test_a_server_that_goes_away_is_noticed_and_after_a_restart_all_is_offered_a
     start()
     opened.wait_for_function(BACK, timeout=60_000)
     assert opened.input_value("#prompt textarea") == "portrait of a pirate"
-    assert opened.input_value("#num_inference_steps input[type=number]") == "30"
+    opened.wait_for_function(
+        "document.querySelector('#num_inference_steps input[type=number]').value == '30'"
+    )
     opened.click("#away >> text=Compare again")
     opened.wait_for_function(
         "/step [1-9]/.test(document.querySelector('#bench').innerText)", timeout=60_000
