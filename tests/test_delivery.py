@@ -141,6 +141,7 @@ def test_another_call_in_the_same_context_hears_its_own_words(name):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_call_after_one_that_failed_hears_its_own_words(name):
     pipe = pipeline(name)
+    draw(name)  # a pipeline that was never called lacks what a call leaves on it
     before = state(pipe)
     with nag.guide(pipe, NEGATIVE, **STRONG):
         handle = (
