@@ -19,7 +19,8 @@ from . import data
 
 FRAMES = 16
 CLOSED, SMILES = "eyesClosed", 0.45  # an expression; when in a clip a smile comes
-NECK = 330, 470  # in the drawing's 704 x 704 units: what a head turns around
+SIDE = 704  # of a drawing, in its units
+NECK = 330, 470  # in these: what a head turns around
 
 MOTIONS = (
     "still",
@@ -157,7 +158,7 @@ def pose(motion: str, t: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
     The head has gone across and down, in the drawing's units, after it has turned around NECK, in
     degrees. The picture has a left and an upper edge and a side.
     """
-    swing, head, frame = math.sin(2 * math.pi * 1.5 * t), (0.0, 0.0, 0.0), (0.0, 0.0, 704.0)
+    swing, head, frame = math.sin(2 * math.pi * 1.5 * t), (0.0, 0.0, 0.0), (0.0, 0.0, float(SIDE))
     match motion:
         case "nodding":
             head = 0.0, 22 * swing, 4 * swing
@@ -166,7 +167,7 @@ def pose(motion: str, t: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
         case "tilting the head":
             head = 0.0, 0.0, 12 * swing
         case "zooming in":
-            frame = 72 * t, 48 * t, 704 - 144 * t
+            frame = 72 * t, 48 * t, SIDE - 144 * t
         case "panning":
             frame = 112 * t, 40.0, 592.0
     return head, frame
@@ -213,7 +214,9 @@ def references(role: str, without: tuple[str, str], count: int, seed: int = 7) -
 def _render_blink(job: tuple[int, int]):
     seed, index = job
     rng = random.Random(seed * 1_000_003 + index)
-    person = next(c.person for c in iter(lambda: sample_clip(rng), None) if c.motion == "blinking")
+    while (clip := sample_clip(rng)).motion != "blinking":
+        pass
+    person = clip.person
     drawn = (data.svg(person), data.svg(person, CLOSED))
     return np.stack([np.asarray(data.rasterised(d), dtype=np.uint8) for d in drawn]), person
 

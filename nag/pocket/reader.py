@@ -31,7 +31,7 @@ def train_moved(run: Path, steps: int, size: int = 32) -> Classifier:
 
 
 def moved(pictures: torch.Tensor, step: int) -> torch.Tensor:
-    """Of (B, 3, H, W) all but the first sixth as in some frame of a motion."""
+    """Of (B, 3, H, W) a sixth each as in some frame of every motion; the rest as they are."""
     rng, images = random.Random(step), pictures.clone()
     share = max(1, len(images) // 6)
     for i, motion in enumerate(clips.MOVED, start=1):

@@ -12,8 +12,7 @@ import torch.nn.functional as F
 
 from . import clips
 
-SIDE = 704  # of a drawing, in its units
-THROAT = 490, 590  # between these the neck bends: all above is moved, all below stands
+THROAT = 490, 590  # in a drawing's units: all above is moved, all below stands, the neck bends
 
 
 def warped(pictures: torch.Tensor, motion: str, frames: Sequence[int] | np.ndarray) -> torch.Tensor:
@@ -41,4 +40,4 @@ def _sources(motion: str, frame: int, size: Sequence[int]) -> torch.Tensor:
     dx, dy = x - across - clips.NECK[0], y - down - clips.NECK[1]
     head = cos * dx + sin * dy + clips.NECK[0], cos * dy - sin * dx + clips.NECK[1]
     came = (share * there + (1 - share) * here for there, here in zip(head, (x, y), strict=True))
-    return 2 * torch.stack(list(came), dim=-1) / SIDE - 1
+    return 2 * torch.stack(list(came), dim=-1) / clips.SIDE - 1
