@@ -122,11 +122,11 @@ class GuidedAttention:
     ) -> Tensor:
         """The image's queries against the positive text, of conditional rows against the negative
         too, and the formula."""
-        if plain and keys.halved and self._fusable(inputs.query) and inputs.query.shape[0] == 1:
-            z_positive, z_negative = op(*inputs.twice()).split(1)
-        else:
-            z_positive = op(*inputs.seen(keys.with_positive))
-            z_negative = op(*inputs.of_rows(rows).seen(keys.with_negative))
+        if plain and keys.halved and inputs.query.shape[0] == 1 and self._fusable(inputs.query):
+            both = op(*inputs.twice())
+            return fused.steer(both[:1], both[1:], rows, self.settings)
+        z_positive = op(*inputs.seen(keys.with_positive))
+        z_negative = op(*inputs.of_rows(rows).seen(keys.with_negative))
         return self.steered(z_positive, z_negative, rows)
 
     def joint(

@@ -25,8 +25,9 @@ launchers: dict = {}
 
 def able(z: torch.Tensor) -> bool:
     """Whether `steer` may be used for attention outputs like this. It has no gradients."""
-    wanted = torch.is_grad_enabled() and z.requires_grad
-    return launchers.get(z.device.type) is not None and not wanted
+    if launchers.get(z.device.type) is None:
+        return False
+    return not (z.requires_grad and torch.is_grad_enabled())
 
 
 def labels_of(at: Segments, device: torch.device) -> torch.Tensor:

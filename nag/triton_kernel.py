@@ -53,6 +53,10 @@ def steer_kernel(
     FEATURES: tl.constexpr,
 ):
     """One token of one row; see `nag.fused.steer`. Offsets have 64 bits."""
+    # torch.compile hands numbers over in float64, and all that they touch would be computed so
+    scale = tl.cast(scale, tl.float32)
+    tau = tl.cast(tau, tl.float32)
+    alpha = tl.cast(alpha, tl.float32)
     program = tl.program_id(0).to(tl.int64)
     row = program // tokens
     token = program % tokens
@@ -60,13 +64,19 @@ def steer_kernel(
     feature = tl.arange(0, FEATURES)
     guided = (row >= first_row) & (row < last_row)
     real = head < heads
-    asked = head < tl.where(guided, heads, 0)  # what is read of the negative: here all, or nothing
+    label = 0
+    if MERGE:
+        label = tl.load(labels + token).to(tl.int32)
+    # heads that are read of a part: all, or none where a text's own tokens do not ask it
+    of_text = head < tl.where(label != 2, heads, 0)
+    asked = head < tl.where(guided & (label != 1), heads, 0)
     inside = real[:, None] & (feature < features)[None, :]
+    of_text_inside = of_text[:, None] & (feature < features)[None, :]
     asked_inside = asked[:, None] & (feature < features)[None, :]
 
     at = row * row_stride + token * token_stride + head[:, None] * head_stride + feature[None, :]
     of_negative = at - first_row * row_stride
-    z_positive = tl.load(positive + at, mask=inside, other=0.0).to(tl.float32)
+    z_positive = tl.load(positive + at, mask=of_text_inside, other=0.0).to(tl.float32)
     z_negative = tl.load(negative + of_negative, mask=asked_inside, other=0.0).to(tl.float32)
     if MERGE:
         at_lse = row * lse_row_stride + token * lse_token_stride + head * lse_head_stride
@@ -85,7 +95,6 @@ def steer_kernel(
     z_guided = z_positive + alpha * (z_guided - z_positive)
     z = tl.where(guided, z_guided, z_positive)
     if MERGE:
-        label = tl.load(labels + token)
         z = tl.where(label == 1, z_positive, z)
         z = tl.where(label == 2, tl.where(guided, z_negative, 0.0), z)
     place = program * heads * features + head[:, None] * features + feature[None, :]
@@ -109,42 +118,56 @@ def steer(
     """See `nag.fused.steer`. One launch where outputs have like strides, and log-sum-exps."""
     if image is not None:
         outputs, lses = zip(image, positive, negative, strict=True)
-        outputs, lses = alike(*outputs), alike(*lses)
-        tensors = read = (*outputs, *lses, labels)
+        read = *alike(*outputs), *alike(*lses), labels
+        z, lse, order = read[0], read[3], MERGED
     else:
-        read = positive, negative = alike(positive, negative)
-        tensors = positive, positive, negative, *(positive,) * 4
-    z, lse = tensors[1], tensors[4]
+        read = alike(positive, negative)
+        z, lse, order = read[0], read[0], ALONE
     batch, heads, tokens, features = z.shape
     out = z.new_empty(batch, tokens, heads, features)
     sizes = heads, features, *z.stride()[:3], *lse.stride()[:3], image is not None
     numbers = tokens, *sizes[:-1], rows.start, rows.stop
     strengths = float(settings.scale), float(settings.tau), float(settings.alpha)
-    launch((batch * tokens, 1, 1), (*tensors, out), (*numbers, *strengths), sizes, read)
+    launch((batch * tokens, 1, 1), read, order, out, (*numbers, *strengths), sizes)
     return out.transpose(1, 2)
 
 
-def launch(grid: tuple, tensors: tuple, numbers: tuple, sizes: tuple, read: tuple) -> None:
+# the kernel's first arguments, among the tensors that are read: without MERGE most go unread
+MERGED, ALONE = tuple(range(7)), (0, 0, 1, 0, 0, 0, 0)
+
+
+def launch(
+    grid: tuple, read: tuple, order: tuple, out: torch.Tensor, numbers: tuple, sizes: tuple
+) -> None:
     """Runs the kernel.
 
     numbers: handed over as they are. sizes: of these and of the constants what Triton chooses by,
     among what it compiled, as it does by the alignment of the tensors that are `read`.
     """
     if torch.compiler.is_compiling() or compiled is None:
-        return launch_by_triton(grid, tensors, numbers, constants_of(sizes))
-    device = tensors[0].device
+        return launch_by_triton(grid, read, order, out, numbers, sizes)
+    device = out.device
     if device.type == "cuda" and device.index != torch.cuda.current_device():
         with torch.cuda.device(device):  # the one that Triton launches on
-            return launch(grid, tensors, numbers, sizes, read)
-    aligned = 0
-    for tensor in read:
-        aligned = 2 * aligned + (tensor.data_ptr() % 16 == 0)
-    key = device, tensors[0].dtype, tensors[5].dtype, sizes, aligned
-    if key in compiled:
-        launch_again(*compiled[key], grid, tensors, numbers)
-    else:
-        constants = constants_of(sizes)
-        compiled[key] = launch_by_triton(grid, tensors, numbers, constants), constants
+            return launch(grid, read, order, out, numbers, sizes)
+    places = [tensor.data_ptr() for tensor in read]
+    odd = tuple([i for i, place in enumerate(places) if place % 16])
+    key = device, out.dtype, read[-2].dtype, sizes, odd  # the last but one: a log-sum-exp
+    kernel = compiled.get(key)
+    if kernel is None:  # under Triton's interpreter it stays so
+        compiled[key] = launch_by_triton(grid, read, order, out, numbers, sizes)
+        return
+    try:  # addresses, not tensors: Triton would ask the driver for each whose it is
+        addresses = [places[i] for i in order]
+        kernel[grid](*addresses, out.data_ptr(), *numbers, *constants_of(sizes))
+    except TypeError:  # an older Triton's wants other arguments, and has not begun
+        disuse()
+        launch_by_triton(grid, read, order, out, numbers, sizes)
+
+
+def disuse() -> None:
+    global compiled
+    compiled = None
 
 
 def constants_of(sizes: tuple) -> tuple:
@@ -154,12 +177,13 @@ def constants_of(sizes: tuple) -> tuple:
 
 
 def launch_by_triton(
-    grid: tuple, tensors: tuple, numbers: tuple, constants: tuple
+    grid: tuple, read: tuple, order: tuple, out: torch.Tensor, numbers: tuple, sizes: tuple
 ) -> "CompiledKernel | None":
     """As Triton does it: it finds the kernel for such arguments, or compiles it, and returns it."""
-    eps, merge, heads, features = constants
+    eps, merge, heads, features = constants_of(sizes)
     return steer_kernel[grid](
-        *tensors,
+        *[read[i] for i in order],
+        out,
         *numbers,
         EPS=eps,
         MERGE=merge,
@@ -167,21 +191,6 @@ def launch_by_triton(
         FEATURES=features,
         num_warps=min(16, max(4, heads * features // 512)),
     )
-
-
-def launch_again(
-    kernel: "CompiledKernel | None", constants: tuple, grid: tuple, tensors: tuple, numbers: tuple
-) -> None:
-    """A kernel that Triton found for such arguments before; None under its interpreter."""
-    global compiled
-    if kernel is None:
-        launch_by_triton(grid, tensors, numbers, constants)
-        return
-    try:
-        kernel[grid](*tensors, *numbers, *constants)
-    except TypeError:  # an older Triton's wants other arguments, and has not begun
-        compiled = None
-        launch_by_triton(grid, tensors, numbers, constants)
 
 
 def alike(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:

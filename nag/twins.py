@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 Namespace = types.ModuleType | types.SimpleNamespace
 ATTENTION = {"scaled_dot_product_attention", "dispatch_attention_fn"}
+PLAIN_OPTIONS = ("scale", "backend", "enable_gqa")
 _serial = itertools.count()
 
 # denoiser -> {processor class: its twin class}. One for all layers and all contexts: to
@@ -107,9 +108,10 @@ def is_plain(args: tuple, options: dict, backend: str) -> bool:
 
     args, options: all but query, key, value and mask. backend: diffusers' where options name none.
     """
-    known = ("scale", "backend", "enable_gqa")
-    asked = any(bool(value) for name, value in options.items() if name not in known)
-    return not asked and not any(args) and (options.get("backend") or backend) == "native"
+    for name, value in options.items():  # not `any`: this runs in every guided layer
+        if value and name not in PLAIN_OPTIONS:
+            return False
+    return not any(args) and (options.get("backend") or backend) == "native"
 
 
 def functional_with(current: CurrentLayer, name: str) -> types.ModuleType:

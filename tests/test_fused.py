@@ -449,13 +449,49 @@ with FakeTensorMode(), torch.no_grad():
 """
 
 
-def test_torch_compile_takes_the_kernel_into_its_graph():
-    """On tensors without numbers, and in a process of its own: here kernels are interpreted."""
+IN_FLOAT32 = """
+from triton._C.libtriton import ir
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.compiler.compiler import make_backend
+
+from nag.triton_kernel import steer_kernel
+
+kinds = {"image": "*bf16", "positive": "*bf16", "negative": "*bf16", "out": "*bf16"}
+kinds |= {"image_lse": "*fp32", "positive_lse": "*fp32", "negative_lse": "*fp32", "labels": "*i8"}
+kinds |= dict.fromkeys(("scale", "tau", "alpha"), "fp64")
+constants = {"EPS": 1e-6, "MERGE": True, "HEADS": 32, "FEATURES": 128}
+kinds |= dict.fromkeys(constants, "constexpr")
+kinds = {name: kinds.get(name, "i32") for name in steer_kernel.arg_names}
+target, context = GPUTarget("cuda", 90, 32), ir.context()
+backend = make_backend(target)
+options = backend.parse_options({"num_warps": 8})
+ir.load_dialects(context)
+backend.load_dialects(context)
+module = str(
+    ASTSource(steer_kernel, kinds, constants).make_ir(
+        target,
+        options,
+        backend.get_codegen_implementation(options),
+        backend.get_module_map(),
+        context,
+    )
+)
+assert "xf32" in module and module.count(": f64 to f32") == 3, module
+assert "xf64" not in module, module
+"""
+
+
+@pytest.mark.parametrize("program", [TRACED, IN_FLOAT32], ids=["traced", "in float32"])
+def test_torch_compile_takes_the_kernel_into_its_graph(program):
+    """On tensors without numbers; and whole tensors stay in float32 though the strengths come in
+    float64, as torch.compile hands numbers over. In a process of its own: here kernels are
+    interpreted."""
     pytest.importorskip("triton", reason="Triton is not installed, so its kernel is not tried")
     path = os.pathsep.join([str(Path(nag.__file__).parents[1]), str(Path(__file__).parent)])
     path = os.pathsep.join([path, os.environ.get("PYTHONPATH", "")])
     surroundings = os.environ | {"TRITON_INTERPRET": "0", "PYTHONPATH": path}
     done = subprocess.run(
-        [sys.executable, "-c", TRACED], env=surroundings, capture_output=True, text=True
+        [sys.executable, "-c", program], env=surroundings, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-3000:]
