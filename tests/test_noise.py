@@ -9,7 +9,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from test_compare import ask, preset
 from tiny import PIPELINES, draw, pipeline
 
-from nag import presets
+from nag import presets, private
 from nag.engine import loading, noise
 from nag.engine.engine import Engine
 from nag.engine.loading import Loaded, PipelineCache
@@ -86,12 +86,17 @@ def test_a_picture_of_the_engine_starts_from_it(name):
     assert len(noises[0]) == len(noises[1]) > 0 and all(map(torch.equal, *noises))
 
 
-def test_models_that_ship_are_drawn_in_float32_on_a_gpu():
+@pytest.mark.parametrize("units", [True, False])
+def test_models_that_ship_are_drawn_in_float32_wherever_they_are(units, monkeypatch):
+    """On a processor with units for bfloat16 too: a link gives the same pictures everywhere."""
+    monkeypatch.setattr(private, "has_matrix_units", lambda: units)
     known = presets.load_all()
     shipped = [one for one in known.values() if one.shipped]
-    assert shipped and {loading._dtype(one, "cuda") for one in shipped} == {"float32"}
+    devices = "cuda", "cpu", "mps"
+    assert shipped and {loading._dtype(one, on) for one in shipped for on in devices} == {"float32"}
     others = [one for one in known.values() if not one.shipped and one.dtype == "auto"]
     assert {loading._dtype(one, "cuda") for one in others} <= {"bfloat16"}
+    assert {loading._dtype(one, "cpu") for one in others} <= {"bfloat16" if units else "float32"}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -150,13 +150,13 @@ def _meter(preset: Preset) -> Meter | None:
 
 
 def _dtype(preset: Preset, device: str) -> str:
-    """What is computed in; the same on every start. A processor takes what is fastest: bfloat16
-    where it has matrix units for it, else float32. Models that ship are small: a GPU draws them in
-    float32, and so draws a processor's picture."""
-    if device == "cpu":
-        return "bfloat16" if private.has_matrix_units() else "float32"
+    """What is computed in; the same on every start. Models that ship are small: in float32 they
+    draw one picture on every machine. Of the others a processor takes what is fastest: bfloat16
+    where it has matrix units for it, else float32."""
     if preset.shipped:
         return "float32"
+    if device == "cpu":
+        return "bfloat16" if private.has_matrix_units() else "float32"
     return "bfloat16" if preset.dtype == "auto" else preset.dtype
 
 
