@@ -218,8 +218,9 @@ def pictures() -> str:
             most, count = max(most, int(off.max())), count + 1
             mean.append(off.mean())
     beside.cleanup()
-    assert count == 24 and most <= 1, f"{count} pictures differ by up to {most} of 255"
-    return f"{count} pictures, off by at most {most}, {statistics.mean(mean):.4f} on the average"
+    said = f"{count} pictures, off by at most {most}, {statistics.mean(mean):.4f} on the average"
+    assert count == 24 and most <= 1, said
+    return said
 
 
 CHECKS = {check.__name__: check for check in (half, compiled, graphs, float8, calls, pictures)}
