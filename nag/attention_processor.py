@@ -124,7 +124,7 @@ class GuidedAttention:
         too, and the formula."""
         if plain and keys.halved and inputs.query.shape[0] == 1 and self._fusable(inputs.query):
             both = op(*inputs.twice())
-            return fused.steer(both[:1], both[1:], rows, self.settings)
+            return self.steered(both[:1], both[1:], rows)
         z_positive = op(*inputs.seen(keys.with_positive))
         z_negative = op(*inputs.of_rows(rows).seen(keys.with_negative))
         return self.steered(z_positive, z_negative, rows)

@@ -139,11 +139,12 @@ def _error(by_triton, device: torch.device) -> float:
     image, positive = ((random(3, 5, 7, 24), random(3, 5, 7)) for _ in range(2))
     negative = random(2, 5, 7, 24), random(2, 5, 7)
     labels = torch.tensor([1, 1, 0, 0, 2, 0, 0], dtype=torch.int8, device=device)
-    found = [
-        (
-            step(positive, negative, rows, settings, image, labels),
-            step(positive[0], negative[0], rows, settings),
-        )
-        for step in (by_triton, in_torch)
-    ]
-    return max(float((a - b).abs().max()) for a, b in zip(*found, strict=True))
+
+    def both(step):
+        merged = step(positive, negative, rows, settings, image, labels)
+        return merged, step(positive[0], negative[0], rows, settings)
+
+    expected, off = both(in_torch), []
+    for _ in range(2):  # from the second time on it is launched by its compiled object
+        off += [float((a - b).abs().max()) for a, b in zip(both(by_triton), expected, strict=True)]
+    return max(off)

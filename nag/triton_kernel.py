@@ -101,9 +101,9 @@ def steer_kernel(
     tl.store(out + place, z.to(out.dtype.element_ty), mask=inside)
 
 
-# (device, dtypes, sizes, strides, ...) -> the kernel that Triton compiled for such arguments, and
-# its constants. To find it again takes Triton longer than all else in a guided layer, and steps of
-# small models on fast GPUs wait for Python. None where this Triton's kernels are called otherwise.
+# (device, dtypes, sizes, strides, ...) -> the kernel that Triton compiled for such arguments. It
+# takes Triton longer to find it again than all else in a guided layer takes, and steps of small
+# models on fast GPUs wait for Python. None where this Triton's kernels are called otherwise.
 compiled: dict | None = {}
 
 
@@ -152,7 +152,7 @@ def launch(
             return launch(grid, read, order, out, numbers, sizes)
     places = [tensor.data_ptr() for tensor in read]
     odd = tuple([i for i, place in enumerate(places) if place % 16])
-    key = device, out.dtype, read[-2].dtype, sizes, odd  # the last but one: a log-sum-exp
+    key = device, out.dtype, read[-2].dtype, sizes, odd  # merged, the last but one is an lse
     kernel = compiled.get(key)
     if kernel is None:  # under Triton's interpreter it stays so
         compiled[key] = launch_by_triton(grid, read, order, out, numbers, sizes)

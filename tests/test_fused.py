@@ -272,6 +272,7 @@ class Compiled:
             if self.of.refuses:
                 raise TypeError("function takes exactly 19 arguments (31 given)")
             self.of.launched += 1
+            self.of.arguments = arguments
 
         return launch
 
@@ -311,6 +312,29 @@ def test_triton_looks_a_kernel_up_once(module, monkeypatch):
     cross(z, NAGSettings(7.0, 3.0, 0.5))  # strengths and rows are handed over
     cross(torch.randn(3, 4, 6, 16))  # and so are rows
     assert (kernel.found, kernel.launched) == (5, 8)
+
+
+def test_a_kernel_that_was_found_is_launched_with_the_addresses_in_its_order(module, monkeypatch):
+    kernel = Kernel(len(module.steer_kernel.arg_names))
+    names = module.steer_kernel.arg_names
+    monkeypatch.setattr(module, "steer_kernel", kernel)
+    image, positive, negative = ((torch.randn(2, 4, 6, 16), torch.randn(2, 4, 6)) for _ in range(3))
+    labels, settings = torch.zeros(6, dtype=torch.int8), NAGSettings(5.0, 2.0, 0.5)
+    parts = [*zip(image, positive, negative, strict=True)]
+    merged = [*parts[0], *parts[1], labels]
+    for _ in range(2):
+        out = module.steer(positive, negative, slice(0, 2), settings, image, labels)
+    given = dict(zip(names, kernel.arguments, strict=True))
+    assert [*kernel.arguments[:7]] == [x.data_ptr() for x in merged]
+    assert names[:3] == ["image", "positive", "negative"] and names[6:8] == ["labels", "out"]
+    assert given["out"] == out.data_ptr() and given["MERGE"] and given["tau"] == 2.0
+    for _ in range(2):
+        out = module.steer(positive[0], negative[0], slice(0, 2), settings)
+    given = dict(zip(names, kernel.arguments, strict=True))
+    assert [given[name] for name in ("positive", "negative", "out")] == [
+        x.data_ptr() for x in (positive[0], negative[0], out)
+    ]
+    assert not given["MERGE"]
 
 
 def test_a_triton_whose_kernels_are_called_otherwise_looks_up_every_time(module, monkeypatch):
@@ -370,8 +394,10 @@ def by_hand(kind, texts, q, k, v):
 
 @pytest.mark.parametrize("exact", [False, True], ids=["as it is", "exact"])
 @pytest.mark.parametrize("kind", ["joint", "cross"])
-def test_gradients_through_a_guided_call_are_right(kind, exact, as_on_a_gpu):
-    """Log-sum-exps and the fused kernel have none: who wants gradients gets two passes."""
+@pytest.mark.parametrize("wanted", [(0, 1, 2), (1, 2), (2,)], ids=["all", "of keys", "of values"])
+def test_gradients_through_a_guided_call_are_right(kind, exact, wanted, as_on_a_gpu):
+    """Log-sum-exps and the fused kernel have none: who wants gradients gets two passes. Whoever
+    trains what makes of a text its keys and values wants none of the queries."""
     from test_rivals import op
 
     guided, inputs = guided_layer(kind, 4, 4, 12)
@@ -379,9 +405,9 @@ def test_gradients_through_a_guided_call_are_right(kind, exact, as_on_a_gpu):
     assert kernels.able(*inputs) and fused.able(inputs[0])
 
     def gradients(attend):
-        some = [x.detach().requires_grad_() for x in inputs]
+        some = [x.detach().requires_grad_(i in wanted) for i, x in enumerate(inputs)]
         attend(*some).square().sum().backward()
-        return [x.grad for x in some]
+        return [some[i].grad for i in wanted]
 
     expected = gradients(functools.partial(by_hand, kind, (4, 4)))
     found = gradients(lambda *some: guided.attend(op, *some, None, 2, plain=True))
@@ -450,39 +476,40 @@ with FakeTensorMode(), torch.no_grad():
 
 
 IN_FLOAT32 = """
-from triton._C.libtriton import ir
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-from triton.compiler.compiler import make_backend
+import sys
+
+try:
+    from triton._C.libtriton import ir
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+    from triton.compiler.compiler import make_backend
+
+    target, context = GPUTarget("cuda", 90, 32), ir.context()
+    backend = make_backend(target)
+    options = backend.parse_options({"num_warps": 8})
+    ir.load_dialects(context)
+    backend.load_dialects(context)
+    made_by = backend.get_codegen_implementation(options), backend.get_module_map(), context
+except (ImportError, AttributeError, TypeError) as error:
+    print(f"this Triton compiles otherwise: {error}")
+    sys.exit(3)
 
 from nag.triton_kernel import steer_kernel
 
 kinds = {"image": "*bf16", "positive": "*bf16", "negative": "*bf16", "out": "*bf16"}
 kinds |= {"image_lse": "*fp32", "positive_lse": "*fp32", "negative_lse": "*fp32", "labels": "*i8"}
 kinds |= dict.fromkeys(("scale", "tau", "alpha"), "fp64")
-constants = {"EPS": 1e-6, "MERGE": True, "HEADS": 32, "FEATURES": 128}
+constants = {"EPS": 1e-6, "MERGE": MERGE, "HEADS": 32, "FEATURES": 128}
 kinds |= dict.fromkeys(constants, "constexpr")
 kinds = {name: kinds.get(name, "i32") for name in steer_kernel.arg_names}
-target, context = GPUTarget("cuda", 90, 32), ir.context()
-backend = make_backend(target)
-options = backend.parse_options({"num_warps": 8})
-ir.load_dialects(context)
-backend.load_dialects(context)
-module = str(
-    ASTSource(steer_kernel, kinds, constants).make_ir(
-        target,
-        options,
-        backend.get_codegen_implementation(options),
-        backend.get_module_map(),
-        context,
-    )
-)
+module = str(ASTSource(steer_kernel, kinds, constants).make_ir(target, options, *made_by))
 assert "xf32" in module and module.count(": f64 to f32") == 3, module
 assert "xf64" not in module, module
 """
+MERGED, ALONE = (IN_FLOAT32.replace('"MERGE": MERGE', f'"MERGE": {x}') for x in (True, False))
 
 
-@pytest.mark.parametrize("program", [TRACED, IN_FLOAT32], ids=["traced", "in float32"])
+@pytest.mark.parametrize("program", [TRACED, MERGED, ALONE], ids=["traced", "merged", "alone"])
 def test_torch_compile_takes_the_kernel_into_its_graph(program):
     """On tensors without numbers; and whole tensors stay in float32 though the strengths come in
     float64, as torch.compile hands numbers over. In a process of its own: here kernels are
@@ -494,4 +521,6 @@ def test_torch_compile_takes_the_kernel_into_its_graph(program):
     done = subprocess.run(
         [sys.executable, "-c", program], env=surroundings, capture_output=True, text=True
     )
+    if done.returncode == 3:
+        pytest.skip(done.stdout)
     assert done.returncode == 0, done.stderr[-3000:]
