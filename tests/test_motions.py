@@ -41,6 +41,16 @@ def test_words_lead_to_a_motion():
     assert not set(motions.TUNED) & set(motions.REPORTED)
 
 
+def test_of_every_motion_that_was_wanted_it_says_what_was_read():
+    found = ["nodding", "still", "still", "nodding", "panning", "still"]
+    wanted = ["nodding", "nodding", "still", "nodding", "panning", "still"]
+    assert motions.confusion(found, wanted) == {
+        "still": "still 2",
+        "nodding": "nodding 2, still 1",
+        "panning": "panning 1",
+    }
+
+
 def test_files_of_an_evaluation_are_counted(reader, tmp_path, monkeypatch):
     from PIL import Image
 

@@ -2,6 +2,7 @@
 
 import importlib
 import random
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -97,11 +98,10 @@ def test_the_whole_recipe_runs_and_its_exports_load_with_diffusers(tmp_path, mon
     pytest.importorskip("resvg_py", reason="rendering needs dicebear-core dicebear-styles resvg-py")
     from diffusers import DiffusionPipeline
 
-    from nag.pocket import clips, joint, motion_words, second, video
+    from nag.pocket import joint, motion_words, second, video
     from nag.pocket.export import export, pipeline
 
     data.build(tmp_path / "data", 32, processes=1)
-    clips.build(tmp_path / "clips", 8, processes=1)
     vae.train_vae(tmp_path, 1, size=2)
     text.train_text(tmp_path, 1, size=8)
     reader.train_classifier(tmp_path, 1, size=16)
@@ -129,7 +129,6 @@ def test_the_whole_recipe_runs_and_its_exports_load_with_diffusers(tmp_path, mon
     second.train_second(tmp_path, 1, count=4, pairs=2)
     motion_words.train_text(tmp_path, 1, size=8)
     motion_words.train_habits(tmp_path, 1, size=4)
-    video.encode_blinks(tmp_path, 8)
     video.train_video(tmp_path, 2, size=16)  # parts of clips, then a whole one
     export(tmp_path, tmp_path / "assets")
     for name, variant, denoiser in (
@@ -274,6 +273,9 @@ def test_muon_is_pytorchs_in_float32():
         )  # theirs computes in bfloat16
 
 
+EYES = slice(None), slice(None), slice(56, 78), slice(63, 106)  # of pictures
+
+
 def video_source(words: str, motions: tuple[str, ...]):
     """What clips of the shipped portrait's pictures teach, and a row of each motion."""
     from nag.pocket import clips, video
@@ -283,9 +285,7 @@ def video_source(words: str, motions: tuple[str, ...]):
     source.vae, source.encode = vae.load_vae(Path("no run")), source.reader.encode
     person = data.sample_person(random.Random(0), "cowboy")
     torch.manual_seed(0)
-    source.eyes = torch.randn(1, 2, 12, 16, 16).half()
-    drawn = {"blinking": 0}
-    rows = [video.Row(clips.Clip(person, m), words, words, drawn.get(m)) for m in motions]
+    rows = [video.Row(clips.Clip(person, m), words, words) for m in motions]
     return source, rows
 
 
@@ -331,12 +331,13 @@ def test_what_a_clip_that_moves_teaches_leads_to_the_portraits_picture_in_motion
     """The same as a still clip's, moved as a picture is."""
     from contextlib import nullcontext
 
-    from nag.pocket import clips, video
+    from nag.pocket import clips, lids, video
     from nag.pocket.warp import warped
 
     monkeypatch.setattr(video, "autocast", nullcontext)
-    frames = np.array([0, 3, 8, 13])
-    source, rows = video_source("portrait of a cowboy", ("still", *clips.MOVED))
+    frames = np.array([0, 4, 8, 13])
+    moving = "blinking", *clips.MOVED
+    source, rows = video_source("portrait of a cowboy", ("still", *moving))
     _, x, _ = followed(source, rows, frames)
 
     def seen(latents):
@@ -344,28 +345,32 @@ def test_what_a_clip_that_moves_teaches_leads_to_the_portraits_picture_in_motion
             return source.vae.decode(latents.transpose(0, 1)).sample
 
     still = seen(x[0])
-    for row, motion in enumerate(clips.MOVED, start=1):
-        wanted = warped(still[:1], motion, frames)[0]
-        off = (seen(x[row]) - wanted).abs().mean((1, 2, 3))
-        gone = (still - wanted).abs().mean((1, 2, 3))
+    for row, motion in enumerate(moving, start=1):
+        if motion == "blinking":
+            wanted = torch.cat([still[:1], lids.closed(still[:1])])[[0, 1, 0, 1]]
+        else:
+            wanted = warped(still[:1], motion, frames)[0]
+        # a blink changes a part of these, by thin lines, which the VAE draws softer
+        places, share = (EYES, 0.65) if motion == "blinking" else (..., 0.5)
+        off = (seen(x[row]) - wanted).abs()[places].mean((1, 2, 3))
+        gone = (still - wanted).abs()[places].mean((1, 2, 3))
         moves = gone > 0.05
         assert moves.sum() >= 2, motion
-        assert (off[moves] < 0.5 * gone[moves]).all() and (off < 0.06).all(), (motion, off, gone)
+        assert (off[moves] < share * gone[moves]).all() and (off < 0.06).all(), (motion, off, gone)
 
 
 def test_a_lesson_is_the_way_from_what_is_under_the_noise_to_what_is_to_be_seen(monkeypatch):
-    from nag.pocket import clips
+    from nag.pocket import clips, video
 
     source, _ = video_source("portrait of a cowboy", ())
-    source.blinkers, told = [data.sample_person(random.Random(8), "owl")], []
-    answer = source.answer
+    told, answer = [], source.answer
 
     def recorded(noise, at, rows, frames):
         told.append((noise, rows, *answer(noise, at, rows, frames)))
         return told[-1][2:]
 
     monkeypatch.setattr(source, "answer", recorded)
-    blinking = 0
+    motions = set()
     for step, count in enumerate((4, 16, 4, 8)):
         lesson = source.lesson(step, 32)
         noise, rows, seen, shown = told[-1]
@@ -376,32 +381,53 @@ def test_a_lesson_is_the_way_from_what_is_under_the_noise_to_what_is_to_be_seen(
         torch.testing.assert_close(
             lesson.x, (1 - lesson.s) * shown + lesson.s * noise, rtol=0, atol=1e-5
         )
-        for row in rows:
-            assert (row.drawn is not None) == (row.clip.motion == "blinking")
-            blinking += row.drawn is not None
-            assert row.drawn is None or row.clip.person is source.blinkers[row.drawn]
-    assert blinking and set(clips.MOVED) & {row.clip.motion for row in rows}
+        motions |= {row.clip.motion for row in rows}
+        assert torch.equal(lesson.moves, video.moving(seen))
+        for row, moves in zip(rows, lesson.moves, strict=True):
+            assert row.clip.motion in ("blinking", *clips.MOVED) or not moves[..., :5, :].any()
+    assert {"blinking", "still"} < motions and set(clips.MOVED) & motions
     with pytest.raises(NAGRuntimeError, match="15 frames is less than a clip: train with 16"):
         source.lesson(1, 15)
 
 
-def test_who_begins_to_smile_changes_in_the_face_alone_and_who_blinks_as_the_drawing_does():
+def test_what_moves_counts_as_much_as_all_the_rest():
+    """However little that is: of a blink a lesson says next to nothing in a mean of all places."""
     from nag.pocket import video
 
-    frames = np.array([1, 4, 8, 12])  # before, with closed eyes; after, with closed eyes
-    source, rows = video_source("portrait of a cowboy", ("starting to smile", "blinking"))
-    _, x, _ = followed(source, rows[:1], frames)
+    seen = torch.zeros(2, 12, 4, 16, 16)
+    seen[0, :, 2, 7, 9] = 1.0  # one place of one frame, which four frames are away from their mean
+    moves = video.moving(seen)
+    assert moves.shape == (2, 1, 4, 16, 16)
+    assert moves[0].sum() == 4 and moves[0, 0, :, 7, 9].all() and not moves[1].any()
+
+    class Silent(torch.nn.Module):
+        def forward(self, x, *_, **__):
+            return (torch.zeros_like(x),)
+
+    def loss(target):
+        nothing = torch.zeros_like(seen)
+        words = (torch.zeros(2, 1, 1),)
+        lesson = video.Lesson(nothing, torch.ones(2), words, target, np.arange(4), moves)
+        return video.loss_of(Silent(), lesson)
+
+    missed, plain = loss(seen)
+    assert plain == pytest.approx(1 / (2 * 4 * 16 * 16))
+    assert missed == pytest.approx(video.FACE_COUNTS * float(plain) + 1 / 4)
+    elsewhere = torch.zeros_like(seen)
+    elsewhere[1, :, 2, 0, 0] = 1.0
+    assert loss(elsewhere)[0] == pytest.approx(float(plain))
+
+
+def test_who_begins_to_smile_changes_in_the_face_alone():
+    from nag.pocket import video
+
+    frames = np.array([1, 4, 8, 12])  # two before the smile, two after
+    source, rows = video_source("portrait of a cowboy", ("starting to smile",))
+    _, x, _ = followed(source, rows, frames)
     torch.testing.assert_close(x[0, :, 1], x[0, :, 0], rtol=0, atol=1e-5)
     torch.testing.assert_close(x[0, :, 3], x[0, :, 2], rtol=0, atol=1e-5)
     came = (x[0, :, 2] - x[0, :, 0]).abs().amax(0)
     assert came[~video.FACE].max() < 1e-5 and came[video.FACE].max() > 0.5
-    at = torch.full((1, 1, 1, 1), 2.0)
-    torch.manual_seed(1)
-    for clip in source.answer(torch.randn(1, 12, 4, 16, 16), at, rows[1:], frames):
-        shut = (source.eyes[0, 1].float() - source.eyes[0, 0].float()).expand(1, -1, -1, -1)
-        torch.testing.assert_close(clip[:, :, 1] - clip[:, :, 0], shut, rtol=0, atol=1e-4)
-        assert torch.equal(clip[:, :, 1], clip[:, :, 3])
-        assert torch.equal(clip[:, :, 0], clip[:, :, 2])
 
 
 @pytest.mark.parametrize("caption", ["a cowboy, angry face", "a cowboy.", ""])
@@ -432,6 +458,48 @@ def test_a_picture_is_moved_as_the_drawing_moves():
         assert gone.max() > 12 and off.max() < 8, (motion, off, gone)
         assert (off[gone > 5] < 0.45 * gone[gone > 5]).all(), (motion, off, gone)
     torch.testing.assert_close(warped(whole, "nodding", [0])[0], whole, rtol=0, atol=1e-2)
+
+
+def people(count: int, labels: dict[str, str]) -> list[data.Person]:
+    rng, found = random.Random(4), []
+    while len(found) < count:
+        person = data.sample_person(rng)
+        if all(person.labels[name] == value for name, value in labels.items()):
+            found.append(person)
+    return found
+
+
+def test_eyes_close_where_they_are_seen_and_nothing_else_changes():
+    """Round eyes and small ones, between frames of glasses; not behind dark glasses."""
+    pytest.importorskip("resvg_py", reason="rendering needs dicebear-core dicebear-styles resvg-py")
+    from nag.pocket import lids
+
+    def closed(eyewear, expression):
+        labels = {"eyewear": eyewear, "expression": expression, "mask": "none"}
+        shown = [replace(one, skin=skin) for one in people(2, labels) for skin in data.SKIN]
+        drawn = [data.render(one) for one in shown]
+        before = torch.from_numpy(np.stack([np.asarray(one) for one in drawn]))
+        before = before.permute(0, 3, 1, 2) / 127.5 - 1
+        after = lids.closed(before)
+        assert after.min() >= -1 and after.max() <= 1
+        changed = (after - before).abs().amax(1)
+        face = torch.zeros(128, 128, dtype=torch.bool)
+        face[EYES[2:]] = True
+        assert changed[:, ~face].max() == 0
+        return before[EYES], after[EYES], changed[:, face]
+
+    y, x = torch.meshgrid(torch.arange(128) + 0.5, torch.arange(128) + 0.5, indexing="ij")
+    each = [((x - across) ** 2 + (y - down) ** 2).sqrt() for across, down in lids.EYES]
+    far = (torch.stack(each).amin(0) > lids.SMALL + 0.5)[EYES[2:]]
+    before, after, _ = closed("none", "surprised")
+    whites = [((x > 0.9).all(1)).flatten(1).float().mean(1) for x in (before, after)]
+    assert (whites[0] > 0.1).all() and (whites[1] < 0.02).all(), whites
+    for worn in ("none", "glasses"):
+        before, after, changed = closed(worn, "serious")
+        assert (changed > 0.5).float().mean(1).min() > 0.02, worn
+        dark = (before.amax(1) < -0.6) & far  # frames, hair, the face's edge
+        assert dark.any() and after.amax(1)[dark].max() < -0.5, worn
+    assert closed("sunglasses", "serious")[2].max() == 0
 
 
 def test_a_caption_names_a_motion_wherever_its_words_would_lead_to_another():
@@ -524,10 +592,11 @@ def test_a_batch_of_clips_that_a_gpu_cannot_take_is_refused(monkeypatch):
 
 def test_training_further_begins_with_what_ships(tmp_path, monkeypatch):
     """`joint --further`: the shipped T5 reads, and no step taken is the shipped teacher. `video
-    --further`: no step taken is the UNet that ships."""
+    --further`: the shipped text encoder reads, and no step taken is the UNet that ships."""
     from diffusers import FluxTransformer2DModel, UNetMotionModel
+    from transformers import CLIPTextModel
 
-    from nag.pocket import joint, video
+    from nag.pocket import joint, motion_words, video
 
     tok, encoder = joint.load_t5(tmp_path)
     assert not any(p.requires_grad for p in encoder.parameters())
@@ -542,10 +611,28 @@ def test_training_further_begins_with_what_ships(tmp_path, monkeypatch):
 
     model = train_teacher(tmp_path, 0, Source, begin=lambda: teacher)
     assert model is teacher
+    tok, reader = motion_words.load_text(tmp_path)
+    encoder = CLIPTextModel.from_pretrained(ASSETS / "pocket-video" / "text_encoder")
+    ids = text.tokenize(tok, ["an owl, blinking"], "cpu")
+    told = [one(ids).last_hidden_state.float() for one in (reader.cpu(), encoder.float())]
+    torch.testing.assert_close(*told, rtol=0, atol=1e-5)
+    assert not any(p.requires_grad for p in reader.parameters())
+    with pytest.raises(NAGRuntimeError, match="run the stage video-text"):
+        motion_words.train_habits(tmp_path, 1)
     monkeypatch.setattr(
-        video, "Video", lambda run: SimpleNamespace(name="video", lr=1e-3, muon=None, size=32)
+        video,
+        "Video",
+        lambda run: SimpleNamespace(name="video", lr=1e-3, muon=("motion_modules", 1e-3), size=32),
     )
+    rates, fit = [], video.fit
+
+    def noted(*stage, lr, muon, **more):
+        rates.append((lr, muon))
+        return fit(*stage, lr=lr, muon=muon, **more)
+
+    monkeypatch.setattr(video, "fit", noted)
     begun = video.train_video(tmp_path, 0, further=True)
+    assert rates == [(5e-4, ("motion_modules", 5e-4))]
     assert all(p.requires_grad for p in begun.parameters())
     there = UNetMotionModel.from_pretrained(ASSETS / "pocket-video" / "unet", dtype=torch.float32)
     for one, other in zip(begun.parameters(), there.parameters(), strict=True):

@@ -8,7 +8,8 @@ implied   share of clips that make the motion that their role implies and the ne
           without guidance, under CFG and under NAG, at the preset's settings. Low is right under
           guidance
 
-with 95 % Wilson intervals. `evaluate` reads motions too, of videos (*moves*).
+with 95 % Wilson intervals; then, of every motion that was asked for, what was read. `evaluate`
+reads motions too, of videos (*moves*).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import functools
 import random
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -167,6 +169,17 @@ def drawn(
     return videos
 
 
+def confusion(found: list[str], wanted: list[str]) -> dict[str, str]:
+    """Of every motion that was wanted what was read, as in "nodding 5, still 1"."""
+    told = {}
+    for motion in clips.MOTIONS:
+        pairs = zip(found, wanted, strict=True)
+        read = Counter(one for one, other in pairs if other == motion)
+        if read:
+            told[motion] = ", ".join(f"{one} {count}" for one, count in read.most_common())
+    return told
+
+
 def main(words: list[str] | None = None) -> None:
     from nag import presets
     from nag.engine import loading
@@ -190,12 +203,14 @@ def main(words: list[str] | None = None) -> None:
     def count(title, videos, motions):
         found = reader.read(videos)
         shares[title] = [one == motion for one, motion in zip(found, motions, strict=True)]
+        return found
 
     known = sampled(128, seed=3)
     count("renders, read rightly", map(clips.render, known), motions_of(known))
     seed = SEED + 10_000 * options.tuning
     prompts, motions = asked(options.count)
-    count("asked, no guidance", drawn(loaded, request, "none", prompts, prompts, seed), motions)
+    videos = drawn(loaded, request, "none", prompts, prompts, seed)
+    told = confusion(count("asked, no guidance", videos, motions), motions)
     prompts, motions = of_roles(options.count, options.tuning)
     for kind, title in (("none", "no guidance"), ("cfg", "CFG"), ("nag", "NAG")):
         videos = drawn(loaded, request, kind, prompts, motions, seed)
@@ -205,6 +220,9 @@ def main(words: list[str] | None = None) -> None:
         low, high = wilson(sum(hits), len(hits))
         share = sum(hits) / len(hits)
         print(f"| {title} | {share:.2f} ({low:.2f}-{high:.2f}) | {len(hits)} |", flush=True)
+    print("\n| asked | read |\n|---|---|")
+    for motion, read in told.items():
+        print(f"| {motion} | {read} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from PIL import Image
 from nag.engine import loading
 from nag.errors import Refused
 from nag.media import meter
-from nag.pocket import clips, data, people
+from nag.pocket import clips, data, lids, people
 
 from . import draw
 from .cases import CASES
@@ -105,7 +105,7 @@ class References:
 
     def _key(self) -> str:
         """All that the renders depend on."""
-        modules = (data, people, clips) if self.of_video else (data, people)
+        modules = (data, people, clips, lids) if self.of_video else (data, people)
         parts = [
             draw.contents(loading.PROJECT / self.painter.preset.meter),
             self.painter.identity["weights"],

@@ -5,7 +5,7 @@
                 pocket-portrait: one training stage each, in this order
     t5 joint joint-distill joint-control
                 pocket-joint, which needs data and encode too
-    clips video-encode video-text video-habits video video-classifier
+    video-text video-habits video video-classifier
                 pocket-video, from this run's pocket-portrait or the one that ships; its classifier
                 needs data
     all         the whole recipe
@@ -18,9 +18,9 @@ After `export`, `python -m nag.page.samples` draws what the page shows at load.
 begins with what that gives; `video --further` goes on with the pocket-video that ships. So a model
 that ships is trained further in another session.
 
-`data` and `clips` need dicebear-core, dicebear-styles and resvg-py. A run that has no VAE, text
-encoder or classifier of its own takes those of assets/pocket-portrait, and the T5 of
-assets/pocket-joint.
+`data` needs dicebear-core, dicebear-styles and resvg-py. A run that has no VAE, text
+encoder or classifier of its own takes those of assets/pocket-portrait, the T5 of
+assets/pocket-joint, and the text encoder of assets/pocket-video.
 """
 
 import argparse
@@ -40,8 +40,6 @@ RECIPE = {  # stage -> steps, in batches for a processor
     "joint": 1_200,
     "joint-distill": 500,
     "joint-control": 250,
-    "clips": 1_500,
-    "video-encode": 1_500,
     "video-text": 250,
     "video-habits": 150,
     "video": 1_870,
@@ -71,12 +69,12 @@ def stage(
     size: int | None = None,
     further: bool = False,
 ) -> None:
-    """One stage of the recipe, with so many steps (or pictures, or people who blink).
+    """One stage of the recipe, with so many steps (or pictures).
 
     seconds, size: of a denoiser's training, as of `loop.fit`, and rows of its batches.
     further: `joint` and `video` begin with the model that ships.
     """
-    from . import clips, data, joint, motion_words, reader, second, text, vae, video
+    from . import data, joint, motion_words, reader, second, text, vae, video
     from .portrait import Portrait
     from .train import distill, train_teacher
 
@@ -110,12 +108,8 @@ def stage(
         case "joint-control":
             source = joint.Joint(run)
             distill(run, steps, source, guidance=1.0, name="joint-control", **how)
-        case "clips":
-            clips.build(run / "clips", steps)
         case "video-text":
             motion_words.train_text(run, steps)
-        case "video-encode":
-            video.encode_blinks(run, steps)
         case "video-habits":
             motion_words.train_habits(run, steps)
         case "video":
@@ -140,7 +134,7 @@ def main() -> None:
     parser.add_argument(
         "--steps",
         type=int,
-        help="training steps, or pictures of `data` and `clips`, instead of the recipe's",
+        help="training steps, or pictures of `data`, instead of the recipe's",
     )
     parser.add_argument(
         "--compile",

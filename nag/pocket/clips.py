@@ -1,8 +1,8 @@
 """Short videos of the portraits in `nag.pocket.data`: one motion each, named by the caption or
 implied by the role.
 
-The drawing's head is a group of its own, so it can be moved; eyes close and smiles come by another
-variant of the expression.
+The drawing's head is a group of its own, so it can be moved; smiles come by another variant of the
+expression, and closed eyes are painted (`lids`).
 """
 
 import functools
@@ -10,15 +10,13 @@ import math
 import random
 import re
 from dataclasses import dataclass
-from multiprocessing import Pool
-from pathlib import Path
 
 import numpy as np
 
 from . import data
 
 FRAMES = 16
-CLOSED, SMILES = "eyesClosed", 0.45  # an expression; when in a clip a smile comes
+SMILES = 0.45  # when in a clip a smile comes
 SIDE = 704  # of a drawing, in its units
 NECK = 330, 470  # in these: what a head turns around
 
@@ -132,17 +130,15 @@ def encode_labels(clip: Clip) -> list[int]:
 
 
 def drawings(clip: Clip) -> list[str]:
-    """FRAMES drawings. Many are the same string, and need to be rasterised once only."""
+    """FRAMES drawings, with open eyes. Many are the same string, and need to be rasterised once
+    only."""
     base = functools.cache(lambda expression: data.svg(clip.person, expression))
     return [_posed(base, clip.motion, frame / FRAMES) for frame in range(FRAMES)]
 
 
 def _posed(base, motion: str, t: float) -> str:
-    match motion:
-        case "blinking":
-            return base(CLOSED if eyes_closed(t) else None)
-        case "starting to smile":
-            return base("serious" if t < SMILES else "smileBig")
+    if motion == "starting to smile":
+        return base("serious" if t < SMILES else "smileBig")
     head, frame = pose(motion, t)
     return _framed(_head_moved(base(None), *head), *frame)
 
@@ -192,7 +188,20 @@ def render(clip: Clip, size: int = data.SIZE) -> np.ndarray:
     raster = functools.cache(
         lambda drawing: np.asarray(data.rasterised(drawing, size), dtype=np.uint8)
     )
-    return np.stack([raster(drawing) for drawing in drawings(clip)])
+    frames = np.stack([raster(drawing) for drawing in drawings(clip)])
+    return blinking(frames) if clip.motion == "blinking" else frames
+
+
+def blinking(frames: np.ndarray) -> np.ndarray:
+    """A still clip, uint8 (FRAMES, H, W, 3), whose eyes are closed now and then."""
+    import torch
+
+    from . import lids
+
+    still = torch.from_numpy(frames[:1].copy()).permute(0, 3, 1, 2) / 127.5 - 1
+    shut = ((lids.closed(still) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    closed = [eyes_closed(frame / FRAMES) for frame in range(FRAMES)]
+    return np.where(np.array(closed)[:, None, None, None], shut, frames)
 
 
 def distinct(frames: np.ndarray) -> tuple[np.ndarray, list[int]]:
@@ -209,35 +218,3 @@ def references(role: str, without: tuple[str, str], count: int, seed: int = 7) -
     """As `data.references`: clips of one role with one attribute forced off."""
     rng = random.Random(f"{role}/{without}/{seed}")
     return [sample_clip(rng, role, without, asked=0) for _ in range(count)]
-
-
-def _render_blink(job: tuple[int, int]):
-    seed, index = job
-    rng = random.Random(seed * 1_000_003 + index)
-    while (clip := sample_clip(rng)).motion != "blinking":
-        pass
-    person = clip.person
-    drawn = (data.svg(person), data.svg(person, CLOSED))
-    return np.stack([np.asarray(data.rasterised(d), dtype=np.uint8) for d in drawn]), person
-
-
-def build(folder: Path, count: int, seed: int = 1, processes: int | None = None) -> None:
-    """Renders `count` people with open and with closed eyes into `folder`: blinks.npy (uint8, count
-    x 2 x 128 x 128 x 3) and people.json. Skips what is there.
-    """
-    from tqdm import tqdm
-
-    folder.mkdir(parents=True, exist_ok=True)
-    if (folder / "people.json").exists() and len(data.load_people(folder)) == count:
-        return
-    pictures = np.lib.format.open_memmap(
-        folder / "blinks.npy", "w+", np.uint8, (count, 2, data.SIZE, data.SIZE, 3)
-    )
-    people = []
-    with Pool(processes) as pool:
-        drawn = pool.imap(_render_blink, ((seed, i) for i in range(count)), chunksize=16)
-        for i, (both, person) in enumerate(tqdm(drawn, total=count, desc="clips", mininterval=5)):
-            pictures[i] = both
-            people.append(person)
-    pictures.flush()
-    data.save_people(folder, people)

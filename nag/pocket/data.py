@@ -125,7 +125,7 @@ _STYLE = None
 def svg(person: Person, expression: str | None = None) -> str:
     """The drawing.
 
-    `expression` is another variant than the person's: eyes that close, a smile that comes.
+    `expression` is another variant than the person's: a smile that comes.
     """
     from dicebear import Avatar, Style
 

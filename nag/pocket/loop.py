@@ -54,6 +54,7 @@ def fit(
     """
     from tqdm import tqdm
 
+    run.mkdir(parents=True, exist_ok=True)
     module = module.to(device()).train()
     training = Training(run / f"{name}.pt", module, _optimisers(module, lr, muon))
     first = training.resume()

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-from . import SHIPPED, clips, data, text
+from ..errors import NAGRuntimeError
+from . import ASSETS, SHIPPED, clips, data, text
 from .loop import fit, load_average
 from .portrait import Portrait, shipped_unet
 from .text import tokenize
@@ -91,7 +92,17 @@ def train_habits(run: Path, steps: int, size: int = 64) -> torch.nn.Module:
 
 
 def load_text(run: Path, habits: bool = True) -> tuple:
-    """Tokenizer and text encoder of this run, with the habits once they are learned."""
+    """Tokenizer and text encoder of this run, with the habits once they are learned. A run that has
+    no pocket-portrait of its own takes those that ship, which have them.
+
+    Raises NAGRuntimeError where this run has to train them first.
+    """
+    if not (run / "video-text.pt").exists():
+        if habits and last_student(run) is None:
+            return text.shipped_text(ASSETS / "pocket-video")
+        raise NAGRuntimeError(
+            f"{run} has no text encoder that knows words for motions: run the stage video-text."
+        )
     _, (tok, encoder) = load_portrait(run)
     reader = text.AttributeReader(encoder.requires_grad_(True), clips.ATTRIBUTES)
     encoder = text.trained_encoder(reader, run / "video-text.pt")

@@ -192,11 +192,16 @@ def trained_encoder(reader: AttributeReader, path: Path) -> nn.Module:
 def load_text(run: Path) -> tuple:
     """Tokenizer and text encoder of this run, or those that ship."""
     if not (run / "text.pt").exists():
-        from transformers import CLIPTextModel, CLIPTokenizer
-
-        encoder = CLIPTextModel.from_pretrained(SHIPPED / "text_encoder", dtype=torch.float32)
-        encoder = encoder.to(device()).eval().requires_grad_(False)
-        return CLIPTokenizer.from_pretrained(SHIPPED / "tokenizer"), encoder
+        return shipped_text(SHIPPED)
     tok = tokenizer(run)
     reader = AttributeReader(build_text_encoder(tok))
     return tok, trained_encoder(reader, run / "text.pt")
+
+
+def shipped_text(model: Path) -> tuple:
+    """Tokenizer and text encoder of a model that ships, to be used and not trained."""
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    encoder = CLIPTextModel.from_pretrained(model / "text_encoder", dtype=torch.float32)
+    encoder = encoder.to(device()).eval().requires_grad_(False)
+    return CLIPTokenizer.from_pretrained(model / "tokenizer"), encoder

@@ -6,12 +6,12 @@ UNet, and its text encoder, which first learns words for motions. New are the mo
 the UNet's layers (attention of one place over the frames, arXiv 2307.04725), which begin as the
 identity.
 
-There is no teacher of many steps, and hardly a drawing. A clip in which nothing moves is a picture
+There is no teacher of many steps, and no drawing. A clip in which nothing moves is a picture
 looked at F times through noise of its own: what is learned from it is what pocket-portrait answers
 to the mean of the frames, which is one look through less noise. So pocket-video needs the same few
-steps from the first. A clip in which something moves is that answer, moved (`warp`); a face that
-begins to smile is the answer to other words, where the face is. For eyes that close there are no
-words: these clips have drawings under the noise, and beside the answer what closed eyes differ by.
+steps from the first. A clip in which something moves is that answer, moved (`warp`); eyes that
+close are painted into it (`lids`); a face that begins to smile is the answer to other words, where
+the face is.
 
 Shapes: B clips of F frames, latents (B, 12, F, 16, 16), noise levels s (B, 1, 1, 1).
 """
@@ -28,12 +28,12 @@ import numpy as np
 import torch
 
 from ..errors import NAGRuntimeError
-from . import ASSETS, clips, data
+from . import ASSETS, clips, data, lids
 from .loop import autocast, device, fit
 from .motion_words import load_portrait, load_text
 from .portrait import Portrait, build_scheduler, shipped_unet
 from .train import STUDENT_STEPS, batch_size, load_denoiser, segments
-from .vae import LATENT_CHANNELS, load_vae, to_tensor
+from .vae import LATENT_CHANNELS, load_vae
 from .warp import warped
 
 if TYPE_CHECKING:
@@ -45,26 +45,7 @@ SHIFT = clips.FRAMES**0.5  # of the levels towards the noise, as for larger pict
 FACE = torch.zeros(SIDE, SIDE, dtype=torch.bool)  # where eyes and mouths are before they move
 FACE[5:13, 7:14] = True
 FACE_COUNTS = 4.0  # times as much as the rest: a smile is in few places, and looked at
-
-
-@torch.no_grad()
-def encode_blinks(run: Path, count: int, size: int = 100) -> None:
-    """`count` people with open and with closed eyes as latents, fp16, on disk: (count, 2, 12, 16,
-    16)."""
-    from tqdm import tqdm
-
-    path = run / "video-blinks.npy"
-    if path.exists():
-        return
-    vae = load_vae(run)
-    source = np.load(run / "clips" / "blinks.npy", mmap_mode="r")[:count]
-    out = np.empty((len(source), 2, LATENT_CHANNELS, SIDE, SIDE), np.float16)
-    for start in tqdm(range(0, len(source), size), desc="video-encode", mininterval=20):
-        some = source[start : start + size]
-        with autocast():
-            latents = vae.encode(to_tensor(some.reshape(-1, *some.shape[2:]))).latents
-        out[start : start + size] = latents.float().unflatten(0, (-1, 2)).cpu().numpy()
-    np.save(path, out)
+MOVES = 0.1  # a place moves where its latents differ so much from their mean over the frames
 
 
 def build_unet(unet: torch.nn.Module | None = None) -> torch.nn.Module:
@@ -94,11 +75,10 @@ class Video(Portrait):
     size, large = 32, 512  # frames of a batch
     TURNS = 4, clips.FRAMES, 4, 8  # frames of a clip
     LEVELS = 0.75  # of the rows stand where the student's steps do, the others anywhere
+    BLINKS = 0.25  # of the rows more than chance and habits make: the least to see, learned last
 
     def __init__(self, run: Path) -> None:
         self.load_text(run)
-        self.eyes = torch.from_numpy(np.load(run / "video-blinks.npy")).to(device())
-        self.blinkers = data.load_people(run / "clips")[: len(self.eyes)]
         self.portrait, words = load_portrait(run)
         self.portrait.requires_grad_(False)
         self.vae = load_vae(run)
@@ -137,16 +117,15 @@ class Video(Portrait):
         seen, shown = self.answer(noise, at, rows, frames)
         x = (1 - s) * shown + s * noise
         of_clip = [row.of_clip for row in rows]
-        return Lesson(x, s, self.encode(of_clip), (x - seen) / s, frames)
+        return Lesson(x, s, self.encode(of_clip), (x - seen) / s, frames, moving(seen))
 
     def row(self, rng: random.Random) -> Row:
         """A clip and its captions. Whatever face they name, who begins to smile looks serious
         before it, as in `clips`."""
-        clip, drawn = clips.sample_clip(rng), None
-        if clip.motion == "blinking":
-            drawn = rng.randrange(len(self.blinkers))
-            clip = clips.Clip(self.blinkers[drawn], clip.motion)
-        return Row(clip, *clips.captions(clip, rng), drawn)
+        clip = clips.sample_clip(rng)
+        if rng.random() < self.BLINKS:
+            clip = clips.Clip(clip.person, "blinking")
+        return Row(clip, *clips.captions(clip, rng))
 
     def steps(self, rows: int) -> torch.Tensor:
         """Where the rows stand, (B, 1, 1, 1) from 0, all noise, to less than STUDENT_STEPS."""
@@ -171,18 +150,13 @@ class Video(Portrait):
         ] + [expressed(rows[i].of_picture, rows[i].clip.person, "grinning") for i in smiling]
         one = noise.mean(2) * noise.shape[2] ** 0.5
         looks = self.reader.encode(told)
-        pictures = self.pictures(one[of], at[of], looks, rows, smiling, noise.shape[2] ** -0.5)
+        pictures = self.pictures(one[of], at[of], looks, smiling, noise.shape[2] ** -0.5)
         both = torch.stack(pictures, dim=1)  # (rows and smiles, 2, 12, 16, 16)
         film = both[: len(rows), :, :, None].repeat(1, 1, 1, len(frames), 1, 1)
         later = torch.from_numpy(frames / clips.FRAMES >= clips.SMILES).to(film.device)
         for place, i in enumerate(smiling, start=len(rows)):
             film[i][:, :, later] = both[place][:, :, None]
-        closed = torch.tensor([clips.eyes_closed(f / clips.FRAMES) for f in frames])
-        for i, row in enumerate(rows):
-            if row.drawn is not None:
-                opened, shut = self.eyes[row.drawn].float()
-                film[i] += (shut - opened)[:, None] * closed.to(film)[:, None, None]
-        for motion in clips.MOVED:
+        for motion in ("blinking", *clips.MOVED):
             places = [i for i, row in enumerate(rows) if row.clip.motion == motion]
             if places:
                 still = both[places].flatten(0, 1)
@@ -194,12 +168,11 @@ class Video(Portrait):
         one: torch.Tensor,
         at: torch.Tensor,
         looks: tuple[torch.Tensor, ...],
-        rows: list[Row],
         smiling: list[int],
         shift: float,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """What pocket-portrait sees, and what it looks at: itself as it has drawn so far, as it
-        will be when it is used, or a drawing.
+        will be when it is used.
 
         one, at, looks: of every row, and then of those that are `smiling` once more, whose second
         pictures differ in the face alone. So are both that are returned, (B, 12, 16, 16).
@@ -208,7 +181,7 @@ class Video(Portrait):
         level, face = shifted(noise_level(at), shift), FACE.to(one.device)
 
         def joined(x):
-            for second, first in enumerate(smiling, start=len(rows)):
+            for second, first in enumerate(smiling, start=len(x) - len(smiling)):
                 x[second] = torch.where(face, x[second], x[first])
             return x
 
@@ -223,16 +196,16 @@ class Video(Portrait):
             x[going] += (after - t)[going] * ways
             x = joined(x)
         shown = (x - level * one) / (1 - level).clamp_min(1e-6)
-        for i, row in enumerate(rows):
-            if row.drawn is not None:
-                shown[i] = self.eyes[row.drawn, 0].float()
         shown = torch.where(level < 1, shown, torch.zeros_like(shown))
         x = (1 - level) * shown + level * one
         x = x.contiguous(memory_format=torch.channels_last)
         return joined(x - level * self.predict(self.portrait, x, level, looks).float()), shown
 
     def moved(self, still: torch.Tensor, motion: str, frames: np.ndarray) -> torch.Tensor:
-        """(B, 12, 16, 16) -> (B, 12, F, 16, 16). Where nothing has moved it is what it was."""
+        """(B, 12, 16, 16) -> (B, 12, F, 16, 16). Where nothing has moved it is what it was.
+
+        motion: "blinking" or one of `clips.MOVED`.
+        """
 
         def encoded(pixels):
             pixels = pixels.contiguous(memory_format=torch.channels_last)
@@ -240,23 +213,24 @@ class Video(Portrait):
 
         with autocast():
             seen = self.vae.decode(still.contiguous(memory_format=torch.channels_last)).sample
-            film = warped(seen.float(), motion, frames)
-            differ = encoded(film.flatten(0, 1)).unflatten(0, film.shape[:2])
-            differ = differ - encoded(seen)[:, None]
+            if motion == "blinking":
+                shut = torch.tensor([clips.eyes_closed(frame / clips.FRAMES) for frame in frames])
+                film = encoded(lids.closed(seen.float()))[:, None]
+                differ = (film - encoded(seen)[:, None]) * shut.to(film)[:, None, None, None]
+            else:
+                film = warped(seen.float(), motion, frames)
+                film = encoded(film.flatten(0, 1)).unflatten(0, film.shape[:2])
+                differ = film - encoded(seen)[:, None]
         return still[:, :, None] + differ.transpose(1, 2)
 
 
 @dataclass
 class Row:
-    """A clip that teaches, and captions of its picture and of itself.
-
-    drawn: of who blinks, the place in `Video.eyes` and `Video.blinkers`.
-    """
+    """A clip that teaches, and captions of its picture and of itself."""
 
     clip: clips.Clip
     of_picture: str
     of_clip: str
-    drawn: int | None = None
 
 
 def expressed(caption: str, person: data.Person, expression: str | None) -> str:
@@ -271,13 +245,37 @@ def expressed(caption: str, person: data.Person, expression: str | None) -> str:
 
 @dataclass
 class Lesson:
-    """x, target: (B, 12, F, 16, 16). s: (B, 1, 1, 1, 1). frames: which of a clip they are."""
+    """x, target: (B, 12, F, 16, 16). s: (B, 1, 1, 1, 1). frames: which of a clip they are. moves:
+    see `moving`."""
 
     x: torch.Tensor
     s: torch.Tensor
     text: tuple[torch.Tensor, ...]
     target: torch.Tensor
     frames: np.ndarray
+    moves: torch.Tensor
+
+
+def moving(latents: torch.Tensor) -> torch.Tensor:
+    """(B, 12, F, 16, 16) -> where something moves, bool (B, 1, F, 16, 16)."""
+    away = latents - latents.mean(2, keepdim=True)
+    return away.abs().mean(1, keepdim=True) > MOVES
+
+
+def loss_of(model: torch.nn.Module, lesson: Lesson) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the model is off a lesson -> (its loss, the plain mean square), scalars.
+
+    The loss is the mean square with the face counted more often, and beside it the mean square of
+    the places that move, of every clip by itself and then of the clips that do. A blink is in a
+    hundredth of the places, and in the first mean nothing.
+    """
+    error = (velocity(model, lesson).float() - lesson.target).square()
+    extra = (FACE_COUNTS - 1) * FACE.to(error.device) * error
+    counts = lesson.moves.expand_as(error).float()
+    places = counts.flatten(1).sum(1)
+    of_clips = (error * counts).flatten(1).sum(1) / places.clamp_min(1)
+    moved = of_clips.sum() / (places > 0).sum().clamp_min(1)
+    return (error + extra).mean() + moved, error.mean().detach()
 
 
 def velocity(model: torch.nn.Module, lesson: Lesson) -> torch.Tensor:
@@ -296,20 +294,20 @@ def train_video(
     size: int | None = None,
     further: bool = False,
 ) -> torch.nn.Module:
-    """seconds: as of `fit`. size: frames of a batch. further: begins with the model that ships."""
+    """seconds: as of `fit`. size: frames of a batch. further: begins with the model that ships,
+    which knows most of it, at half the learning rates."""
     source = Video(run)
     size = size or batch_size(source)
     model = (shipped_video() if further else build_unet(source.portrait)).to(device())
     forward = torch.compile(model) if compile else model
 
     def loss(step):
-        lesson = source.lesson(step, size)
-        error = (velocity(forward, lesson).float() - lesson.target).square()
-        face = FACE.to(error.device)
-        extra = (FACE_COUNTS - 1) * face * error
-        return (error + extra).mean(), {"plain": error.mean().detach()}
+        value, plain = loss_of(forward, source.lesson(step, size))
+        return value, {"plain": plain}
 
-    options = {"lr": source.lr, "muon": source.muon, "seconds": seconds}
+    word, muon = source.muon
+    share = 0.5 if further else 1.0
+    options = {"lr": share * source.lr, "muon": (word, share * muon), "seconds": seconds}
     return fit(source.name, run, model, loss, steps, decay=0.995, **options)
 
 
