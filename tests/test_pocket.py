@@ -544,7 +544,7 @@ def test_the_video_model_begins_as_the_portrait_on_every_frame_and_numbers_its_f
     )
 
     def answer(*frames):
-        return video.velocity(model, video.Lesson(x, s, text, None, np.array(frames)))
+        return video.velocity(model, video.Lesson(x, s, text, x, np.array(frames), x > 0))
 
     with torch.no_grad():
         first = answer(1, 4, 9)
