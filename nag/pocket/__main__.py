@@ -18,9 +18,9 @@ After `export`, `python -m nag.page.samples` draws what the page shows at load.
 begins with what that gives; `video --further` goes on with the pocket-video that ships. So a model
 that ships is trained further in another session.
 
-`data` needs dicebear-core, dicebear-styles and resvg-py. A run that has no VAE, text
-encoder or classifier of its own takes those of assets/pocket-portrait, the T5 of
-assets/pocket-joint, and the text encoder of assets/pocket-video.
+`data` needs dicebear-core, dicebear-styles and resvg-py. A run that has no VAE, text encoder or
+classifier of its own takes those of assets/pocket-portrait, and the T5 of assets/pocket-joint; one
+that has no portrait of its own, the text encoder of assets/pocket-video too.
 """
 
 import argparse
