@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def in_float32() -> Iterator[None]:
-    """Within this context diffusers draws in float32 what it is asked for in half precision, and
-    rounds it. Left alone it draws other numbers: seed 17 in bfloat16, which a GPU takes by itself,
-    would be another picture than seed 17 on a processor.
+    """Within this context diffusers draws in float32 what it is asked for in any other precision,
+    and casts it. Left alone it draws other numbers: seed 17 in bfloat16, which a GPU takes by
+    itself, would be another picture than seed 17 on a processor.
 
     The generators are the processor's, so the device makes no difference. All noise of pipelines,
     schedulers and decoders comes out of one function of diffusers, which looks for `torch.randn` in
@@ -21,9 +21,9 @@ def in_float32() -> Iterator[None]:
     from ..patch import set_attribute
 
     def randn(*size, dtype: torch.dtype | None = None, **options) -> torch.Tensor:
-        half = dtype in (torch.float16, torch.bfloat16)
-        noise = torch.randn(*size, dtype=torch.float32 if half else dtype, **options)
-        return noise.to(dtype) if half else noise
+        if dtype is None or not dtype.is_floating_point:
+            return torch.randn(*size, dtype=dtype, **options)
+        return torch.randn(*size, dtype=torch.float32, **options).to(dtype)
 
     drawing = types.ModuleType("torch")
     vars(drawing).update(vars(torch) | {"randn": randn})
