@@ -25,10 +25,10 @@ from .request import (
     Request,
     Text,
     Whole,
-    _sentence,
-    _short,
     between,
     limits_of,
+    quoted,
+    what_is_wrong,
 )
 
 log = logging.getLogger("nag")
@@ -195,7 +195,7 @@ def parse(name: str, text: str) -> Preset:
         preset = Preset(**content, settings=settings)
         _check({}, preset)
     except ValidationError as error:
-        raise Refused(f"presets/{name}.json: {_sentence(error)}") from None
+        raise Refused(f"presets/{name}.json: {what_is_wrong(error)}") from None
     except Refused as error:
         raise Refused(f"presets/{name}.json: {error}") from None
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
@@ -246,7 +246,7 @@ def resolve(raw: object, presets: dict[str, Preset] | None = None) -> tuple[Pres
     """Any subset of the schema -> (its preset, the complete request). Raises `Refused`."""
     presets = presets or load_all()
     if not isinstance(raw, dict):
-        raise Refused(f"Settings must be one JSON object, got {_short(raw)}.")
+        raise Refused(f"Settings must be one JSON object, got {quoted(raw)}.")
     name = raw.get("preset", next(iter(presets)))
     if not isinstance(name, str) or name not in presets:
         near = (
@@ -256,7 +256,7 @@ def resolve(raw: object, presets: dict[str, Preset] | None = None) -> tuple[Pres
         )
         raise Refused(
             f"preset must be one of the {len(presets)} there are, such as {', '.join(near)}; "
-            f"got {_short(name)}."
+            f"got {quoted(name)}."
         )
     return presets[name], _check(raw, presets[name])
 
@@ -266,7 +266,7 @@ def _check(raw: dict, preset: Preset) -> Request:
     try:
         request = Request(**{**preset.settings, **{str(k): v for k, v in raw.items()}})
     except ValidationError as error:
-        raise Refused(_sentence(error)) from None
+        raise Refused(what_is_wrong(error)) from None
     _check_ranges(request, preset)
     _check_steps_of_sizes(request, preset)
     if not preset.cfg and any(METHODS[column].cfg for column in request.guidance):

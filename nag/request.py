@@ -155,7 +155,8 @@ def limits_of(field: str) -> tuple[float, float]:
 SETTINGS = tuple(name for name in Request.model_fields if name != "preset")
 
 
-def _short(value) -> str:
+def quoted(value: object) -> str:
+    """What was given, as an error may repeat it: as Python writes it, cut to 60 characters."""
     try:
         text = repr(value)
     except ValueError:  # Python refuses to write whole numbers of more than 4300 digits
@@ -165,20 +166,20 @@ def _short(value) -> str:
 
 def _number(value: float) -> str:
     """With all its digits, a whole one without a point."""
-    return _short(int(value) if abs(value) < 1e15 and value == int(value) else value)
+    return quoted(int(value) if abs(value) < 1e15 and value == int(value) else value)
 
 
 def between(low: float, high: float) -> str:
     return f"between {_number(low)} and {_number(high)}"
 
 
-def _sentence(error: ValidationError) -> str:
+def what_is_wrong(error: ValidationError) -> str:
     """The first thing that is wrong: the field, what is asked of it, the value."""
     first = error.errors(include_url=False)[0]
     field = str(first["loc"][0]) if first["loc"] else "settings"
     match first["type"]:
         case "extra_forbidden":
-            return f"{_short(field)} is not a setting; known are {', '.join(Request.model_fields)}."
+            return f"{quoted(field)} is not a setting; known are {', '.join(Request.model_fields)}."
         case "missing":
             return f"{field} is missing."
         case "greater_than_equal" | "less_than_equal" if field in RANGED:
@@ -187,4 +188,4 @@ def _sentence(error: ValidationError) -> str:
             asked = f"{first['msg'].removeprefix('Value error, ')} {between(*limits_of(field))}"
         case _:
             asked = first["msg"].removeprefix("Value error, ")
-    return f"{field} {asked}, got {_short(first['input'])}."
+    return f"{field} {asked}, got {quoted(first['input'])}."

@@ -41,6 +41,10 @@ def test_what_is_typed_becomes_values(field, text, values):
         ("nag_scale", ".. 5", "needs a value before it"),
         ("seed", "1 .. 1000000000", "at most 24 values"),
         ("seed", "1.5", "not a whole number"),
+        ("seed", "1e1000000", "is too large"),  # as a whole number it takes Python a minute
+        ("seed", "1, 2 .. 1e999999", "is too large"),
+        ("nag_alpha", "1, 1e-999999 .. 1e12", "is too small"),
+        ("nag_alpha", "x" * 9999, "^.{,120}$"),
         ("width", "64", "can go over nag_scale"),
     ],
 )

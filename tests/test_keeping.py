@@ -2,6 +2,7 @@
 
 import io
 import json
+import time
 import wave
 import zipfile
 from types import SimpleNamespace
@@ -76,6 +77,25 @@ def test_the_negative_text_of_nag_nodes_counts_and_no_words_are_no_words():
     assert (read["negative_prompt"], read["nag_scale"]) == ("dog", 5)
     del nodes["3"]["inputs"]["nag_negative"]
     assert readers.pasted(json.dumps(nodes))["negative_prompt"] == ""
+
+
+def test_a_graph_whose_links_meet_again_and_again_is_read_once():
+    """Each of these nodes leads to the next by six ways: followed one by one, they take hours."""
+    nodes = {
+        str(i): {"class_type": "Mix", "inputs": {f"in{k}": [str(i + 1), 0] for k in range(6)}}
+        for i in range(1500)
+    }
+    nodes["1499"]["inputs"] = {"again": ["0", 0]}  # a ring
+    nodes["sampler"] = {"class_type": "KSampler", "inputs": {"positive": ["0", 0], "seed": 3}}
+    assert readers.comfyui(json.dumps(nodes)) == {"seed": 3}
+    nodes["1499"]["inputs"]["text"] = "a fox"
+    assert readers.comfyui(json.dumps(nodes)) == {"seed": 3, "prompt": "a fox"}
+
+
+def test_a_line_of_letters_is_read_in_a_moment():
+    begun = time.monotonic()
+    readers.pasted("Steps: 4, " + "A" * 90_000)
+    assert time.monotonic() - begun < 5  # a pattern that tries every start takes two minutes
 
 
 def test_settings_survive_as_a1111_parameters_to_the_last_digit_of_the_seed():

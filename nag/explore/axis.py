@@ -4,8 +4,10 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 
 from ..errors import Refused
+from ..request import quoted
 
 MOST = 24  # values on one axis
+DIGITS = 12  # of a number, before its point or behind it
 PARTS = 4  # of a range of real numbers for which no second value says how wide a step is
 
 
@@ -54,7 +56,7 @@ def parse(field: str, text: str) -> Axis:
     "a .. c" in steps of 1 (whole numbers) or in quarters of the range. Words stand between "|".
     """
     if field not in KINDS:
-        raise Refused(f"A sweep can go over {', '.join(KINDS)}; got {field!r}.")
+        raise Refused(f"A sweep can go over {', '.join(KINDS)}; got {quoted(field)}.")
     kind = KINDS[field]
     values = [part.strip() for part in text.split("|")] if kind.text else _numbers(text, kind)
     values = tuple(dict.fromkeys(values))
@@ -84,10 +86,16 @@ def _number(text: str, kind: Kind) -> Decimal:
     try:
         value = Decimal(text)
     except InvalidOperation:
-        raise Refused(f"{kind.label}: {text!r} is not a number; write {_example(kind)}.") from None
+        raise Refused(
+            f"{kind.label}: {quoted(text)} is not a number; write {_example(kind)}."
+        ) from None
+    # before anything is computed with it: 1e1000000 as a whole number takes Python a minute
+    if value.is_finite() and value and abs(value.adjusted()) > DIGITS:
+        small = "small" if value.adjusted() < 0 else "large"
+        raise Refused(f"{kind.label}: {quoted(text)} is too {small}.")
     if not value.is_finite() or (kind.whole and value != value.to_integral_value()):
         raise Refused(
-            f"{kind.label}: {text} is not a {'whole' if kind.whole else 'finite'} number."
+            f"{kind.label}: {quoted(text)} is not a {'whole' if kind.whole else 'finite'} number."
         )
     return value
 

@@ -113,8 +113,9 @@ def a1111(text: str) -> dict:
         words, last = text, ""
     prompt, _, negative = f"\n{words}".partition("\nNegative prompt:")
     settings = {"prompt": prompt.strip(), "negative_prompt": negative.strip()}
-    for name, value in re.findall(r"([A-Z][A-Za-z ]*): (-?\d*\.?\d+)(?:,|$)", last):
-        if name in A1111:
+    for part in last.split(","):
+        name, _, value = part.strip().partition(": ")
+        if name in A1111 and re.fullmatch(r"-?\d*\.?\d+", value):
             settings[A1111[name]] = float(value) if "." in value else int(value)
     if size := re.search(r"\bSize: (\d+)x(\d+)", last):
         settings |= {"width": int(size[1]), "height": int(size[2])}
@@ -146,7 +147,8 @@ def comfyui(text: str) -> dict:
         ("prompt", ("positive", "conditioning")),
         ("negative_prompt", ("nag_negative", "negative")),
     ):
-        texts = (_text(nodes, value) for value in _values(nodes, inputs))
+        seen = set()
+        texts = (_text(nodes, value, seen) for value in _values(nodes, inputs))
         words = next((one for one in texts if one is not None), None)
         if words is not None:
             settings[name] = words
@@ -159,7 +161,7 @@ def _values(nodes: dict, inputs: tuple[str, ...]) -> Iterator[Any]:
         for node in nodes.values():
             value = node["inputs"].get(name)
             yield value
-            if isinstance(value, list) and (source := nodes.get(str(value[0]))):
+            if isinstance(value, list) and value and (source := nodes.get(str(value[0]))):
                 yield from (source["inputs"].get(one) for one in ("value", "int", "seed"))
 
 
@@ -167,19 +169,25 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _text(nodes: dict, value: object, depth: int = 12) -> str | None:
-    """The words at the other end of a link, through whatever stands between."""
-    if isinstance(value, str):
-        return value
-    if not isinstance(value, list) or not depth or str(value[0]) not in nodes:
-        return None
-    node = nodes[str(value[0])]
-    if "ZeroOut" in node.get("class_type", ""):
-        return ""  # no words at all, whatever leads there
-    own = [node["inputs"][name] for name in TEXTS if name in node["inputs"]]
-    links = [one for one in node["inputs"].values() if isinstance(one, list)]
-    found = (_text(nodes, one, depth - 1) for one in [*own, *links])
-    return next((one for one in found if one is not None), None)
+def _text(nodes: dict, value: object, seen: set[str]) -> str | None:
+    """The words at the other end of a link, through whatever stands between. No node is looked at
+    twice, and none out of `seen`, from which no words were reached before."""
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, str):
+            return one
+        key = str(one[0]) if isinstance(one, list) and one else ""
+        if key not in nodes or key in seen:
+            continue
+        seen.add(key)
+        if "ZeroOut" in nodes[key].get("class_type", ""):
+            return ""  # no words at all, whatever leads there
+        inputs = nodes[key]["inputs"]
+        own = [inputs[name] for name in TEXTS if name in inputs]
+        links = [one for one in inputs.values() if isinstance(one, list)]
+        waiting += reversed([*own, *links])
+    return None
 
 
 def _run_form(saved: dict) -> dict:
