@@ -160,6 +160,26 @@ def test_stop_ends_within_a_step_and_keeps_what_is_done():
     assert free(bench) and finish(bench, "sd").columns[2].state == "done"
 
 
+def test_a_run_that_is_stopped_while_another_draws_is_over():
+    """Every room waits for the engine; none of them knows of more than a run that is over."""
+    bench, stop = engine(), threading.Event()
+    stop.set()
+    with bench.lock:
+        *_, (run, _, _) = bench.run(*ask("sd"), stop)
+    assert run.over and [c.state for c in run.columns] == ["stopped"] * 3
+
+
+def test_the_map_of_previews_is_learnt_from_a_picture_and_its_own_latents(monkeypatch):
+    fitted, (_, request) = [], ask("sd")
+    monkeypatch.setattr(drawn.Previews, "_plane", lambda _, latents: latents)
+    monkeypatch.setattr(drawn.Previews, "_fit", lambda _, *pair: fitted.append(pair))
+    loaded = Loaded(preset("sd"), None, "cpu", "float32", torch.float32)
+    latents = torch.arange(2.0).reshape(2, 1, 1, 1)
+    drawn.Previews(loaded, request, 2).learn(latents, ["first", "second"])
+    ((of, picture),) = fitted
+    assert torch.equal(of, latents[:1]) and picture == "first"
+
+
 def free(bench, seconds=2):
     """Whether the engine becomes free within `seconds`."""
     until = time.monotonic() + seconds

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from nag.engine.run import Column, Run
-from nag.errors import NAGError, NAGRuntimeError, Refused, Stopped
+from nag.errors import NAGError, NAGRuntimeError, Refused
 from nag.page import clicks, files, handlers, layout
 from nag.page.controls import INPUTS
 from nag.page.gate import Audience
@@ -188,7 +188,6 @@ def test_a_closed_tab_ends_its_run():
         (Refused("The model needs a key."), "The model needs a key."),
         (NAGRuntimeError("No room."), "No room."),
         (ValueError("/home/me/secret"), "This run ended with an unexpected error (ValueError)"),
-        (Stopped(), ""),
     ],
 )
 def test_an_error_that_ends_a_run_stands_once_and_keeps_what_is_finished(error, sentence):
@@ -198,13 +197,12 @@ def test_an_error_that_ends_a_run_stands_once_and_keeps_what_is_finished(error, 
 
     page = desk(FakeEngine(goes))
     last = list(page.go(click(page), visitor()))[-1]
-    assert states(last) == ["done", *["failed" if sentence else "stopped"] * 2]
+    assert states(last) == ["done", "failed", "failed"]
     assert last["hint"].startswith(sentence) and "secret" not in str(last)
     assert last["cells"][0]["image"] and page.engine.ended == 1
-    if sentence:
-        with pytest.raises(NAGError) as caught:
-            list(desk(FakeEngine(goes)).api(visitor(), {}))
-        assert str(caught.value).startswith(sentence) and "secret" not in str(caught.value)
+    with pytest.raises(NAGError) as caught:
+        list(desk(FakeEngine(goes)).api(visitor(), {}))
+    assert str(caught.value).startswith(sentence) and "secret" not in str(caught.value)
 
 
 def test_the_api_answers_with_the_whole_run_at_the_end():

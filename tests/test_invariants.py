@@ -2,6 +2,7 @@
 pipeline around every denoiser class, in every style of CFG."""
 
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from tiny import ALIKE, NEGATIVE, PIPELINES, PROMPT, draw, pipeline
 
 import nag
 from nag import families
+from nag.guidance.steps import StepCounter
 
 NAMES = [*PIPELINES, *CASES]
 STYLES = [
@@ -117,6 +119,18 @@ def test_end_counts_steps(name):
         half = drawn(name, steps=4)
     assert progress.guided_calls == progress.guided_steps == 2 and progress.step >= 4
     assert differ(half, drawn(name, steps=4)) and not torch.equal(half, guided(name, steps=4))
+
+
+@pytest.mark.parametrize("steps", [4, 20, 25, 28, 50, 1000])
+def test_a_share_that_is_a_whole_number_of_steps_guides_so_many(steps):
+    """.28 of 25 steps are 7, though .28 * 25 is 7.000000000000001 in binary."""
+    pipe = SimpleNamespace(num_timesteps=steps)
+    for percent in (p for p in range(1, 100) if not p * steps % 100):
+        progress = SimpleNamespace(settings=SimpleNamespace(end=percent / 100), step=0)
+        counter, guided = StepCounter(progress, AssertionError), 0
+        while counter.active(pipe):
+            progress.step, guided = progress.step + 1, guided + 1
+        assert guided == percent * steps // 100
 
 
 def rows_of_the_first_step(name: str, cfg):

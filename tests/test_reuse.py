@@ -1,6 +1,8 @@
 """What is made once and shown twice: embeddings, and columns that are finished already."""
 
 import contextlib
+import sys
+import threading
 import time
 
 import pytest
@@ -140,6 +142,33 @@ def test_kept_values_are_bounded_by_count_bytes_and_age(monkeypatch):
     assert kept.get("d") == "D"
     now[0] = 80
     assert kept.get("e") is None and kept.get("d") == "D"
+
+
+def test_kept_values_bear_many_threads():
+    """Those of the engine, of answers and of files in the making reach one cache."""
+    kept, failures = LeastRecentlyUsed(50, 50, 60), []
+
+    def works(seed):
+        try:
+            for i in range(3000):
+                kept.put((seed, i), i, 1)
+                kept.get((seed - 1, i))
+                kept.put("always", seed, 1)
+                assert kept.get("always") is not None
+        except BaseException as error:
+            failures.append(error)
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=works, args=(seed,)) for seed in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert not failures
 
 
 # Finished columns

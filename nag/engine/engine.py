@@ -71,6 +71,7 @@ class Engine:
         image: Image.Image | None = None,
         record: XRay | None = None,
         seeds: Sequence[int] = (),
+        previews: bool = True,
     ) -> Iterator[Event]:
         """Yields whenever something changed; the last one has `run.over`.
 
@@ -78,8 +79,8 @@ class Engine:
         `record` the nag.XRay in which the column with NAG is recorded. With `seeds`, the columns
         are the request's only way of guiding on each of them, drawn in one pipeline call where the
         model allows it: the pictures of single calls, but for rounding.
-        Settings are what they were when called. Raises `Refused` when the model does not load or
-        has no picture to begin with, and `Stopped` when it was stopped before it began.
+        previews: False where nobody sees them. Settings are what they were when called. Raises
+        `Refused` when the model does not load or has no picture to begin with.
         """
         if preset.image and image is None:
             raise Refused(f"{preset.title} begins with a picture: give it one.")
@@ -99,7 +100,10 @@ class Engine:
         )
         stop, events = stop or threading.Event(), queue.SimpleQueue()
         work = threading.Thread(
-            target=self._work, args=(run, stop, events), name=f"sample {run_id}", daemon=True
+            target=self._work,
+            args=(run, stop, events, previews),
+            name=f"sample {run_id}",
+            daemon=True,
         )
         work.start()
         try:
@@ -109,12 +113,18 @@ class Engine:
             # serialises the runs
             stop.set()
 
-    def _work(self, run: Run, stop: threading.Event, events: queue.SimpleQueue) -> None:
+    def _work(
+        self, run: Run, stop: threading.Event, events: queue.SimpleQueue, previews: bool
+    ) -> None:
         """The sampling thread: puts (column, preview), then an error or None."""
+
+        def tell(column: Column, preview: Image.Image | None = None) -> None:
+            events.put((column, preview))
+
         ended = None
         try:
             with self._held(stop):
-                self._sample(run, stop, lambda column, preview=None: events.put((column, preview)))
+                self._sample(run, stop, tell, previews)
         except BaseException as error:  # whatever ends this thread, somebody waits for it
             ended = error
         events.put(ended)
@@ -129,7 +139,7 @@ class Engine:
         finally:
             self.lock.release()
 
-    def _sample(self, run: Run, stop: threading.Event, tell: Tell) -> None:
+    def _sample(self, run: Run, stop: threading.Event, tell: Tell, previews: bool) -> None:
         """Everything that needs the lock: load, warm up, the columns, the verdict."""
         import_libraries()
         if not run.request.fresh:
@@ -137,8 +147,8 @@ class Engine:
         missing = [column for column in run.columns if not column.reused]
         loaded, remark = self._load(run, missing, tell), ""
         if missing:
-            previews = self.previews and missing[0].seed is None  # nobody sees those of seeds
-            remark = Drawing(loaded, run, stop, tell, previews).draw(missing)
+            shown = self.previews and previews
+            remark = Drawing(loaded, run, stop, tell, shown).draw(missing)
             self._keep(run, missing)
         _conclude(run, loaded, remark)
 
@@ -177,8 +187,11 @@ def _until_the_end(run: Run, events: queue.SimpleQueue) -> Iterator[Event]:
     while isinstance(event := events.get(), tuple):
         yield run, *event
     if event is not None:
+        state = "stopped" if isinstance(event, Stopped) else "failed"
         for column in run.columns:
-            column.state = column.state if column.state in OVER else "failed"
+            column.state = column.state if column.state in OVER else state
+    if isinstance(event, Stopped):  # before it began
+        event = None
     if isinstance(event, Exception):
         raise event
     if event is not None:  # SystemExit and its kind end a thread, not the one who waits for it

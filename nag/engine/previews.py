@@ -7,9 +7,10 @@ again to every finished picture.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from .. import private
@@ -34,9 +35,8 @@ class Previews:
     columns too short for that, the linear map draws them.
     """
 
-    LATENT_SIDE = (
-        24  # decoding is done at most this large: a preview costs a fraction of a step on any model
-    )
+    # decoding is done at most this large: a preview costs a fraction of a step on any model
+    LATENT_SIDE = 24
 
     def __init__(self, loaded: Loaded, request: Request, count: int = 1) -> None:
         self.loaded, self.request, self.count, self.next = loaded, request, count, 0.0
@@ -66,15 +66,24 @@ class Previews:
 
     def learn(self, latents: torch.Tensor, images: list) -> None:
         """Fits the linear map to the last latents of a call and the picture of its first column."""
-        self._each(latents, lambda one: self._fit(self._plane(one), images[0]))
+        with self._trying():
+            first = split_rows(latents, self.count)[0][:1]
+            self._fit(self._plane(first), images[0])
 
     def _each(self, latents: torch.Tensor, function: Callable) -> list:
-        """`function` of each column's latents."""
-        try:
+        """`function` of each column's latents; None of each where one of them cannot be shown."""
+        with self._trying():
             return [function(one[:1]) for one in split_rows(latents, self.count)]
-        except Exception:  # a model whose latents we cannot show is still a model
+        return [None] * self.count
+
+    @staticmethod
+    @contextlib.contextmanager
+    def _trying() -> Iterator[None]:
+        """A model whose latents we cannot show is still a model."""
+        try:
+            yield
+        except Exception:
             log.debug("no preview", exc_info=True)
-            return [None] * self.count
 
     def _plane(self, latents):
         return _middle(self.loaded.pipe, latents, self.request)  # (1, C, H, W)

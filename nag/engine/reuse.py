@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -18,30 +19,33 @@ V = TypeVar("V")
 
 
 class LeastRecentlyUsed(Generic[V]):
-    """The values used last: at most `count`, of together `size` bytes, none unused for `seconds`.
-    Not thread-safe."""
+    """The values used last: at most `count`, of together `size` bytes. One unused for `seconds` is
+    given out no more, and goes when next something is kept. Thread-safe."""
 
     def __init__(self, count: int, size: float, seconds: float) -> None:
         self.count, self.size, self.seconds = count, size, seconds
         # key -> (value, bytes, last used)
         self.values: OrderedDict[Hashable, tuple[V, int, float]] = OrderedDict()
+        self.lock = threading.Lock()
 
     def get(self, key: Hashable) -> V | None:
         """The value, or None."""
-        self._clear()
-        if key not in self.values:
-            return None
-        value, size, _ = self.values.pop(key)
-        self.values[key] = value, size, time.monotonic()
-        return value
+        with self.lock:
+            self._clear()
+            if key not in self.values:
+                return None
+            value, size, _ = self.values.pop(key)
+            self.values[key] = value, size, time.monotonic()
+            return value
 
     def put(self, key: Hashable, value: V, size: int) -> None:
         """Keeps a value of so many bytes; one larger than all room is not kept, and pushes nothing
         out."""
-        self.values.pop(key, None)
-        if size <= self.size:
-            self.values[key] = value, size, time.monotonic()
-        self._clear()
+        with self.lock:
+            self.values.pop(key, None)
+            if size <= self.size:
+                self.values[key] = value, size, time.monotonic()
+            self._clear()
 
     def _clear(self) -> None:
         oldest = time.monotonic() - self.seconds

@@ -13,7 +13,7 @@ import gradio as gr
 from .. import presets
 from ..engine import failures
 from ..engine.engine import Engine
-from ..errors import NAGError, NAGRuntimeError, Refused, Stopped
+from ..errors import NAGError, NAGRuntimeError, Refused
 from ..media import uploads
 from ..presets import Preset
 from ..request import Request, Value
@@ -175,8 +175,6 @@ class PageHandlers:
                 for event in events:
                     if painting.update(*event):
                         yield painting.shown(None if painting.run.over else "")
-        except Stopped:
-            yield painting.ended("")
         except Exception as error:
             if not isinstance(error, NAGError):
                 log.exception("run %s", run_id)
