@@ -244,7 +244,7 @@ def test_the_command_line_counts_seeds(tmp_path, capsys):
     "arguments, sentence",
     [
         (["sweep", "--across", "nag_alpha"], "An axis is SETTING=VALUES"),
-        (["sweep", "--across", "seed=1", "--down", "seed=2"], "are both seed"),
+        (["sweep", "--across", "seed=1", "--down", "seed=2"], "are both Seed"),
         (["sweep", "--across", "nag_alpha=2"], "nag_alpha must be between 0 and 1"),
         (["seeds", "--seeds", "x"], "'x' is not a number"),
     ],

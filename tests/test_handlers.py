@@ -29,7 +29,7 @@ class FakeEngine:
         self.steps, self.ended, self.images = 0, 0, []
         self.drawn_by = None  # the run that drew the columns, where they are shown again
 
-    def run(self, preset, request, stop=None, run_id="run", image=None, record=None, seeds=()):
+    def run(self, preset, request, stop=None, run_id="run", image=None, record=None, seeds=(), **_):
         self.images.append(image)
         columns = [Column(key, STEPS) for key in request.guidance for _ in seeds or [0]]
         run = Run(run_id, preset, request, columns, record=record)

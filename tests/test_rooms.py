@@ -36,7 +36,7 @@ class Fake:
     def __init__(self):
         self.drawn = []
 
-    def run(self, preset, request, stop, run_id, image=None, record=None, seeds=()):
+    def run(self, preset, request, stop, run_id, image=None, record=None, seeds=(), **_):
         columns = []
         for key, seed in itertools.product(request.guidance, seeds or [request.seed]):
             self.drawn.append((key, seed, request.nag_scale, request.nag_alpha))
@@ -274,7 +274,7 @@ def test_an_x_ray_needs_nag():
 class Recorded(Fake):
     """An engine that records tokens of a video: 16 frames of 8 x 8, each with its own R."""
 
-    def run(self, preset, request, stop, run_id, image=None, record=None, seeds=()):
+    def run(self, preset, request, stop, run_id, image=None, record=None, seeds=(), **_):
         for run, column, preview in super().run(preset, request, stop, run_id, image, record):
             column = run.columns[0]
             column.frames = [Image.new("RGB", (128, 128), (9 * i, 9, 9)) for i in range(16)]
@@ -317,7 +317,7 @@ class Beginning(Fake):
         super().__init__()
         self.began = []
 
-    def run(self, preset, request, stop, run_id, image=None, record=None, seeds=()):
+    def run(self, preset, request, stop, run_id, image=None, record=None, seeds=(), **_):
         self.began.append(image.getpixel((0, 0)))
         yield from super().run(preset, request, stop, run_id, image, record, seeds)
 

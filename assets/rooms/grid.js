@@ -238,14 +238,15 @@ function drawOpen(now) {
   const shown = cell && now.pictures[cell.picture];
   panel.hidden = !shown || shown.state !== 'done';
   if (panel.hidden) return;
-  const key = cell.name + '|' + shown.preview.length + shown.reference.length;
+  const reference = now.pictures[shown.reference];
+  const key = cell.name + '|' + shown.preview.length + Boolean(reference);
   if (panel.dataset.key === key) return;
   panel.dataset.key = key;
   panel.replaceChildren();
   make('h2', 'h', panel, cell.name);
   const pair = make('div', 'pair', panel);
   for (const [label, url] of [
-    ['No guidance', shown.reference],
+    ['No guidance', reference && reference.preview],
     ['This picture', shown.preview],
   ]) {
     if (!url) continue;

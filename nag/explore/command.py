@@ -21,7 +21,7 @@ from ..methods import METHODS
 from ..presets import Preset
 from ..request import Request
 from .axis import KINDS, Axis, parse
-from .grid import Grid, Line, lines
+from .grid import Grid, Line, corner, lines, sides
 from .reading import Readings, compared, counted
 from .store import Store
 
@@ -62,12 +62,8 @@ def sweep(
 ) -> int:
     """Two settings against each other. also: what else is written at the end. Raises `Refused`."""
     across, down = _axis(options.across), _axis(options.down) if options.down else None
-    if down is not None and down.field == across.field:
-        raise Refused(f"Across and down are both {across.field}: name two settings.")
-    rows = [Line("")] if down is None else lines(down)
-    grid = Grid(preset, request, lines(across), rows, options.column, image)
-    corner = f"{across.label} across" + ("" if down is None else f", {down.label} down")
-    return _draw(options, grid, corner, lambda readings: {}, also)
+    grid = Grid(preset, request, *sides(across, down), options.column, image)
+    return _draw(options, grid, corner(across, down), lambda readings: {}, also)
 
 
 def seeds(
@@ -118,7 +114,7 @@ def _axis(text: str) -> Axis:
     return parse(field.strip(), values)
 
 
-def _draw(options, grid: Grid, corner: str, extra, also: Also | None) -> int:
+def _draw(options, grid: Grid, heads: str, extra, also: Also | None) -> int:
     store, readings, engine = Store(options.out), Readings(grid), Engine(previews=False)
     kept = store.load(grid, readings)
     print(f"{len(grid.pictures)} pictures, {kept} of them there already")
@@ -141,9 +137,9 @@ def _draw(options, grid: Grid, corner: str, extra, also: Also | None) -> int:
     if failed:
         raise NAGRuntimeError(f"{len(failed)} of the pictures failed. The first: {failed[0]}")
     told = extra(readings)
-    store.finish(grid, readings, corner, told)
+    store.finish(grid, readings, heads, told)
     if also is not None:
-        also(options, grid, readings, corner)
+        also(options, grid, readings, heads)
     for key, one in told.get("counted", {}).items():
         if readings.words():
             print(sentence(readings.words(), METHODS[key].label, one))

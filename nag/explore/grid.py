@@ -50,6 +50,18 @@ def lines(axis: Axis) -> list[Line]:
     return [Line(axis.name(i), {axis.field: value}) for i, value in enumerate(axis.values)]
 
 
+def sides(across: Axis, down: Axis | None) -> tuple[list[Line], list[Line]]:
+    """The columns and rows of a sweep; one row where nothing varies downwards. Raises `Refused`."""
+    if down is not None and down.field == across.field:
+        raise Refused(f"Across and down are both {across.label}: choose two settings.")
+    return lines(across), [Line("")] if down is None else lines(down)
+
+
+def corner(across: Axis, down: Axis | None) -> str:
+    """What its heads are, in words."""
+    return f"{across.label} across" + ("" if down is None else f", {down.label} down")
+
+
 @dataclass
 class Picture:
     """One picture, which one cell or several show.
@@ -113,19 +125,15 @@ class Grid:
                 f"A grid has at most {MOST} cells, "
                 f"got {len(across)} x {len(down)} = {len(across) * len(down)}."
             )
-        self.preset, self.request, self.across, self.down, self.key = (
-            preset,
-            request,
-            across,
-            down,
-            key,
-        )
-        self.image = image
+        self.preset, self.request, self.key, self.image = preset, request, key, image
+        self.across, self.down = across, down
         known: dict[str, Picture] = {}
         self.cells = [[self._picture(known, row, column) for column in across] for row in down]
         if preset.meter is not None if references is None else references:
             for picture in list(known.values()):
                 self._add(known, picture.request, "none", reference=True)
+        # a picture's identity -> the un-guided one of the same noise
+        self.references = {name: self._reference(known, one) for name, one in known.items()}
         self.pictures = self._in_order(known)
 
     def _picture(self, known: dict[str, Picture], row: Line, column: Line) -> Picture:
@@ -147,19 +155,18 @@ class Grid:
                 levels[picture.identity] = min(max(x, y), levels.get(picture.identity, 99))
         drawn: dict[str, Picture] = {}
         for name in sorted(levels, key=levels.get):
-            reference = self.reference(known[name], known)
-            if reference is not None:
+            if reference := self.references[name]:
                 drawn.setdefault(reference.identity, reference)
             drawn.setdefault(name, known[name])
         return list(drawn.values())
 
-    def reference(
-        self, picture: Picture, known: dict[str, Picture] | None = None
-    ) -> Picture | None:
-        """The un-guided picture of the same noise, or None where the grid has none."""
-        known = {p.identity: p for p in self.pictures} if known is None else known
+    def _reference(self, known: dict[str, Picture], picture: Picture) -> Picture | None:
         request = picture.request.model_copy(update={"guidance": ("none",)})
         return known.get(identity(Run("grid", self.preset, request, [], start=self.image), "none"))
+
+    def reference(self, picture: Picture) -> Picture | None:
+        """The un-guided picture of the same noise, or None where the grid has none."""
+        return self.references[picture.identity]
 
     @property
     def missing(self) -> list[Picture]:

@@ -100,10 +100,15 @@ def check(request: Request) -> None:
         raise Refused("NAG is off at scale 1, alpha 0 or until 0: there is nothing to record.")
 
 
-def filled(xray: XRay) -> None:
-    """Raises `NAGRuntimeError` where a run was recorded and no attention was guided in it."""
-    if not xray.recorded:
+def recording_of(run: Run) -> XRay:
+    """What a run of `only_nag` has recorded. Raises `NAGRuntimeError` where it did not come to its
+    end, or no attention was guided in it."""
+    (column,) = run.columns
+    if column.state != "done":
+        raise NAGRuntimeError(column.reason or "The run was stopped.")
+    if not run.record.recorded:
         raise NAGRuntimeError("Nothing was recorded: no layer of this run was guided.")
+    return run.record
 
 
 def only_nag(request: Request) -> Request:
@@ -119,15 +124,11 @@ def record(
     from ..xray import XRay
 
     check(request)
-    xray = XRay()
     *_, (run, _, _) = Engine(previews=False).run(
-        preset, only_nag(request), image=image, record=xray
+        preset, only_nag(request), image=image, record=XRay()
     )
-    (column,) = run.columns
-    if column.state != "done":
-        raise NAGRuntimeError(column.reason or "The run was stopped.")
-    filled(xray)
-    column.image.save(folder / PICTURE)
+    xray = recording_of(run)
+    run.columns[0].image.save(folder / PICTURE)
     path = folder / FILE
     path.with_suffix(".part").write_bytes(packed(xray, run))
     path.with_suffix(".part").replace(path)  # it is there whole or not at all

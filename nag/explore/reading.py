@@ -44,9 +44,14 @@ class Readings:
         return self.meter.named_in(picture.request.negative_prompt) if self.meter else []
 
     def words(self) -> str:
-        """The same as words: "hat and beard"."""
-        pairs = self.meter.named_in(self.grid.request.negative_prompt) if self.meter else []
-        return " and ".join(map(self.meter.phrase, pairs)) if pairs else ""
+        """The same as words: "hat and beard"; "unwanted thing" where the cells name others."""
+        if self.meter is None:
+            return ""
+        asked = {picture.request.negative_prompt for row in self.grid.cells for picture in row}
+        named = {tuple(self.meter.named_in(prompt)) for prompt in asked}
+        if len(named) > 1:
+            return "unwanted thing"
+        return " and ".join(map(self.meter.phrase, named.pop()))
 
 
 @functools.cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..engine.run import Column, Run
+from ..engine.run import Column, Run, size_of
 from ..engine.verdict import mean_difference
 from ..explore.axis import KINDS
 from ..explore.command import count, sentence
@@ -15,6 +15,7 @@ from .inline import data_uri
 
 SIDE = 192  # px of a picture in a grid
 LARGE = 512  # px of one that travels in a file
+ROOM = 512 * 2**20  # bytes that all grids of a room may hold
 
 
 class GridValue:
@@ -28,8 +29,16 @@ class GridValue:
     ) -> None:
         self.name, self.grid, self.readings, self.corner = name, grid, readings, corner
         self.side = side
+        # a picture's identity -> its place among the grid's pictures
+        self.numbers = {picture.identity: i for i, picture in enumerate(grid.pictures)}
         self.small: dict[str, str] = {}  # identity -> data URI
         self.told: dict[str, dict] = {}  # identity -> what the browser is told
+
+    @property
+    def size(self) -> int:
+        """Bytes that its pictures hold in memory."""
+        drawn = sum(size_of(p.column) for p in self.grid.pictures if p.done)
+        return drawn + sum(map(len, self.small.values()))
 
     def take_over(self, before: GridValue) -> None:
         """Pictures that a grid before this one has already, and what was read in them."""
@@ -41,7 +50,6 @@ class GridValue:
     def value(self, running: bool = False) -> dict:
         """All of it."""
         grid, name = self.grid, self.name
-        numbers = {picture.identity: i for i, picture in enumerate(grid.pictures)}
         return {
             "room": name,
             "state": "running" if running else "done" if not grid.missing else "waiting",
@@ -56,14 +64,12 @@ class GridValue:
             "made": [self._made(line.key) for line in grid.down] if name == "seeds" else [],
             "aspect": grid.request.width / grid.request.height,
             "cells": [
-                [self._cell(numbers[p.identity], y, x) for x, p in enumerate(row)]
+                [self._cell(self.numbers[p.identity], y, x) for x, p in enumerate(row)]
                 for y, row in enumerate(grid.cells)
             ],
             "pictures": [self._picture(picture) for picture in grid.pictures],
             "counted": _counted(grid, self.readings) if name == "seeds" else [],
-            "verdict": _verdict(grid, self.readings)
-            if name == "sweep"
-            else _seeds_verdict(grid, self.readings),
+            "verdict": self._verdict() if name == "sweep" else _seeds_verdict(grid, self.readings),
         }
 
     def _made(self, key: str | None) -> str:
@@ -92,13 +98,13 @@ class GridValue:
             self.small[picture.identity] = data_uri(column.image, self.side)
         found = self.readings.outcome(picture)
         reference = self.grid.reference(picture)
-        beside = reference is not None and reference.done and reference is not picture
+        beside = reference if reference is not picture and reference and reference.done else None
         run = Run(column.run or "grid", self.grid.preset, picture.request, [column])
         said = {
             "state": "done",
             "preview": self.small[picture.identity],
-            "reference": self.small.get(reference.identity, "") if beside else "",
-            "difference": round(mean_difference(column.image, reference.column.image), 1)
+            "reference": self.numbers[reference.identity] if beside else None,
+            "difference": round(mean_difference(column.image, beside.column.image), 1)
             if beside
             else None,
             "outcome": found.kind if found else "",
@@ -111,6 +117,32 @@ class GridValue:
         if reference is None or reference.done:  # else it is told again, with what it is beside
             self.told[picture.identity] = said
         return said
+
+    def _verdict(self) -> dict | None:
+        """How many cells are rid of it, and which of them is nearest to the un-guided picture."""
+        words, read = self.readings.words(), []
+        for y, row in enumerate(self.grid.cells):
+            for x, picture in enumerate(row):
+                if picture.done and (found := self.readings.outcome(picture)):
+                    read.append((picture, found.kind, [y, x]))
+        if not words or not read:
+            return None
+        there = [one for one in read if one[1] != "absent"]
+        if not there:
+            head = f"There was no {words} to remove."
+            return {"sign": "", "head": head, "text": "", "best": None}
+        gone = [(picture, at) for picture, kind, at in there if kind == "gone"]
+        if not gone:
+            head = f"The {words} stays in all {len(there)}, or something else takes its place."
+            return {"sign": "left", "head": head, "text": "", "best": None}
+        changes = [self._picture(picture)["difference"] or 0 for picture, _ in gone]
+        least = min(changes)
+        return {
+            "sign": "gone",
+            "head": f"No {words} in {len(gone)} of {len(there)}.",
+            "text": f"The one that changes least of the rest differs by {least:.0f} of 255.",
+            "best": gone[changes.index(least)][1],
+        }
 
 
 def _time(column: Column) -> str:
@@ -151,26 +183,3 @@ def _seeds_verdict(grid: Grid, readings: Readings) -> dict | None:
     text = f"In {one['replaced']} of them something else is in its place." * bool(one["replaced"])
     sign = "gone" if 2 * one["gone"] > one["of"] else "left"
     return {"sign": sign, "head": f"{head}.", "text": text, "best": None}
-
-
-def _verdict(grid: Grid, readings: Readings) -> dict | None:
-    """How many cells are rid of it, and which of them is nearest to the un-guided picture."""
-    words = readings.words()
-    shown = [(p, y, x) for y, row in enumerate(grid.cells) for x, p in enumerate(row) if p.done]
-    if not words or not shown:
-        return None
-    outcomes = {p.identity: readings.outcome(p) for p, _, _ in shown}
-    if all(found is None or found.kind == "absent" for found in outcomes.values()):
-        return {"sign": "", "head": f"There was no {words} to remove.", "text": "", "best": None}
-    gone = [one for one in shown if outcomes[one[0].identity].kind == "gone"]
-    if not gone:
-        head = f"The {words} stays in all {len(shown)}, or something else takes its place."
-        return {"sign": "left", "head": head, "text": "", "best": None}
-    head = f"No {words} in {len(gone)} of {len(shown)}."
-
-    def change(one) -> float:
-        return mean_difference(one[0].column.image, grid.reference(one[0]).column.image)
-
-    gentle = min(gone, key=change)
-    text = f"The one that changes least of the rest differs by {change(gentle):.0f} of 255."
-    return {"sign": "gone", "head": head, "text": text, "best": gentle[1:]}

@@ -98,8 +98,8 @@ class GPUTime:
 
 
 class LentEngine:
-    """`Engine`, as the rooms use it: each of its runs in a process that holds a GPU, where that is
-    needed. What is recorded there comes back in the last event's run."""
+    """`Engine`, as the rooms use it: without previews, and each of its runs in a process that holds
+    a GPU, where that is needed. What is recorded there comes back in the last event's run."""
 
     def __init__(self, engine: Engine, gpu: GPUTime) -> None:
         self.engine, self.gpu = engine, gpu
@@ -117,7 +117,8 @@ class LentEngine:
     ) -> Iterator[Event]:
         """See `Engine.run`. Raises NAGRuntimeError where no GPU is lent."""
         if self.with_gpu is None or preset.shipped:
-            yield from self.engine.run(preset, request, stop, run_id, image, record, seeds)
+            more = image, record, seeds
+            yield from self.engine.run(preset, request, stop, run_id, *more, previews=False)
             return
         check_offered(preset)
         events = in_sentences(self.with_gpu(preset, request, run_id, image, record, seeds))
@@ -138,7 +139,7 @@ class LentEngine:
         return self.gpu.seconds_of(preset, work(request) * max(1, len(more[-1])))
 
     def _run(self, preset: Preset, request: Request, *more) -> Iterator[Event]:
-        yield from self.engine.run(preset, request, threading.Event(), *more)
+        yield from self.engine.run(preset, request, threading.Event(), *more, previews=False)
 
 
 def in_sentences(values: Iterator[T]) -> Iterator[T]:

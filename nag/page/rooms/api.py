@@ -11,7 +11,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import gradio as gr
 from gradio.data_classes import FileData
@@ -23,7 +23,7 @@ from ...errors import NAGRuntimeError, Refused
 from ...explore import inside
 from ...explore.axis import KINDS, parse
 from ...explore.command import count
-from ...explore.grid import Grid, Line, lines
+from ...explore.grid import Grid, Line, corner, lines, sides
 from ...explore.reading import Readings
 from ...explore.store import told_of
 from ...explore.votes import QUESTIONS, VoteFile, tally
@@ -34,9 +34,14 @@ from ..api import Endpoints
 from ..blocks import ENGINE
 from ..controls import PRESETS
 from ..files import FOLDER, file_data
-from ..grid_value import GridValue
+from ..grid_value import ROOM, GridValue
 from ..handlers import PageHandlers
 from .asked import Asked, looked_at
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from ...xray import XRay
 
 Setting = Literal[tuple(KINDS)]
 Column = Literal[tuple(METHODS)]
@@ -52,7 +57,8 @@ class RoomEndpoints:
 
     def __init__(self, desk: PageHandlers, votes: Path | None = None) -> None:
         self.desk, self.votes = desk, votes
-        self.grids = LeastRecentlyUsed(8, 8, 3600)  # of everybody: the same would be drawn for all
+        # of everybody: the same would be drawn for all
+        self.grids = LeastRecentlyUsed(8, ROOM, 3600)
         self.recordings = LeastRecentlyUsed(16, 256 * 2**20, 3600)
 
     def sweep(
@@ -80,13 +86,9 @@ class RoomEndpoints:
             Settings, heads, and of every cell what became of the unwanted thing in it.
             The sweep as one picture.
         """
-        first = parse(across, across_values)
-        if down == across:
-            raise Refused(f"Across and down are both {first.label}: choose two settings.")
-        second = parse(down, down_values) if down else None
-        rows = lines(second) if second else [Line("")]
-        corner = first.label + (f" across, {second.label} down" if second else "")
-        shown = self._grid(request, asked, "sweep", lines(first), rows, corner, column)
+        axes = parse(across, across_values), parse(down, down_values) if down else None
+        columns, rows = sides(*axes)
+        shown = self._grid(request, asked, "sweep", columns, rows, corner(*axes), column)
         return told_of(shown.grid, shown.readings), self._sheet(shown)
 
     def seeds(
@@ -178,7 +180,7 @@ class RoomEndpoints:
         name: str,
         across: list[Line],
         down: list[Line],
-        corner: str,
+        heads: str,
         column: str,
     ) -> GridValue:
         """A grid, drawn to its end. Raises `NAGRuntimeError` where nothing of it could be drawn."""
@@ -187,9 +189,13 @@ class RoomEndpoints:
         shown = self.grids.get(key)
         if shown is None:
             grid = Grid(asked.preset, asked.request, across, down, column, asked.start)
-            shown = GridValue(name, grid, Readings(grid), corner)
-            self.grids.put(key, shown, 1)
-        drawn = list(shown.grid.draw(Listened(self.desk, request), run_id=uuid.uuid4().hex[:12]))
+            shown = GridValue(name, grid, Readings(grid), heads)
+        try:
+            drawn = list(
+                shown.grid.draw(Listened(self.desk, request), run_id=uuid.uuid4().hex[:12])
+            )
+        finally:  # what is there stays, for a call that goes on
+            self.grids.put(key, shown, min(shown.size, ROOM))
         if drawn and not any(picture.done for picture in drawn):
             raise NAGRuntimeError(drawn[0].column.reason)
         return shown
@@ -199,16 +205,14 @@ class RoomEndpoints:
         path = FOLDER.write(name, lambda path: path.write_bytes(offline.grid_png(shown)))
         return FileData(**file_data(path, "image/png"))
 
-    def _record(self, request: gr.Request, asked: Asked, only, start):
+    def _record(
+        self, request: gr.Request, asked: Asked, only: presets.Request, start: Image.Image | None
+    ) -> XRay:
         from ...xray import XRay
 
         engine, run_id = Listened(self.desk, request), uuid.uuid4().hex[:12]
         *_, (run, _, _) = engine.run(asked.preset, only, None, run_id, start, XRay())
-        (column,) = run.columns
-        if column.state != "done":
-            raise NAGRuntimeError(column.reason or "The run was stopped.")
-        inside.filled(run.record)
-        return run.record
+        return inside.recording_of(run)
 
 
 class Listened:

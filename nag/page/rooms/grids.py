@@ -14,7 +14,7 @@ import gradio as gr
 from ...engine.reuse import LeastRecentlyUsed
 from ...errors import Refused
 from ...explore.axis import KINDS, parse
-from ...explore.grid import Grid, Line, lines
+from ...explore.grid import Grid, Line, lines, sides
 from ...explore.reading import Readings
 from ...methods import METHODS
 from ...presets import Preset
@@ -22,7 +22,7 @@ from ...request import Request, Value
 from .. import cells, offline
 from ..controls import in_order
 from ..files import FOLDER, file_data
-from ..grid_value import GridValue
+from ..grid_value import ROOM, GridValue
 from .asked import asked, fields
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ SAVED = {  # what is made, how its file ends, its media type
 }
 
 
-@dataclass
+@dataclass(eq=False)
 class Visit:
     """One visitor's grid in one room, and the way to stop what draws it."""
 
@@ -47,12 +47,12 @@ class Visit:
 class GridRoom:
     """Answers one room's buttons. A grid is kept for an hour, and drawn on where it was stopped.
 
-    engine: see `nag.engine.engine`. asked: the room's own fields -> (across, down, corner).
+    engine: see `nag.engine.engine`. name: "sweep" or "seeds".
     """
 
     def __init__(self, engine: LentEngine, name: str) -> None:
         self.engine, self.name = engine, name
-        self.visits, self.lock = LeastRecentlyUsed(32, 32, 3600), threading.RLock()
+        self.visits, self.lock = LeastRecentlyUsed(32, ROOM, 3600), threading.RLock()
 
     def draw(self, event: gr.EventData, request: gr.Request, *values: Value) -> Iterator[dict]:
         """The room's values while its pictures come, coarse to fine. Raises `Refused`."""
@@ -66,6 +66,7 @@ class GridRoom:
                     yield visit.shown.value(running=True)
             finally:
                 visit.stop.set()
+                self._weigh(request.session_hash, visit)
         yield visit.shown.value()
 
     def plan(self, event: gr.EventData, request: gr.Request, *values: Value) -> dict:
@@ -111,22 +112,29 @@ class GridRoom:
             if before is not None:
                 before.stop.set()
                 visit.shown.take_over(before.shown)
-            self.visits.put(session, visit, 1)
+            self._put(session, visit)
         return visit
+
+    def _weigh(self, session: str | None, visit: Visit) -> None:
+        """Notes what a visit holds, now that it has pictures; a newer one in its place stays."""
+        with self.lock:
+            if self._known(session) in (None, visit):
+                self._put(session, visit)
+
+    def _put(self, session: str | None, visit: Visit) -> None:
+        self.visits.put(session, visit, min(visit.shown.size, ROOM))
 
     def asked(self, data: dict, request: Request) -> tuple[list[Line], list[Line], str]:
         """The fields as lines. Raises `Refused`."""
         if self.name == "seeds":
             rows = [Line(METHODS[key].label, {}, key) for key in request.guidance]
             return lines(parse("seed", _text(data, "seeds", "1 .. 8"))), rows, "seed →"
-        names = [_text(data, side, one) for side, one in (("across", "nag_alpha"), ("down", ""))]
-        across = parse(names[0], _text(data, "across_values", "0 .. 1"))
-        if not names[1]:
-            return lines(across), [Line("")], f"{across.label} →"
-        down = parse(names[1], _text(data, "down_values", "2, 5, 10"))
-        if down.field == across.field:
-            raise Refused(f"Across and down are both {across.label}: choose two settings.")
-        return lines(across), lines(down), f"{down.label} ↓ {across.label} →"
+        down, name = None, _text(data, "down", "")
+        across = parse(_text(data, "across", "nag_alpha"), _text(data, "across_values", "0 .. 1"))
+        if name:
+            down = parse(name, _text(data, "down_values", "2, 5, 10"))
+        corner = f"{across.label} →" if down is None else f"{down.label} ↓ {across.label} →"
+        return *sides(across, down), corner
 
 
 def _text(data: dict, name: str, default: str) -> str:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import gradio as gr
 
 from ...engine.reuse import LeastRecentlyUsed
-from ...errors import NAGRuntimeError, Refused
-from ...explore.inside import check, filled
+from ...errors import Refused
+from ...explore.inside import check, recording_of
 from ...request import Value
 from .. import cells, offline
 from ..files import FOLDER, file_data
@@ -43,29 +43,29 @@ class XRayRoom:
         found = asked_for(values, guidance=["nag"], fresh=True)
         preset, asked, start = found.preset, found.request, found.start
         check(asked)
-        stop = self.stops[request.session_hash] = threading.Event()
-        run_id = uuid.uuid4().hex[:12]
+        session, stop, run_id = request.session_hash, threading.Event(), uuid.uuid4().hex[:12]
+        self.halt(request)  # of two recordings of one visitor the newer one counts
+        self.stops[session] = stop
         yield {"state": "running", "step": 0, "total": asked.num_inference_steps}
         events = self.engine.run(preset, asked, stop, run_id, start, XRay())
-        with contextlib.closing(events):
-            for run, column, _ in events:  # noqa: B007
-                if column is not None and column.state == "step":
-                    yield {"state": "running", "step": column.step, "total": column.total}
-        self.stops.pop(request.session_hash, None)
-        column = run.columns[0]
-        if column.state == "stopped":
+        try:
+            with contextlib.closing(events):
+                for run, column, _ in events:  # noqa: B007
+                    if column is not None and column.state == "step":
+                        yield {"state": "running", "step": column.step, "total": column.total}
+        finally:
+            if self.stops.get(session) is stop:
+                del self.stops[session]
+        if run.columns[0].state == "stopped":
             yield {"state": "empty"}
-        elif column.state != "done":
-            raise NAGRuntimeError(column.reason)
-        else:
-            xray = run.record
-            filled(xray)
-            self.last.put(request.session_hash, (xray, run), xray.nbytes)
-            yield recorded(xray, run)
+            return
+        xray = recording_of(run)
+        self.last.put(session, (xray, run), xray.nbytes)
+        yield recorded(xray, run)
 
     def halt(self, request: gr.Request) -> None:
         """Stops within a step."""
-        if stop := self.stops.pop(request.session_hash, None):
+        if stop := self.stops.get(request.session_hash):
             stop.set()
 
     def export(self, event: gr.EventData, request: gr.Request, *values: Value) -> dict:
