@@ -305,6 +305,29 @@ def test_a_refused_setting_is_a_sentence_on_the_page(page):
     compare(page)
 
 
+def test_who_passes_the_list_of_models_keeps_what_was_typed(page):
+    """Gradio says that it was written into whenever it is left."""
+    model = "#model input"
+    put(page, "nag_scale", 6)
+    page.fill("#prompt textarea", "portrait of a wizard")
+    before = page.input_value(model)
+    for keys in (["Tab"], ["Escape", "Tab"], ["z", "z", "Tab"], ["#", "Enter", "Tab"]):
+        page.focus(model)
+        for key in keys:
+            page.wait_for_timeout(200)
+            page.keyboard.press(key)
+    page.wait_for_timeout(1000)
+    assert page.input_value("#prompt textarea") == "portrait of a wizard"
+    assert page.input_value("#nag_scale input[type=number]") == "6"
+    assert page.input_value(model) == before
+    page.focus(model)
+    page.wait_for_timeout(300)
+    page.keyboard.type("joint")
+    page.keyboard.press("Enter")
+    page.wait_for_function("/cowboy/.test(document.querySelector('#prompt textarea').value)")
+    assert page.input_value(model).startswith("Pocket joint")
+
+
 def test_views_by_key_and_by_hand(page):
     page.wait_for_function(f"{DONE} == 3")
     page.locator("#bench .hint").click()

@@ -298,6 +298,31 @@ def test_an_x_ray_of_a_video_is_looked_at_frame_by_frame(monkeypatch):
     assert np.allclose(ratios[:, 0], 1 + 0.5 * (shown - 1) / 16, atol=2e-3)
 
 
+class Failing(Fake):
+    def run(self, *_, **__):
+        raise Refused("The hub cannot be reached.")
+        yield
+
+
+@pytest.mark.parametrize(
+    "room, state",
+    [
+        (lambda engine: GridRoom(engine, "sweep"), "waiting"),
+        (lambda engine: GridRoom(engine, "seeds"), "waiting"),
+        (XRayRoom, "empty"),
+        (VoteRoom, "waiting"),
+    ],
+)
+def test_a_room_whose_run_fails_waits_for_another(room, state):
+    """And says nothing of running any more, which would leave it shut for good."""
+    room, events = room(Failing()), [] if room is XRayRoom else [said()]
+    told = room.draw(*events, SOMEBODY, *values())
+    assert next(told)["state"] == "running"
+    with pytest.raises(Refused):
+        list(told)
+    assert room.ended(SOMEBODY)["state"] == state
+
+
 @pytest.fixture
 def start_picture(monkeypatch):
     """A preset that begins with a picture, and one that was uploaded."""

@@ -44,6 +44,12 @@ document.addEventListener('click', event => {
   if (event.target.closest('.tag') && event.target.closest('.stale')) pressCompare();
 });
 
+// What is typed into the list of models replaces the name that stands there, and filters.
+document.addEventListener('focusin', event => {
+  if (!element.isConnected || !event.target.matches('#model input')) return;
+  setTimeout(() => event.target.select(), 100); // behind the click that gave the focus
+});
+
 function wipeTo(at) {
   view.wipe = Math.min(100, Math.max(0, at));
   cut();

@@ -28,7 +28,7 @@ def connect(demo: Page, desk: PageHandlers, parts: dict) -> None:
     """Wires the page's parts (by the names of `controls.INPUTS`, and their own) to the handlers."""
     inputs = [parts[name] for name in INPUTS]
     bench, start, stop = parts["bench"], parts["start"], parts["stop"]
-    fields = [*inputs, parts["begin"], parts["marks"], bench, start, stop]
+    fields = restore.fields(parts)
     # travels with the click, unlike a gr.State, which is read when the queue gets there
     ticket = gr.Textbox(visible=False)
 
@@ -46,7 +46,9 @@ def connect(demo: Page, desk: PageHandlers, parts: dict) -> None:
     run(bench.select(restore.apply(desk), inputs, fields, **SOON).success, redraw(desk), SOON)
     bench.input(restore.apply(desk), inputs, fields, **SOON)  # settings alone, nothing is drawn
     bench.like(desk.keeper.answer, None, parts["kept"], **SOON)  # a file is to be made
-    parts["preset"].input(restore.choose(desk), parts["preset"], fields, **SOON)
+    # Gradio says so, too, when the list is only passed
+    asked = parts["preset"], parts["chosen"]
+    parts["preset"].input(restore.choose(desk), asked, fields, **SOON)
     stop.click(desk.halt, None, [bench, start, stop], **SOON)
     demo.unload(desk.leave)
     demo.load(restore.from_link, None, fields, **SOON)

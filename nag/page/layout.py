@@ -79,7 +79,7 @@ def bar(preset: Preset) -> dict:
         quiet("What am I looking at?", "help", "only", "phone-no")
         quiet("Light or dark", "theme", "only")
         quiet("Menu", "menu", "only", "phone-only")
-    return {"preset": model}
+    return {"preset": model, "chosen": gr.Textbox(preset.name, visible=False)}
 
 
 def words(preset: Preset) -> dict:

@@ -23,22 +23,34 @@ IDLE = (gr.update(interactive=True), gr.update(interactive=False))  # Compare, S
 
 
 def shown(preset: Preset, request: Request) -> list:
-    """Updates for all fields, the notches, the bench, Compare and Stop."""
-    return [*fill(preset, request), marks(preset), cells.shipped(preset.name), *IDLE]
+    """Updates for all of `fields`."""
+    return [*fill(preset, request), marks(preset), cells.shipped(preset.name), *IDLE, preset.name]
 
 
 def nothing(count: int) -> list:
     return [gr.skip()] * count
 
 
-FIELDS = len(INPUTS) + 5
+# the start picture, the notches, the bench, Compare, Stop, and whose settings are in the fields
+BESIDE = "begin", "marks", "bench", "start", "stop", "chosen"
+FIELDS = len(INPUTS) + len(BESIDE)
+
+
+def fields(parts: dict) -> list:
+    """What is set when settings come from somewhere. parts: the page's, by name."""
+    return [parts[name] for name in (*INPUTS, *BESIDE)]
 
 
 def choose(desk: PageHandlers) -> Callable:
     """The handler of the list of models: a preset's own words, settings, seed and sample. A run
-    that still draws for the one before is told to stop, and paints no more."""
+    that still draws for the one before is told to stop, and paints no more.
 
-    def handler(name, request: gr.Request):
+    The one that is set already changes nothing: the list may only have been passed.
+    """
+
+    def handler(name, chosen, request: gr.Request):
+        if name == chosen:
+            return nothing(FIELDS)
         desk.leave(request)
         return shown(*resolve({"preset": name if name in PRESETS else next(iter(PRESETS))}))
 
@@ -67,7 +79,7 @@ def apply(desk: PageHandlers) -> Callable:
         if preset.name != now["preset"]:
             desk.leave(request)
             return shown(preset, made)
-        return [*fill(preset, made), *nothing(4)]
+        return [*fill(preset, made), *nothing(len(BESIDE) - 1)]
 
     return handler
 

@@ -50,13 +50,14 @@ def connect(
     votes: the owner's file of votes, or None. results: an evaluation's folder, or None."""
     inputs = [parts[name] for name in INPUTS]
     asked = [*inputs, parts["begin"]]
-    fields = [*inputs, *(parts[name] for name in ("begin", "marks", "bench", "start", "stop"))]
+    fields = restore.fields(parts)
     grids = {name: GridRoom(desk.rooms, name) for name in ("sweep", "seeds")}
     vote = VoteRoom(desk.rooms, votes)
     answers = grids | {"xray": XRayRoom(desk.rooms), "vote": vote}
     for name, answer in answers.items():
         one = rooms[name]
-        one.submit(answer.draw, asked, one, api_name=f"{name}_draw", **TURN, **QUIET)
+        drawn = one.submit(answer.draw, asked, one, api_name=f"{name}_draw", **TURN, **QUIET)
+        drawn.failure(answer.ended, None, one, **SOON)
         one.stop(answer.halt, None, None, api_name=f"{name}_halt", **SOON)
         one.apply(restore.apply(desk), inputs, fields, api_name=f"{name}_apply", **SOON)
         demo.unload(answer.halt)

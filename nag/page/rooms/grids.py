@@ -78,6 +78,11 @@ class GridRoom:
         if visit := self._known(request.session_hash):
             visit.stop.set()
 
+    def ended(self, request: gr.Request) -> dict:
+        """The room's value after a drawing that ended with an error: what is there stays."""
+        visit = self._known(request.session_hash)
+        return visit.shown.value() if visit else gr.skip()
+
     def export(self, event: gr.EventData, request: gr.Request, *values: Value) -> dict:
         """The grid as one picture, or all of it as a ZIP -> the room's value, with the file."""
         visit = self._known(request.session_hash)

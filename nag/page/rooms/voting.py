@@ -109,6 +109,10 @@ class VoteRoom:
         """Stops within a step."""
         self._ballot(request.session_hash).stop.set()
 
+    def ended(self, request: gr.Request) -> dict:
+        """The room's value after a run that ended with an error: no new pair."""
+        return self.value(self._ballot(request.session_hash), [])
+
     def export(self, request: gr.Request) -> dict:
         """The visit's votes as CSV; with the owner's file, all votes. Raises `Refused`."""
         ballot = self._ballot(request.session_hash)

@@ -68,6 +68,11 @@ class XRayRoom:
         if stop := self.stops.get(request.session_hash):
             stop.set()
 
+    def ended(self, request: gr.Request) -> dict:
+        """The room's value after a run that ended with an error: the recording before it."""
+        last = self.last.get(request.session_hash)
+        return recorded(*last) if last else {"state": "empty"}
+
     def export(self, event: gr.EventData, request: gr.Request, *values: Value) -> dict:
         """The last recording in a file, read at the settings of the page -> the room's value, with
         the file. Raises `Refused`."""
