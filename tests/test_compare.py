@@ -361,6 +361,7 @@ def test_the_hint_says_nothing_enough_or_too_much():
         return run.hint, run.columns
 
     assert "hardly anything. Raise alpha" in hint(nag_alpha=0.01)[0]
+    assert "this model does not know “banana”" in hint(negative_prompt="banana", nag_alpha=0.1)[0]
     text, (none, _, nag) = hint()
     assert (
         text.startswith("NAG takes the hat away; CFG")

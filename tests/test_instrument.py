@@ -81,9 +81,9 @@ def test_pictures_of_other_settings_are_marked_until_they_are_drawn_again(page):
 
 
 def test_a_preset_brings_its_own_seed_and_its_text_stands_under_its_sample_alone(page):
-    assert "Try the chips" in verdict(page)
+    assert "Drag alpha" in verdict(page)
     put(page, "seed", 3)
-    assert "Try the chips" not in verdict(page)
+    assert "Drag alpha" not in verdict(page)
     choose(page, "Pocket joint (Flux-like)")
     page.wait_for_function("document.querySelector('#seed input').value == '2'")
     wanted = presets.load_all()["pocket-joint"]

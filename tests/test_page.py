@@ -225,7 +225,7 @@ def test_compare_gives_three_pictures_and_the_same_seed_the_same_bytes(page, ser
 def test_every_picture_says_what_made_it_and_what_it_cost(page):
     compare(page)
     captions = [page.inner_text(f"#bench .cell >> nth={i}") for i in range(3)]
-    assert all(re.search(r"seed 7, 4 steps · [\d.]+ s on the processor", c) for c in captions)
+    assert all(re.search(r"seed 1, 4 steps · [\d.]+ s on the processor", c) for c in captions)
     assert "1×" in captions[0] and "scale 7" in captions[1] and "2×" in captions[1]
     assert "scale 4 · tau 2.5 · alpha .5" in captions[2]
     assert re.search(r"hat\s+100 %\s+still there", captions[1].replace("\n", " "))
@@ -326,6 +326,12 @@ def test_who_passes_the_list_of_models_keeps_what_was_typed(page):
     page.keyboard.press("Enter")
     page.wait_for_function("/cowboy/.test(document.querySelector('#prompt textarea').value)")
     assert page.input_value(model).startswith("Pocket joint")
+
+
+def test_the_documentation_of_the_api_opens(page):
+    more(page)
+    page.click("#use-api a")
+    page.wait_for_selector(".api-docs >> text=/compare")
 
 
 def test_views_by_key_and_by_hand(page):

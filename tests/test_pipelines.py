@@ -2,6 +2,7 @@
 
 import errno
 import json
+import socket
 
 import httpx
 import pytest
@@ -90,6 +91,14 @@ def answer(status: int, kind=errors.HfHubHTTPError) -> Exception:
     return kind(f"{status} of the hub", response=httpx.Response(status, request=request))
 
 
+class TransportError(Exception):
+    """Of a package that huggingface_hub may ask by, which is not always httpx."""
+
+
+class NotReached(TransportError):
+    pass
+
+
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [
@@ -105,6 +114,8 @@ def answer(status: int, kind=errors.HfHubHTTPError) -> Exception:
         (errors.LocalEntryNotFoundError("not here"), "the hub cannot be reached"),
         (httpx.ConnectTimeout("late"), "the hub cannot be reached"),
         (httpx.ProxyError("no"), "the hub cannot be reached"),
+        (NotReached("another package's"), "the hub cannot be reached"),
+        (socket.gaierror(-2, "Name or service not known"), "the hub cannot be reached"),
         (OSError(errno.ENOSPC, "No space left on device"), "The disk is full"),
         (torch.OutOfMemoryError("CUDA out of memory"), "Not enough memory"),
         (MemoryError(), "Not enough memory"),

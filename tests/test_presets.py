@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from nag import presets
+from nag.engine.engine import Engine
 from nag.errors import Refused
 from nag.formula import normalized_attention_guidance
 from nag.presets import resolve
@@ -117,6 +118,19 @@ def test_a_subset_is_completed_from_its_preset():
         and request.width == 1024
     )
     assert preset.arguments == {"max_sequence_length": 256}
+
+
+@pytest.mark.parametrize("name", [n for n, one in presets.load_all().items() if one.shipped])
+def test_what_is_said_under_a_sample_is_short(name):
+    assert len(presets.load_all()[name].look_for) <= 120
+
+
+def test_the_alpha_that_the_first_picture_is_to_be_tried_at_takes_the_hat_away():
+    said = presets.load_all()["pocket-portrait"].look_for
+    alpha = float(re.search(r"alpha: (\.\d+)", said)[1])
+    *_, (run, _, _) = Engine(previews=False).run(*resolve({"nag_alpha": alpha}))
+    none, _, nag = run.columns
+    assert none.readings["hat"] > 0.5 and nag.outcomes["hat"].kind == "gone"
 
 
 @pytest.mark.parametrize("name", list(presets.load_all()))

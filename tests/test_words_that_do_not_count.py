@@ -47,6 +47,11 @@ def test_a_long_negative_prompt_says_how_many_of_its_words_are_cut(preset, caplo
     }
 
 
+def test_a_word_without_an_end_is_not_repeated_to_it():
+    said = run(negative_prompt="x" * 2000).hint
+    assert "its only word is cut" in said and "xxx…" in said and len(said) < 400
+
+
 def test_what_is_cut_is_what_the_encoder_never_saw():
     """Other words there, the same picture; one word earlier, another."""
     words = [

@@ -152,6 +152,7 @@ function drawMeters(node, cell) {
     }
     line.className = 'meter ' + (row.outcome || '');
     line.title = 'How sure a small classifier is that this picture shows: ' + row.name;
+    if ((row.changed || []).length) line.title += '; changed unasked: ' + row.changed.join(', ');
     $('span', line).textContent = row.name;
     $('.track', line).setAttribute('aria-label', row.name);
     $('.track', line).setAttribute('aria-valuenow', Math.round(100 * row.share));

@@ -42,6 +42,10 @@ document.addEventListener('click', event => {
   const button = event.target.closest('#top button, #more');
   if (button && BAR[button.id]) BAR[button.id](button);
   if (event.target.closest('.tag') && event.target.closest('.stale')) pressCompare();
+  if (event.target.closest('#use-api a')) {
+    event.preventDefault(); // the address alone does not open Gradio's panel, its own button does
+    document.querySelector('footer .show-api').click();
+  }
 });
 
 // What is typed into the list of models replaces the name that stands there, and filters.

@@ -7,6 +7,7 @@ in the log.
 import errno
 import json
 import logging
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -79,7 +80,6 @@ def _packages(chain: list[BaseException], preset: Preset) -> Iterator[str]:
 
 def _hub(chain: list[BaseException], preset: Preset, instead: str) -> Iterator[str]:
     """What the hub refused, or that it cannot be reached."""
-    import httpx
     from huggingface_hub import errors
 
     def among(*kinds: type) -> list[BaseException]:
@@ -102,11 +102,18 @@ def _hub(chain: list[BaseException], preset: Preset, instead: str) -> Iterator[s
         )
     if any(code == 429 or code >= 500 for code in status):
         yield f"The hub could not answer ({status[0]}) for {preset.title}: try again later."
-    if among(errors.LocalEntryNotFoundError, ConnectionError, httpx.TransportError):
+    if among(errors.LocalEntryNotFoundError, ConnectionError) or any(map(_not_reached, chain)):
         yield (
             f"{preset.title} is not on this machine and the hub cannot be reached. Connect once "
             f"(about {preset.fetched_gb:.0f} GB are fetched), or {instead}."
         )
+
+
+def _not_reached(error: BaseException) -> bool:
+    """Whether a host could not be found or did not answer. huggingface_hub has changed the package
+    that it asks by, and its errors are known by their name alone."""
+    names = {cls.__name__ for cls in type(error).__mro__}
+    return isinstance(error, (socket.gaierror, TimeoutError)) or "TransportError" in names
 
 
 def _machine(chain: list[BaseException], preset: Preset) -> Iterator[str]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ..media.outcome import likeliest, outcome
 from ..request import Request
 from .run import Column, Run
+from .words import WORD, shortened, unknown_words
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -101,9 +102,12 @@ class _Facts:
             head = f"The prompt itself asks for {self._the(stated)}: what both texts say cannot be"
             return "left", f"{head} pushed away. Leave {_it(stated)} out of the prompt.", []
         if self.changed < NOTHING:
-            amount = f"{self.changed:.1f} of 255 on average, hardly anything"
+            unknown = unknown_words(self.run.preset, self.request.negative_prompt)
+            if unknown and len(unknown) == len(set(WORD.findall(self.request.negative_prompt))):
+                named = " and ".join(f"“{shortened(word)}”" for word in unknown[:2])
+                return "left", f"No effect: this model does not know {named}.", []
             words, move = self._knob()
-            return "left", f"No effect: NAG changed {amount}. Raise {words}.", [move]
+            return "left", f"No effect: NAG changed hardly anything. Raise {words}.", [move]
         if self.burnt:
             knobs = ", alpha or tau" if self._whole else ", or bound and blend it again"
             head = f"NAG pushed hard enough to distort the picture: lower the scale{knobs}."
@@ -167,6 +171,9 @@ class _Facts:
         gone = cfg.outcomes[thing].kind != "left"
         if state == "left":
             return "; CFG takes it away" if gone else ", and under CFG too"
+        changed = cfg.outcomes[thing].changed
+        if gone and len(changed) >= MANY > len(self.also):
+            return f"; CFG does too, and changes {_listed(list(changed))}"
         return "; CFG does too" if gone else f"; CFG leaves {_it(thing)}"
 
     def rest(self) -> str:

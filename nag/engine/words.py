@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 WORD = re.compile(r"\w+(?:['’]\w+)*")
-MOST_NAMED = 8  # unknown words
+MOST_NAMED, LONGEST = 8, 40  # unknown words, and characters of one
 
 
 class CutWords:
@@ -168,6 +168,11 @@ def unknown_words(preset: Preset, text: str) -> list[str]:
     return [word for word in words if known and word not in known]
 
 
+def shortened(word: str) -> str:
+    """A word as it may stand in a sentence."""
+    return word if len(word) <= LONGEST else word[: LONGEST - 1] + "…"
+
+
 def words_of(run: Run) -> dict[str, dict]:
     """{"prompt": {"count": 40, "cut": 12, "unknown": ["banana"]}} for each text of a run that a
     finished column used, and of which not every word counts."""
@@ -189,9 +194,10 @@ def remark(run: Run) -> str:
         parts, count, cut = [], words["count"], words["cut"]
         if cut:
             last = "the last one is cut" if cut == 1 else f"the last {cut} are cut"
-            parts.append(f"the model reads {count - cut} of its {count} words, {last}")
+            read = f"{count - cut} of its {count} words, {last}"
+            parts.append("its only word is cut" if count == 1 else f"the model reads {read}")
         if words["unknown"]:
-            named = ", ".join(words["unknown"][:MOST_NAMED])
+            named = ", ".join(map(shortened, words["unknown"][:MOST_NAMED]))
             more = len(words["unknown"]) - MOST_NAMED
             named += f" and {more} more" if more > 0 else ""
             parts.append(f"the model does not know: {named}")

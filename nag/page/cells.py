@@ -114,7 +114,8 @@ def note(run: Run, column: Column) -> str:
 
 
 def meters(column: Column) -> list[dict]:
-    """What the meter reads of the unwanted words: share, what became of it, and that in words."""
+    """What the meter reads of the unwanted words: share, what became of it, that in words, and what
+    else has changed that nobody asked to change ("gone +2")."""
     rows = []
     for thing, share in column.readings.items():
         found = column.outcomes.get(thing)
@@ -124,8 +125,12 @@ def meters(column: Column) -> list[dict]:
             "gone": "gone",
             "replaced": found and f"now {found.instead}",
         }
-        text = f"{share:.0%} {words.get(kind, '')}".replace("%", " %").rstrip()
-        rows.append({"name": thing, "share": share, "outcome": kind, "text": text})
+        changed = list(found.changed) if kind in ("gone", "replaced") else []
+        more = f" +{len(changed)}" if changed else ""
+        text = f"{share:.0%} {words.get(kind, '')}{more}".replace("%", " %").rstrip()
+        rows.append(
+            {"name": thing, "share": share, "outcome": kind, "text": text, "changed": changed}
+        )
     return rows
 
 

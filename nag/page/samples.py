@@ -10,7 +10,7 @@ from .. import presets
 from ..engine.engine import Engine
 from . import cells
 
-SAMPLED = "pocket-portrait", "pocket-joint", "pocket-video"
+SAMPLED = "pocket-portrait", "pocket-joint", "pocket-joint-teacher", "pocket-video"
 
 
 def draw(preset: str) -> None:

@@ -48,7 +48,7 @@ def launch(
             mcp_server=mcp,
             run_history=False,
             enable_monitoring=False,
-            footer_links=[],
+            footer_links=["api"],  # hidden: the page has a link of its own to that panel
             share=False,
             prevent_thread_lock=True,
             **options,
