@@ -21,11 +21,18 @@ except NAGError as error:  # a preset file that is none, no folder for temporary
     sys.exit(str(error))
 
 
+def port_number(text: str) -> int:
+    """A port to listen on. Raises ArgumentTypeError."""
+    if not text.isdecimal() or not 0 < int(text) < 2**16:
+        raise argparse.ArgumentTypeError(f"a port is a number from 1 to 65535, got {text!r}")
+    return int(text)
+
+
 def options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--host", default=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"))
-    port = int(os.environ.get("GRADIO_SERVER_PORT", "7860"))
-    parser.add_argument("--port", type=int, default=port)
+    port = os.environ.get("GRADIO_SERVER_PORT", "7860")  # as text it is looked at, too
+    parser.add_argument("--port", type=port_number, default=port)
     parser.add_argument(
         "--public",
         default=os.environ.get("GRADIO_ROOT_PATH", ""),

@@ -8,7 +8,7 @@ from pathlib import Path
 import gradio as gr
 import pytest
 from gradio.utils import get_function_description
-from gradio_client import Client
+from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 from test_doors import environment
@@ -86,6 +86,9 @@ def test_what_is_left_out_is_the_presets_own(client):
     assert run["settings"]["nag_tau"] == own["nag_tau"] and run["settings"]["seed"] == own["seed"]
 
 
+PICTURE = Path(__file__).parents[1] / "assets" / "screenshot.png"
+
+
 def test_refusals_are_sentences(client):
     for name, arguments, sentence in (
         ("/draw", {"nag_tau": 99}, "nag_tau must be between 1 and 20"),
@@ -95,7 +98,24 @@ def test_refusals_are_sentences(client):
             {"start_picture": {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}},
             "stands where text",
         ),
-        ("/preset", {"name": "../README"}, "There is no preset"),
+        ("/preset", {"name": "../README"}, "name must be one of 49, such as"),
+        ("/preset", {"name": {}}, "name must be one of"),
+        ("/picture", {"run": 5}, "run must be text, got 5"),
+        ("/picture", {"run": None}, "run must be text, got None"),
+        ("/keep", {"run": {"a": 1}, "kind": "zip"}, "run must be text"),
+        ("/keep", {"run": "0", "kind": "exe"}, "kind must be one of strip, zip"),
+        ("/save_preset", {"settings": "x"}, "settings must be one JSON object"),
+        ("/save_preset", {"settings": {"foo": 3}}, "'foo' is not a setting"),
+        ("/sweep", {"across": "seed", "across_values": 5}, "across_values must be text, got 5"),
+        ("/sweep", {"across": [], "across_values": "5"}, "across must be one of nag_scale"),
+        ("/sweep", {"across": "seed", "across_values": "5", "down_values": "2"}, "go with down"),
+        ("/seeds", {"seeds": "1e600000"}, "is too large"),
+        ("/xray", {"at_scale": "abc"}, "at_scale must be a number, got 'abc'"),
+        (
+            "/compare_from_image",
+            {"settings": {}, "image": handle_file(PICTURE)},
+            "does not begin with",
+        ),
         ("/picture", {"run": "../../x"}, "There are no pictures of a run"),
         ("/picture", {"run": "0" * 12}, "There are no pictures of a run"),
     ):

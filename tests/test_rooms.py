@@ -179,7 +179,7 @@ def test_a_grid_is_saved_as_a_picture_and_as_a_zip():
 
 def test_the_fields_begin_around_the_presets_own_settings():
     fields = fields_of(PRESETS["pocket-portrait"])
-    assert fields["down_values"] == "1.5, 2, 4, 8" and fields["seeds"] == "7 .. 14"
+    assert fields["down_values"] == "1.5, 2, 4, 8" and fields["seeds"] == "1 .. 8"
 
 
 def test_votes_hide_the_names_until_both_questions_are_answered(tmp_path):

@@ -115,3 +115,17 @@ def test_an_install_without_app_py_is_told_that_a_checkout_is_needed(tmp_path, m
     said = capsys.readouterr().err
     assert said.startswith("A Space is made from a checkout, and app.py, LICENSE")
     assert not (tmp_path / "space").exists()
+
+
+@pytest.mark.parametrize("port", ["99999", "0", "abc", "-1"])
+def test_a_port_is_one(port):
+    named = {"GRADIO_SERVER_PORT": port} if port.isdecimal() else {}  # else Gradio ends
+    for more, words in (({}, ["--port", port]), (named, [] if named else ["--port", port])):
+        done = subprocess.run(
+            [sys.executable, "app.py", *words],
+            cwd=HOUSE,
+            env=os.environ | more,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 2 and "a port is a number from 1 to 65535" in done.stderr

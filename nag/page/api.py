@@ -16,8 +16,9 @@ from ..engine.loading import import_libraries
 from ..engine.memory import runs_here
 from ..errors import Refused
 from ..methods import METHODS
-from ..presets import Preset
+from ..presets import Preset, resolve
 from ..request import RANGED, SETTINGS
+from .arguments import checked
 from .blocks import ENGINE, Settings, StartPicture
 from .controls import PRESETS
 from .files import FOLDER, file_data
@@ -136,6 +137,7 @@ class Endpoints:
         Args:
             settings: Any subset of the settings, as /compare takes them.
         """
+        resolve(settings, PRESETS)  # none is left aside in silence
         path, _ = self.handlers.keeper.preset(settings)
         return file_data(path, "application/json")
 
@@ -157,8 +159,6 @@ class Endpoints:
         Returns:
             Settings, ranges, prompts, what to look for, and the source of the settings.
         """
-        if name not in PRESETS:
-            raise Refused(f"There is no preset {name!r}: /presets lists them.")
         import_libraries()
         return listed(PRESETS[name]) | told(PRESETS[name])
 
@@ -202,11 +202,11 @@ def add_api(handlers: PageHandlers) -> None:
         }.items():
             gr.Button().click(getattr(api, name), asked, told, api_name=name, **turn)
     gr.api(api.draw, api_name="draw", **turn)
-    gr.api(api.picture, api_name="picture")
-    gr.api(api.keep, api_name="keep")
-    gr.api(api.save_preset, api_name="save_preset")
+    gr.api(checked(api.picture), api_name="picture")
+    gr.api(checked(api.keep), api_name="keep")
+    gr.api(checked(api.save_preset), api_name="save_preset")
     gr.api(api.presets, api_name="presets")
-    gr.api(api.preset, api_name="preset")
+    gr.api(checked(api.preset), api_name="preset")
 
 
 def listed(preset: Preset) -> dict:

@@ -125,7 +125,9 @@ class Page(gr.Blocks):
             raise
         except Exception:
             log.info("inputs of %s", block_fn.name, exc_info=True)
-            raise Refused(UNREADABLE) from None
+            got, wanted = len(inputs), len(block_fn.inputs)
+            counted = f"This call takes {wanted} values, and got {got}. " if got != wanted else ""
+            raise Refused(counted + UNREADABLE) from None
 
     async def process_api(
         self, block_fn: BlockFunction | int, *args: object, **options: object

@@ -124,7 +124,7 @@ class PageHandlers:
         """Any subset of the settings as one JSON object, and a picture where the preset begins with
         one -> (the run, its files in the order of `guidance`: PNG, or MP4 of a video)."""
         preset, asked = presets.resolve(settings, PRESETS)
-        click = Click(preset, asked, looked_at(preset, image))
+        click = Click(preset, asked, begun_with(preset, image))
         with contextlib.closing(self._watched(click, request.session_hash)) as values:
             for shown in values:
                 if shown.problem:
@@ -179,6 +179,13 @@ class PageHandlers:
             if not isinstance(error, NAGError):
                 log.exception("run %s", run_id)
             yield painting.ended(failures.of_run(error, run_id))
+
+
+def begun_with(preset: Preset, picture: str | None) -> str | None:
+    """`looked_at` for programs, whose picture is not left aside in silence."""
+    if picture and not preset.image:
+        raise Refused(f"{preset.title} does not begin with a picture: give it none.")
+    return looked_at(preset, picture)
 
 
 def looked_at(preset: Preset, picture: str | None) -> str | None:

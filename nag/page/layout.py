@@ -122,9 +122,7 @@ def dock(preset: Preset) -> dict:
         made["seed"] = gr.Number(
             preset.settings["seed"],
             label="Seed",
-            precision=0,
-            minimum=0,
-            maximum=2**32 - 1,
+            precision=0,  # its range is checked with all others, in a sentence that names it
             elem_id="seed",
             elem_classes="field",
             min_width=0,

@@ -62,7 +62,7 @@ def launch(
             raise
         raise NAGRuntimeError(
             f"Port {port} of {host} cannot be used: another program may have it. "
-            f"Name another one: python app.py --port {port + 1}"
+            f"Name another one: python app.py --port {port + 1 if port < 65535 else 7860}"
         ) from None
 
 

@@ -31,12 +31,13 @@ from ...methods import METHODS
 from ...request import SETTINGS, Value
 from .. import offline
 from ..api import Endpoints
+from ..arguments import check
 from ..blocks import ENGINE
 from ..controls import PRESETS
 from ..files import FOLDER, file_data
 from ..grid_value import ROOM, GridValue
-from ..handlers import PageHandlers
-from .asked import Asked, looked_at
+from ..handlers import PageHandlers, begun_with
+from .asked import Asked
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -86,6 +87,8 @@ class RoomEndpoints:
             Settings, heads, and of every cell what became of the unwanted thing in it.
             The sweep as one picture.
         """
+        if down_values and not down:
+            raise Refused("down_values go with down: name the setting that they are of.")
         axes = parse(across, across_values), parse(down, down_values) if down else None
         columns, rows = sides(*axes)
         shown = self._grid(request, asked, "sweep", columns, rows, corner(*axes), column)
@@ -251,8 +254,10 @@ def typed(function: Callable, without: tuple[str, ...] = ()) -> Callable:
         given = dict(zip(names, values, strict=False))
         raw = {n: given[n] for n in ("preset", *SETTINGS) if given.get(n) is not None}
         preset, asked = presets.resolve(raw, PRESETS)
-        picture = looked_at(preset, given.get("start_picture"))
-        return function(request, Asked(preset, asked, picture), **{n: given[n] for n in mine})
+        picture = begun_with(preset, given.get("start_picture"))
+        own = {n: given[n] for n in mine if n in given}
+        check(function, own)
+        return function(request, Asked(preset, asked, picture), **own)
 
     keyword = inspect.Parameter.POSITIONAL_OR_KEYWORD
     first = inspect.Parameter("request", keyword, annotation=gr.Request)
