@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .errors import Refused
-from .home import PRESETS
+from .home import HOME, PRESETS
 from .methods import METHODS
 from .request import (
     DEFAULT,
@@ -111,7 +111,7 @@ class Preset(BaseModel):
     @property
     def local(self) -> bool:
         """Whether the weights are a folder on this machine."""
-        return (FOLDER.parent / self.model).is_dir()
+        return (HOME / self.model).is_dir()
 
     @property
     def shipped(self) -> bool:

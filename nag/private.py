@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from accelerate.hooks import ModelHook
     from diffusers import DiffusionPipeline, ModelMixin
     from diffusers.hooks import HookRegistry
-    from gradio import Blocks
+    from gradio import Blocks, EventData
     from gradio.queueing import Event, Queue
     from torch.nn import Module
 
@@ -217,6 +217,11 @@ def lerp_all(averages: list[torch.Tensor], values: list[torch.Tensor], weight: f
 
 
 # gradio
+
+
+def event_data(event: EventData) -> dict:
+    """What the browser sends along with an event of gr.HTML; {} where it sends nothing."""
+    return event._data or {}
 
 
 def queue_of(blocks: Blocks) -> Queue:

@@ -374,10 +374,10 @@ def test_the_hint_says_nothing_enough_or_too_much():
 
 
 def test_the_meter_finds_what_a_negative_prompt_names():
-    from nag.engine.loading import PROJECT
+    from nag.home import HOME
     from nag.media.meter import Meter
 
-    meter = Meter.load(PROJECT / "assets" / "pocket-portrait" / "classifier")
+    meter = Meter.load(HOME / "assets" / "pocket-portrait" / "classifier")
     assert meter.named_in("Glasses.") == [("eyewear", "glasses")]
     assert meter.named_in("sunglasses") == [("eyewear", "sunglasses")]
     assert meter.named_in("red shirt, blue background, eyeglasses") == [
@@ -390,12 +390,12 @@ def test_the_meter_finds_what_a_negative_prompt_names():
 def test_the_meter_reads_a_video_by_the_mean_of_its_frames():
     from PIL import Image
 
-    from nag.engine.loading import PROJECT
+    from nag.home import HOME
     from nag.media.meter import Meter
 
-    folder = PROJECT / "assets" / "results" / "pocket-portrait"
+    folder = HOME / "assets" / "results" / "pocket-portrait"
     hat, bare = (Image.open(folder / f"{key}.png").convert("RGB") for key in ("none", "nag"))
-    meter = Meter.load(PROJECT / "assets" / "pocket-portrait" / "classifier")
+    meter = Meter.load(HOME / "assets" / "pocket-portrait" / "classifier")
     one, other, both = (
         reading["head"]["hat"] for reading in meter.read([hat, [bare], [hat, bare]])
     )

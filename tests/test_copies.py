@@ -67,8 +67,10 @@ def test_a_pipeline_made_of_what_is_guided_is_refused(name):
 def test_outside_everything_is_copied_as_always(name):
     guided(name)
     denoiser = families.denoiser_of(pipeline(name))
-    other = copy.deepcopy(denoiser)
-    assert type(other) is type(denoiser) and pickle.loads(pickle.dumps(denoiser)) is not None
+    weights = denoiser.state_dict()
+    for other in (copy.deepcopy(denoiser), pickle.loads(pickle.dumps(denoiser))):
+        assert type(other) is type(denoiser) and other.state_dict().keys() == weights.keys()
+        assert all(torch.equal(one, weights[name]) for name, one in other.state_dict().items())
 
 
 @pytest.mark.parametrize("name", NAMES)

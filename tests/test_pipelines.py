@@ -75,7 +75,7 @@ def test_without_the_hub_a_preset_says_what_to_do(name, monkeypatch):
 
 def test_a_machine_too_small_is_told_before_the_download():
     with pytest.raises(Refused, match="needs a GPU, or about 24000 GB"):
-        memory.check_memory(a_preset(size_gb=10_000), "cpu", False)
+        memory.check_memory(a_preset(size_gb=10_000), "cpu")
 
 
 def test_a_folder_that_is_no_pipeline_is_a_sentence(tmp_path):

@@ -49,26 +49,27 @@ NAMED_TUPLE = {"_asdict", "_fields", "_make", "_replace"}  # promised, in spite 
 BY_NAME = ("getattr", "hasattr", "wrap_method", "set_attribute")
 
 
-def own_names() -> set[str]:
-    """Every name with one underscore in front that this package gives itself."""
+def own_names(tree: ast.Module) -> set[str]:
+    """Every name with one underscore in front that a module gives itself."""
     names = set()
-    for path in NAG.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-                names.add(node.name)
-            elif isinstance(node, (ast.Name, ast.Attribute)) and isinstance(node.ctx, ast.Store):
-                names.add(getattr(node, "id", None) or node.attr)
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            names.add(node.name)
+        elif isinstance(node, (ast.Name, ast.Attribute)) and isinstance(node.ctx, ast.Store):
+            names.add(getattr(node, "id", None) or node.attr)
     return names
 
 
 def test_every_private_name_of_another_library_stands_in_one_file():
     """nag/kernels.py has torch's attention kernels, which it tries before it takes one."""
-    own, found = own_names() | NAMED_TUPLE, []
+    found = []
     private_name = re.compile(r"_[a-z]\w+")
     for path in NAG.rglob("*.py"):
         if path.name in ("private.py", "kernels.py"):
             continue
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        own = own_names(tree) | NAMED_TUPLE
+        for node in ast.walk(tree):
             names = [getattr(node, "attr", "")]
             if isinstance(node, ast.ImportFrom) and not node.level:
                 names = [alias.name for alias in node.names]
@@ -290,3 +291,10 @@ def test_a_change_in_place_is_counted():
     assert private.changes_of(tensor) > before, "torch no longer counts changes in `_version`"
     with torch.inference_mode():
         assert private.changes_of(torch.zeros(2)) == 0
+
+
+def test_an_event_of_the_page_carries_what_the_browser_sent():
+    assert private.event_data(gr.EventData(None, {"set": 1})) == {"set": 1}, (
+        "gradio renamed EventData._data, by which the page's buttons say what was asked"
+    )
+    assert private.event_data(gr.EventData(None, None)) == {}

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from .. import private
 from ..errors import LOG, NAGError, causes, out_of_memory, unexpected
-from ..presets import FOLDER, Preset
+from ..home import HOME
+from ..presets import Preset
 from .run import Run
 
 log = logging.getLogger("nag")
@@ -131,7 +132,7 @@ def _files(chain: list[BaseException], preset: Preset) -> Iterator[str]:
     """What is wrong with the model's files, where that can be said without their folder."""
     from safetensors import SafetensorError
 
-    source, folder = preset.model_name, FOLDER.parent / preset.model
+    source, folder = preset.model_name, HOME / preset.model
     if preset.local and not (folder / "model_index.json").is_file():
         yield f"{source} does not load as a diffusers pipeline: it has no model_index.json."
     broken = next(_broken_weights(folder), None) if preset.local else None

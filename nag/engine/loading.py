@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from .. import private
 from ..errors import NAGError, Refused
-from ..presets import FOLDER, Preset
+from ..home import HOME
+from ..presets import Preset
 from . import failures, zero_gpu
 from .memory import check_memory, free_memory, place
 from .repairs import repair
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from ..media.meter import Meter
     from .single_file import Dtypes
 
-PROJECT = FOLDER.parent
 _importing = threading.Lock()
 
 
@@ -73,7 +73,7 @@ def load(preset: Preset) -> Loaded:
         log.set_verbosity_error()
         log.disable_progress_bar()
     device = zero_gpu.device(preset) or accelerator()
-    check_memory(preset, device, preset.local)
+    check_memory(preset, device)
     dtype = _dtype(preset, device)
     try:
         pipe = _from_pretrained(preset, getattr(torch, dtype))
@@ -101,7 +101,7 @@ def _from_pretrained(preset: Preset, dtype: Dtypes) -> DiffusionPipeline:
     import diffusers
     import torch
 
-    source = str(PROJECT / preset.model) if preset.local else preset.model
+    source = str(HOME / preset.model) if preset.local else preset.model
     cls = pipeline_class(preset) if preset.weights else getattr(diffusers, preset.pipeline)
     if preset.vae_dtype:
         dtype = {"default": dtype, "vae": getattr(torch, preset.vae_dtype)}
@@ -146,7 +146,7 @@ def _meter(preset: Preset) -> Meter | None:
         return None
     from ..media.meter import Meter
 
-    return Meter.load(PROJECT / preset.meter)
+    return Meter.load(HOME / preset.meter)
 
 
 def _dtype(preset: Preset, device: str) -> str:

@@ -59,16 +59,16 @@ def runs_here(preset: Preset) -> str:
         where = placement(preset.size_gb, preset.largest_gb or preset.size_gb, free)
         return f"runs here{', with ' + where if where else ''} ({free:.0f} GB free on the GPU)"
     try:
-        check_memory(preset, "cpu", preset.local)
+        check_memory(preset, "cpu")
     except Refused:
         return "needs a GPU"
     return "runs here on the processor, slowly"
 
 
-def check_memory(preset: Preset, device: str, local: bool) -> None:
+def check_memory(preset: Preset, device: str) -> None:
     """Before a download of tens of gigabytes, not after it. Raises `Refused`."""
     free = free_gb()
-    if local or not preset.size_gb or device != "cpu" or free is None:
+    if preset.local or not preset.size_gb or device != "cpu" or free is None:
         return
     need = preset.size_gb * ON_A_PROCESSOR
     if need > free:

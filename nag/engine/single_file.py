@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import Refused
-from ..presets import FOLDER, Preset
+from ..home import HOME
+from ..presets import Preset
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +36,7 @@ def pipeline_class(preset: Preset) -> type | None:
 
     name = preset.pipeline
     if name == "DiffusionPipeline" and preset.local:
-        index = FOLDER.parent / preset.model / "model_index.json"
+        index = HOME / preset.model / "model_index.json"
         name = json.loads(index.read_text(encoding="utf-8"))["_class_name"]
     return getattr(diffusers, name, None)
 

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from ..presets import FOLDER, Preset
+from ..home import HOME
+from ..presets import Preset
 from .reuse import LeastRecentlyUsed
 
 if TYPE_CHECKING:
@@ -163,7 +164,7 @@ def unknown_words(preset: Preset, text: str) -> list[str]:
     A model that says what it was taught has a file `words.txt` in its folder: all words of the
     captions that it was trained on. Of other models nobody can say, and there is nothing unknown.
     """
-    known = frozenset() if preset.weights else _taught(FOLDER.parent / preset.model)
+    known = frozenset() if preset.weights else _taught(HOME / preset.model)
     words = dict.fromkeys(WORD.findall(text.lower()))
     return [word for word in words if known and word not in known]
 

@@ -1,5 +1,7 @@
 """What may be said of one column against another: at one strength, and on the same pictures."""
 
+import numpy as np
+
 from nag.errors import Refused
 from nag.explore.counting import mcnemar, paired_difference
 
@@ -62,16 +64,21 @@ def paired(
         first, second = (yardstick.outcomes(one, plain.get(one)) for one in (key, rival))
         found = {"against": rival}
         if "clean" in numbers[key]:
-            a, b = (outcomes["clean"].tolist() for outcomes in (first, second))
-            found["clean"] = paired_difference(a, b)
-            pairs = list(zip(a, b, strict=True))
-            found["clean_p"] = mcnemar(pairs.count((True, False)), pairs.count((False, True)))
+            found |= _shares("clean", first["clean"], second["clean"])
         for name in ("keep", "likeness"):
             if name in numbers[key] and name in numbers[rival]:
                 found[name] = paired_mean(first[name], second[name], prompts)
         if "frechet" in numbers[key]:
             found["frechet"] = _frechet(yardstick, key, rival)
         numbers[key]["paired"] = found
+
+
+def _shares(name: str, first: np.ndarray, second: np.ndarray) -> dict:
+    """Two columns of yes and no, picture by picture: the difference of shares, and its p."""
+    a, b = first.tolist(), second.tolist()
+    pairs = list(zip(a, b, strict=True))
+    p = mcnemar(pairs.count((True, False)), pairs.count((False, True)))
+    return {name: paired_difference(a, b), f"{name}_p": p}
 
 
 def paired_judged(
@@ -83,10 +90,7 @@ def paired_judged(
         for name in each[key].keys() & each[rival].keys():
             first, second = each[key][name], each[rival][name]
             if name == "removed":
-                a, b = first.tolist(), second.tolist()
-                pairs = list(zip(a, b, strict=True))
-                found[name] = paired_difference(a, b)
-                found["removed_p"] = mcnemar(pairs.count((True, False)), pairs.count((False, True)))
+                found |= _shares(name, first, second)
             else:
                 found[name] = paired_mean(first, second, prompts)
         numbers[key]["paired"] = found

@@ -24,6 +24,8 @@ from nag.engine.call import NotFinite, Row, call_pipeline
 from nag.engine.run import versions
 from nag.engine.verdict import mean_difference
 from nag.errors import Refused, out_of_memory
+from nag.home import HOME
+from nag.media import video
 from nag.presets import Preset
 
 from .plan import Column, Picture
@@ -67,7 +69,7 @@ class Painter:
     @functools.cached_property
     def identity(self) -> dict:
         """Model, machine and code: the same for every picture."""
-        model = loading.PROJECT / self.preset.model
+        model = HOME / self.preset.model
         packages = versions()
         return {
             **{name: getattr(self.preset, name) for name in NAMED},
@@ -139,10 +141,9 @@ class Painter:
             **remarks,
         }
         text.add_text("nag-evaluate", json.dumps(made))
-        image = Image.fromarray(np.concatenate((frames * 255).round().astype(np.uint8), axis=1))
-        unfinished = path.with_suffix(
-            f".{os.getpid()}.part"
-        )  # no other process sees half a picture
+        image = Image.fromarray(np.concatenate(list(map(np.asarray, video.pictures(frames))), 1))
+        # no other process sees half a picture
+        unfinished = path.with_suffix(f".{os.getpid()}.part")
         image.save(unfinished, "png", pnginfo=text, compress_level=1)
         os.replace(unfinished, path)
 

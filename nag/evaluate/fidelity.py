@@ -26,7 +26,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nag.errors import Refused
+from nag.home import HOME
 from nag.pocket import DENOISERS, data
+
+from .colours import palette
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -73,20 +76,10 @@ def lines(pictures: Iterable[Image.Image]) -> float:
 
 
 def off_palette(pictures: Iterable[Image.Image]) -> float:
-    colours = {*data.SKIN, *data.HAIR, "#000000", "#ffffff"}
-    colours |= {
-        colour
-        for name in ("shirt", "background")
-        for variants in data.VARIANTS[name].values()
-        for colour in variants
-    }
-    palette = np.array(
-        [[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in sorted(colours)], np.float32
-    )
     shares = []
     for picture in pictures:
         pixels = np.asarray(picture, np.float32)[::2, ::2].reshape(-1, 1, 3)
-        shares.append((np.abs(pixels - palette).sum(-1).min(-1) > OFF).mean())
+        shares.append((np.abs(pixels - palette()).sum(-1).min(-1) > OFF).mean())
     return float(np.mean(shares))
 
 
@@ -128,7 +121,6 @@ def measure(
     """{steps: the numbers above}"""
     import torch
 
-    from nag.engine import loading
     from nag.explore.counting import wilson
     from nag.media import meter
 
@@ -136,7 +128,7 @@ def measure(
     from .statistics import Frechet
 
     people, captions, stated = asked(count)
-    reader, names = meter.Meter.load(loading.PROJECT / preset.meter), list(data.ATTRIBUTES)
+    reader, names = meter.Meter.load(HOME / preset.meter), list(data.ATTRIBUTES)
     truth = torch.tensor([data.encode_labels(person) for person in people])
     renders = references.renders(pipe.vae, people)
     features = references.look(reader, renders)[1]

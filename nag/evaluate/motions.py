@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from nag.media import video
 from nag.pocket import clips, data
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ def drawn(
     videos = []
     for start in range(0, len(rows), BATCH):
         some = call_pipeline(loaded, request, rows[start : start + BATCH])
-        videos += [[(frame * 255).round().astype(np.uint8) for frame in one] for one in some.pixels]
+        videos += [list(map(np.asarray, video.pictures(one))) for one in some.pixels]
     return videos
 
 

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from nag.engine import loading
 from nag.errors import Refused
+from nag.home import HOME
 from nag.media import meter
 from nag.pocket import clips, data, lids, people
 
@@ -59,7 +59,7 @@ class References:
     ) -> None:
         self.painter, self.folder, self.size = painter, folder, size
         self.cases, self.tuning = cases, tuning
-        self.reader = meter.Meter.load(loading.PROJECT / painter.preset.meter)
+        self.reader = meter.Meter.load(HOME / painter.preset.meter)
         self.names = list(self.reader.attributes)
         self.of_video = bool(painter.preset.fps)
         self.count = CLIP_REFERENCES if self.of_video else REFERENCES
@@ -107,7 +107,7 @@ class References:
         """All that the renders depend on."""
         modules = (data, people, clips, lids) if self.of_video else (data, people)
         parts = [
-            draw.contents(loading.PROJECT / self.painter.preset.meter),
+            draw.contents(HOME / self.painter.preset.meter),
             self.painter.identity["weights"],
             self.painter.preset.model_name,
             self.cases,
@@ -184,7 +184,7 @@ def look(reader: meter.Meter, pictures: list[list]) -> tuple[torch.Tensor, torch
         for start in range(0, len(pictures), 64):
             part = pictures[start : start + 64]
             counts = [len(frames) for frames in part]
-            frames = torch.stack([reader._tensor(frame) for frames in part for frame in frames])
+            frames = torch.stack([reader.tensor(frame) for frames in part for frame in frames])
             near = reader.model.features(frames)
             chances = [head(near).softmax(-1) for head in reader.model.heads]
             means = [[rows.mean(0) for rows in head.split(counts)] for head in chances]

@@ -8,13 +8,15 @@ from collections.abc import Sequence
 
 import torch
 
+from nag.explore.counting import Z
+
 RESAMPLES = 400
 
 
 def of_mean(values: torch.Tensor | Sequence[float]) -> tuple[float, float]:
     """95 % interval of the mean of values (n,), by their standard error."""
     values = torch.as_tensor(values, dtype=torch.float64)
-    half = 1.959964 * float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+    half = Z * float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else 0.0
     return float(values.mean()) - half, float(values.mean()) + half
 
 

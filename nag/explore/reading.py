@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING
 
-from ..engine.loading import PROJECT, import_libraries
+from ..engine.loading import import_libraries
+from ..home import HOME
 from ..media.outcome import Outcome, outcome
 from ..presets import Preset
 from .counting import mcnemar, paired_difference, wilson
@@ -59,7 +60,7 @@ def _meter(folder: str):
     import_libraries()  # first of all threads, or not beside another
     from ..media.meter import Meter
 
-    return Meter.load(PROJECT / folder)
+    return Meter.load(HOME / folder)
 
 
 def meter_of(preset: Preset) -> Meter | None:

@@ -12,7 +12,7 @@ WORDS = {"gone": "gone", "replaced": "{instead} instead", "left": "left", "absen
 COLOURS = {"gone": "#0b6b45", "replaced": "#7a5200", "left": "#b3261e", "absent": PALE}
 
 
-def sheet(grid: Grid, readings: Readings, corner: str = "", title: str = "") -> Image.Image:
+def sheet(grid: Grid, readings: Readings, corner: str = "") -> Image.Image:
     """corner: what the heads are, such as "scale down, alpha across". Missing cells stay empty.
 
     Letters grow with the pictures, so that a sheet of large pictures can be read when it is shrunk.
@@ -25,7 +25,7 @@ def sheet(grid: Grid, readings: Readings, corner: str = "", title: str = "") -> 
     )
     left, right = 2 * gap + min(int(side), 2 * width) + gap, 2 * gap
     total = left + len(grid.across) * (width + gap) + right
-    heading = wrap(title or described(grid), total - 4 * gap, letter)
+    heading = wrap(described(grid), total - 4 * gap, letter)
     top = 2 * gap + len(heading) * line + gap
     foot = line if any(readings.outcome(p) for p in grid.pictures if not p.reference) else 0
     tall = top + line + len(grid.down) * (height + foot + gap) + gap

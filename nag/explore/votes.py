@@ -74,6 +74,10 @@ class Tally:
         decided = self.wins + self.losses
         return wilson(self.wins, decided) if decided else None
 
+    def json(self) -> dict:
+        """The counts, and what follows of them."""
+        return {**vars(self), "score": self.score, "interval": self.interval}
+
 
 def tally(votes: Iterable[Vote], question: str, column: str = "nag") -> Tally:
     """Votes on pairs in which `column` stood."""

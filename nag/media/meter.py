@@ -61,7 +61,7 @@ class Meter:
         of a video, the mean over its frames."""
         pictures = [picture if isinstance(picture, list) else [picture] for picture in pictures]
         logits = self.model(
-            torch.stack([self._tensor(frame) for frames in pictures for frame in frames])
+            torch.stack([self.tensor(frame) for frames in pictures for frame in frames])
         )
         shares = {
             name: [
@@ -78,12 +78,12 @@ class Meter:
             for row in range(len(pictures))
         ]
 
-    def _tensor(self, image):
+    def tensor(self, image: Image.Image) -> torch.Tensor:
+        """A picture as the classifier takes it: (3, size, size), -1 to 1."""
         import numpy as np
         from PIL import Image
 
         if image.size != (self.size, self.size):
             image = image.resize((self.size, self.size), Image.Resampling.BICUBIC)
-        return (
-            torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).float() / 127.5 - 1
-        )  # (3, size, size)
+        pixels = torch.from_numpy(np.array(image.convert("RGB")))
+        return pixels.permute(2, 0, 1).float() / 127.5 - 1

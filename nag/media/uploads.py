@@ -14,9 +14,8 @@ if TYPE_CHECKING:
 BYTES = 12 * 2**20
 PIXELS = 4096 * 4096
 MANY_PIXELS = f"A picture may have at most {PIXELS / 1e6:.0f} million pixels"
-FORMATS = {"PNG": (".png",), "JPEG": (".jpg", ".jpeg"), "WebP": (".webp",)}  # and how files end
-ENDINGS = [ending for endings in FORMATS.values() for ending in endings]
-GIVE = f"give a {', '.join(list(FORMATS)[:-1])} or {list(FORMATS)[-1]}"
+FORMATS = "PNG", "JPEG", "WebP"
+GIVE = f"give a {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
 
 log = logging.getLogger("nag")
 

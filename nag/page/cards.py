@@ -4,7 +4,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..presets import FOLDER, Preset, load_all
+from ..home import ASSETS
+from ..presets import Preset, load_all
 from . import machine
 from .inline import data_uri
 
@@ -45,7 +46,7 @@ def offer(preset: Preset) -> dict:
 
 
 def sample(preset: Preset) -> Path:
-    return FOLDER.parent / "assets" / "results" / preset.name / "nag.png"
+    return ASSETS / "results" / preset.name / "nag.png"
 
 
 def nearest_pocket(preset: Preset) -> str:

@@ -17,7 +17,7 @@ import gradio as gr
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from .. import preset_text
+from .. import preset_text, private
 from ..engine.reuse import LeastRecentlyUsed
 from ..engine.run import Run
 from ..errors import Refused
@@ -50,7 +50,7 @@ class Keeper:
 
         Raises `Refused` where the run, or one of its files, is no longer there.
         """
-        data = event._data or {}
+        data = private.event_data(event)
         run, kind = (str(data.get(name)) for name in ("run", "kind"))
         if kind == "preset":
             path, name = self.preset(data.get("set") or {}, run)

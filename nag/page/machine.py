@@ -27,7 +27,7 @@ def needs_gpu(preset: Preset) -> bool:
     if preset.local or has_gpu():
         return False
     try:
-        check_memory(preset, "cpu", preset.local)
+        check_memory(preset, "cpu")
     except Refused:
         return True
     return False

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import gradio as gr
 
+from .. import private
 from ..errors import Refused
 from ..media import metadata
 from ..presets import Preset, resolve
@@ -64,7 +65,7 @@ def apply(desk: PageHandlers) -> Callable:
 
     def handler(event: gr.EventData, request: gr.Request, *values):
         now = dict(zip(INPUTS, values, strict=True))
-        data = event._data or {}
+        data = private.event_data(event)
         try:
             asked = data.get("set") or metadata.settings_in(data.get("text") or {})
             whole = "preset" in asked and (data.get("text") or asked["preset"] != now["preset"])

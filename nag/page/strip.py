@@ -7,6 +7,7 @@ from ..media.lettering import fit, font
 from .cells import cell
 
 MARGIN, INK, PAPER, PALE = 16, "#1e293b", "#ffffff", "#64748b"
+SIDE = 384  # px
 
 
 def strip(run: Run) -> Image.Image:
@@ -30,9 +31,9 @@ def caption(shown: dict) -> list[tuple[str, int, str]]:
     return [(name, 20, INK), (f"{cost['text']} {cost['unit']}", 15, PALE), *meters]
 
 
-def sheet(shown: list[dict], pictures: list, title: str, side: int = 384) -> Image.Image:
-    """Cells and their pictures; those narrower than `side` px are enlarged by a whole factor."""
-    factor = max(1, side // max(pictures[0].width, 1))
+def sheet(shown: list[dict], pictures: list, title: str) -> Image.Image:
+    """Cells and their pictures; those narrower than `SIDE` are enlarged by a whole factor."""
+    factor = max(1, SIDE // max(pictures[0].width, 1))
     width, height = pictures[0].width * factor, pictures[0].height * factor
     lines = [caption(one) for one in shown]
     foot = 10 + max(sum(size + 8 for _, size, _ in column) for column in lines)

@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -79,15 +78,13 @@ def export(run: Path, assets: Path = ASSETS) -> None:
     """Writes the models whose students this run has trained; the model cards there are written by
     hand and left alone.
     """
-    from safetensors.torch import save_file
-
     from . import clips
     from .reader import load_classifier
     from .train import last_student
 
     if finished := last_student(run):
         save(pipeline(run, finished), assets / "pocket-portrait", data)
-        save_classifier(load_classifier(run), assets / "pocket-portrait" / "classifier", save_file)
+        save_classifier(load_classifier(run), assets / "pocket-portrait" / "classifier")
     if (run / "joint-student.pt").exists():
         save(pipeline(run, "joint-student"), assets / "pocket-joint", data)
         # the many-step teacher shares all but its transformer:
@@ -99,7 +96,7 @@ def export(run: Path, assets: Path = ASSETS) -> None:
         save(pipeline(run, "video-student"), assets / "pocket-video", clips)
     if (run / "video-classifier.pt").exists():
         reads = load_classifier(run, "video-classifier")
-        save_classifier(reads, assets / "pocket-video" / "classifier", save_file)
+        save_classifier(reads, assets / "pocket-video" / "classifier")
 
 
 def save(pipe: DiffusionPipeline, folder: Path, captions: ModuleType) -> None:
@@ -138,11 +135,10 @@ def save_part(module: ModelMixin, folder: Path, variant: str) -> None:
     module.half().save_pretrained(folder, max_shard_size="12MB", variant=variant)
 
 
-def save_classifier(
-    classifier: torch.nn.Module,
-    folder: Path,
-    save_file: Callable[[dict[str, torch.Tensor], Path], None],
-) -> None:
+def save_classifier(classifier: torch.nn.Module, folder: Path) -> None:
+    """A classifier in half precision, with the attributes that it reads."""
+    from safetensors.torch import save_file
+
     folder.mkdir(parents=True, exist_ok=True)
     save_file(
         {name: tensor.half().contiguous() for name, tensor in classifier.state_dict().items()},

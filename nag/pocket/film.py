@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 import nag
 from nag import presets
+from nag.home import HOME
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -69,9 +70,7 @@ def frames() -> Iterator[Image.Image]:
     from diffusers import DiffusionPipeline
 
     preset = presets.load_all()[PRESET]
-    pipe = DiffusionPipeline.from_pretrained(
-        presets.FOLDER.parent / preset.model, dtype=torch.float32
-    )
+    pipe = DiffusionPipeline.from_pretrained(HOME / preset.model, dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     words = [
         f"{pair.prompt.removeprefix('portrait of ')}, not: {pair.negative_prompt}"

@@ -164,17 +164,7 @@ class RoomEndpoints:
         if self.votes is None:
             raise Refused(NO_FILE)
         votes = VoteFile(self.votes).read()
-        found = {question: tally(votes, question, column) for question in QUESTIONS}
-        return {
-            question: {
-                "wins": one.wins,
-                "losses": one.losses,
-                "draws": one.draws,
-                "score": one.score,
-                "interval": one.interval,
-            }
-            for question, one in found.items()
-        }
+        return {question: tally(votes, question, column).json() for question in QUESTIONS}
 
     def _grid(
         self,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import gradio as gr
 
+from ... import private
 from ...engine.run import Column, Run
 from ...engine.verdict import judge
 from ...errors import Refused
@@ -54,7 +55,7 @@ class GalleryRoom:
     def page(self, event: gr.EventData) -> dict:
         """{"column", "case", "outcome", "sort", "page"}, all may be left out -> what the browser
         draws."""
-        return self.value(event._data or {})
+        return self.valueprivate.event_data(event)
 
     def value(self, asked: dict) -> dict:
         """One page of pictures, and what there is to choose from."""
@@ -122,7 +123,7 @@ class GalleryRoom:
     def open(self, event: gr.EventData, request: gr.Request) -> list:
         """{"number", "column"} -> the page's fields and bench with that picture, beside the same
         one without guidance, with CFG and with NAG. Raises `Refused`."""
-        asked = event._data or {}
+        asked = private.event_data(event)
         place = asked.get("number"), asked.get("column")
         if place not in self.results.by_place:
             raise Refused("There is no such picture in these results.")

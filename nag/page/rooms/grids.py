@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import gradio as gr
 
+from ... import private
 from ...engine.reuse import LeastRecentlyUsed
 from ...errors import Refused
 from ...explore.axis import KINDS, parse
@@ -56,7 +57,7 @@ class GridRoom:
 
     def draw(self, event: gr.EventData, request: gr.Request, *values: Value) -> Iterator[dict]:
         """The room's values while its pictures come, coarse to fine. Raises `Refused`."""
-        visit = self._visit(request.session_hash, event._data or {}, values)
+        visit = self._visit(request.session_hash, private.event_data(event), values)
         visit.stop = threading.Event()
         yield visit.shown.value(running=True)
         run_id = uuid.uuid4().hex[:12]
@@ -71,7 +72,7 @@ class GridRoom:
 
     def plan(self, event: gr.EventData, request: gr.Request, *values: Value) -> dict:
         """What these fields would draw, without drawing. Raises `Refused`."""
-        return self._visit(request.session_hash, event._data or {}, values).shown.value()
+        return self._visit(request.session_hash, private.event_data(event), values).shown.value()
 
     def halt(self, request: gr.Request) -> None:
         """Stops within a step; what is there stays."""
@@ -88,7 +89,7 @@ class GridRoom:
         visit = self._known(request.session_hash)
         if visit is None or not any(p.done for p in visit.shown.grid.pictures):
             raise Refused("There is nothing to save yet: draw the grid first.")
-        kind = (event._data or {}).get("export")
+        kind = private.event_data(event).get("export")
         if kind not in SAVED:
             raise Refused(f"A grid is saved as {', '.join(SAVED)}; got {kind!r:.40}.")
         write, suffix, media = SAVED[kind]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import gradio as gr
 
+from ... import private
 from ...engine.reuse import LeastRecentlyUsed
 from ...errors import NAGRuntimeError, Refused
 from ...explore.votes import CHOICES, QUESTIONS, Vote, VoteFile, sides, tally, to_csv
@@ -53,7 +54,7 @@ class VoteRoom:
     def draw(self, event: gr.EventData, request: gr.Request, *values: Value) -> Iterator[dict]:
         """A new pair, on an example of the preset with a seed of its own. Raises `Refused`."""
         ballot = self._ballot(request.session_hash)
-        columns = self._columns(fields(values), event._data or {})
+        columns = self._columns(fields(values), private.event_data(event))
         new = {"guidance": columns, "fresh": False, "seed": self.random.randrange(2**32)}
         found = asked_for(values, **new)
         if found.preset.prompts and not found.preset.image:  # words go with the picture of these
@@ -86,7 +87,7 @@ class VoteRoom:
 
     def answer(self, event: gr.EventData, request: gr.Request) -> dict:
         """{"choice": one of left, right, tie, neither} -> the room's value. Raises `Refused`."""
-        ballot, choice = self._ballot(request.session_hash), (event._data or {}).get("choice")
+        ballot, choice = self._ballot(request.session_hash), private.event_data(event).get("choice")
         if ballot.pair is None:
             raise Refused("This pair was answered already: draw another.")
         if choice not in CHOICES:
@@ -166,12 +167,4 @@ def _sides(pair: dict) -> dict[str, str]:
 def _tally(votes: list[Vote], question: str, key: str) -> dict:
     """The paper's score and the interval of the decided votes, for one column."""
     found = tally(votes, question, key)
-    return {
-        "question": QUESTIONS[question],
-        "name": METHODS[key].label,
-        "wins": found.wins,
-        "losses": found.losses,
-        "draws": found.draws,
-        "score": found.score,
-        "interval": found.interval,
-    }
+    return {"question": QUESTIONS[question], "name": METHODS[key].label, **found.json()}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import gradio as gr
 
+from ... import private
 from ...engine.reuse import LeastRecentlyUsed
 from ...errors import Refused
 from ...explore.inside import check, recording_of
@@ -76,7 +77,7 @@ class XRayRoom:
     def export(self, event: gr.EventData, request: gr.Request, *values: Value) -> dict:
         """The last recording in a file, read at the settings of the page -> the room's value, with
         the file. Raises `Refused`."""
-        last, kind = self.last.get(request.session_hash), (event._data or {}).get("export")
+        last, kind = self.last.get(request.session_hash), private.event_data(event).get("export")
         if last is None:
             raise Refused("There is nothing to save yet: record a picture first.")
         if kind not in SAVED:
