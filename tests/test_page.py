@@ -473,6 +473,66 @@ def test_a_phone_shows_the_wipe_one_knob_and_compare_and_does_not_scroll_sideway
     phone.close()
 
 
+NARROW = ((720, 450), (640, 900), (780, 1024))  # a laptop's screen at 200 %, small tablets
+
+
+@pytest.mark.parametrize("width, height", NARROW)
+def test_nothing_lies_on_anything_on_a_narrow_screen(server, browser, width, height):
+    opened = browser.new_page(viewport={"width": width, "height": height})
+    opened.goto(server)
+    opened.wait_for_function(f"{DONE} == 3")
+    opened.wait_for_selector("#nag_alpha input")
+    opened.click("[data-view=side]")
+    opened.wait_for_timeout(700)
+    assert opened.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    bar = ["#model", "#theme", "#menu"] + [f"#rooms [role=tab] >> nth={i}" for i in range(5)]
+    apart(opened, [*bar, "#prompt", "#negative"])
+    apart(opened, ["#nag_alpha", "#nag_scale", "#compare", "#stop"])
+    apart(opened, [f"#bench .meter {part} >> nth={i}" for i in range(3) for part in ("em", "> i")])
+    apart(opened, [f"#bench .frame >> nth={i}" for i in range(3)] + ["#bench .add"])
+    frame = opened.locator("#bench .frame").first.bounding_box()
+    assert opened.locator("#bench .add").bounding_box()["height"] < frame["height"]
+    opened.close()
+
+
+def apart(page, parts):
+    """Fails where two of them overlap."""
+    boxes = {part: page.locator(part).bounding_box() for part in parts}
+    for one, other in itertools.combinations(parts, 2):
+        assert not overlap(boxes[one], boxes[other]), (one, other, boxes[one], boxes[other])
+
+
+@pytest.mark.parametrize("width, height", ((1440, 900), (1280, 720), (820, 1180), (390, 844)))
+def test_a_picture_to_begin_with_leaves_compare_its_place(server, browser, width, height):
+    opened = browser.new_page(viewport={"width": width, "height": height})
+    opened.goto(f"{server}/?preset=flux-kontext")
+    opened.wait_for_selector("#begin [data-testid=upload-text]", state="attached")
+    opened.wait_for_timeout(700)
+    apart(opened, ["#prompt", "#negative", "#begin", "#compare", "#stop"])
+    assert opened.locator("#compare").bounding_box()["width"] > 100
+    assert opened.locator("#words").bounding_box()["height"] < (80 if width > 780 else 130)
+    inside = "e => e.scrollWidth <= e.clientWidth && e.scrollHeight <= e.clientHeight + 1"
+    assert opened.locator("#compare").evaluate(inside), "its word is not cut"
+    opened.close()
+
+
+def test_a_low_phone_shows_the_picture_whole(server, browser):
+    phone = browser.new_page(viewport={"width": 360, "height": 640}, has_touch=True)
+    phone.goto(server)
+    phone.wait_for_selector("#nag_alpha input")
+    phone.wait_for_timeout(1200)
+    assert phone.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    dock = phone.locator("#dock").bounding_box()["y"]
+    for part in ("#bench .stage.wipe .frame", "#bench .verdict"):
+        box = phone.locator(part).bounding_box()
+        assert box["y"] + box["height"] <= dock + 0.5, (part, box, dock)
+    assert phone.locator("#bench .stage .frame").bounding_box()["width"] >= 200
+    apart(phone, ["#nag_alpha .head", "#compare", "#stop"])
+    small = phone.evaluate(TARGETS)
+    assert not small, small
+    phone.close()
+
+
 TARGETS = """() => [...document.querySelectorAll('button, select, a[href]')]
     .filter(e => e.offsetParent)
     .map(e => [e.id || e.className || e.textContent, e.getBoundingClientRect()])

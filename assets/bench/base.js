@@ -3,7 +3,7 @@
 // goes through textContent.
 const bench = element.closest('#bench') || element;
 const still = matchMedia('(prefers-reduced-motion: reduce)');
-const phone = matchMedia('(max-width: 640px)');
+const phone = matchMedia('(max-width: 780px)');
 const NOTHING = { cells: [], chips: [], hint: '', over: true, request: null };
 const STATES = {
   queued: 'waiting',

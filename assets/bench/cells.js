@@ -238,4 +238,20 @@ function drawCells() {
   });
   const add = $('.add') || addButton();
   if (node.lastChild !== add) node.append(add);
+  add.hidden = !shown.length;
+  drawWells(node, shown.length ? [] : (fields && fields.guidance) || ['none', 'cfg', 'nag']);
+}
+
+// A model without a sample: its columns by name, and what fills them.
+function drawWells(node, keys) {
+  if (keys.length) element.style.setProperty('--n', keys.length);
+  if (every('.well', node).map(one => one.dataset.key).join() === keys.join()) return;
+  every('.well', node).forEach(one => one.remove());
+  keys.forEach(key => {
+    const figure = make('figure', 'well', node);
+    figure.dataset.key = key;
+    make('div', 'note', make('div', 'frame', figure), 'Press Compare');
+    const head = make('div', 'head', make('figcaption', 'cap', figure));
+    make('b', '', head, METHODS[key].replace(/,.*/, ''));
+  });
 }

@@ -18,9 +18,10 @@ function openHelp(anchor) {
 function openPhoneMenu(button) {
   const menu = $('#save-menu');
   menu.replaceChildren();
-  for (const id of ['link', 'save', 'open', 'help']) {
+  for (const id of ['link', 'save', 'open', 'more', 'help']) {
     const one = document.querySelector('#' + id);
-    if (one) item(menu, one.textContent, '', () => BAR[id](button));
+    const name = one && id === 'more' ? 'More settings' : one && one.textContent;
+    if (one) item(menu, name, '', () => BAR[id](button));
   }
   openMenu(menu, button);
 }
@@ -263,3 +264,25 @@ if (phone.matches)
     const dock = document.querySelector('#dock');
     if (dock) dock.scrollLeft = 0;
   }, 300);
+
+// On a phone the dock is one sideways strip: dots say how much there is in it, and where one is.
+function drawDots(dock) {
+  const stops = every('.knob, #seed', dock)
+    .filter(one => one.offsetParent)
+    .map(one => one.offsetLeft)
+    .sort((a, b) => a - b);
+  const row = document.querySelector('.dots') || make('div', 'dots', dock.parentNode);
+  row.setAttribute('aria-hidden', 'true');
+  if (row.children.length !== stops.length) row.replaceChildren(...stops.map(() => make('i')));
+  const seen = dock.scrollLeft + dock.clientWidth;
+  const here =
+    seen > dock.scrollWidth - 4
+      ? stops.length - 1
+      : stops.filter(left => left <= dock.scrollLeft + dock.clientWidth / 3).length - 1;
+  every('i', row).forEach((dot, i) => dot.classList.toggle('on', i === Math.max(0, here)));
+}
+const strip = document.querySelector('#dock');
+if (strip) {
+  strip.addEventListener('scroll', () => drawDots(strip), { passive: true });
+  new ResizeObserver(() => drawDots(strip)).observe(strip);
+}

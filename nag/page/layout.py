@@ -101,7 +101,8 @@ def words(preset: Preset) -> dict:
             "begin": StartPicture(
                 sources=["upload", "clipboard"],
                 visible=preset.image,
-                height=96,
+                height=48,
+                placeholder="Choose or drop",
                 label="Start image",
                 elem_id="begin",
                 buttons=[],
