@@ -53,5 +53,6 @@ def default(name: str) -> Value:
     return list(value) if isinstance(value, tuple) else value
 
 
-def short(text: str, length: int = 24) -> str:
-    return text if len(text) <= length else text[: length - 1].rstrip(" ,") + "…"
+def short(text: str) -> str:
+    """Words as a part of a title."""
+    return text if len(text) <= 24 else text[:23].rstrip(" ,") + "…"

@@ -1,8 +1,8 @@
-"""One schema for the page, the API and the command line: what may be asked of a comparison, and
-what a preset says.
+"""Preset files: what one may say, reading them, and `resolve`, which makes a complete request of
+any subset of settings, for the page, the API and the command line alike.
 
-Everything that arrives is checked here, before a model is touched, and refused in a sentence that
-names the field, the value and the range. Nothing here knows of diffusers.
+Everything that arrives is checked here and in `request.py`, before a model is touched, and refused
+in a sentence that names the field, the value and the range. Nothing here knows of diffusers.
 """
 
 import difflib
@@ -61,18 +61,15 @@ class Preset(BaseModel):
     title: str
     model: str  # repository on the hub, or a folder relative to this project
     revision: str | None = None  # a commit of the repository
-    variant: str | None = (
-        # "fp16" where there are half-precision files beside the full ones; another set of weights
-        None
-    )
+    # "fp16" where there are half-precision files beside the full ones; another set of weights
+    variant: str | None = None
     weights: str | None = None  # one file in place of the model's own, `with_model` sets it
     pipeline: str = "DiffusionPipeline"  # diffusers class; the default reads model_index.json
     dtype: Literal["float32", "float16", "bfloat16", "auto"] = "auto"
     vae_dtype: Literal["float32", "float16", "bfloat16"] | None = None  # where it is another one
     size_gb: Annotated[float, Field(ge=0)] = 0  # all weights in memory at that dtype
-    largest_gb: Annotated[float, Field(ge=0)] = (
-        0  # of them, the largest part alone: what model offload needs at once
-    )
+    # of them, the largest part alone: what model offload needs at once
+    largest_gb: Annotated[float, Field(ge=0)] = 0
     download_gb: Annotated[float, Field(ge=0)] = 0  # what is fetched; 0: as much as `size_gb`
     licence: str = ""  # of the weights: SPDX in lower case, or the name its owners give it
     gated: bool = False  # that licence must be accepted on the model's page
@@ -80,24 +77,18 @@ class Preset(BaseModel):
     lora: dict[str, str] | None = None  # {"model", "revision", "weight_name"}, needs peft
     arguments: dict[str, Any] = {}  # further constant arguments of the pipeline call
     cfg: bool = True  # the pipeline takes a negative prompt; False: columns with CFG are refused
-    cfg_offset: float = (
-        0  # added to guidance_scale: -1 for pipelines that compute cond + scale * (cond - uncond)
-    )
+    # added to guidance_scale: -1 for pipelines that compute cond + scale * (cond - uncond)
+    cfg_offset: float = 0
     image: bool = False  # the pipeline starts from a picture of the user's
     fps: Annotated[int, Field(ge=0)] = 0  # frames a second of a video; 0: a picture
     frames: Annotated[int, Field(ge=1)] = 1  # num_frames is a multiple of this many, plus 1
     multiple: Annotated[int, Field(ge=1)] = 8  # width and height are multiples of this many pixels
-    ranges: dict[
-        Literal[RANGED], tuple[float, float]
-    ] = {}  # narrower than Request's, for the sliders and the validator
-    batch: Annotated[int, Field(ge=0)] = (
-        # most prompts of one call; 0: any number. 1 where a picture depends on how many there are
-        0
-    )
-    cap: Annotated[float, Field(ge=0)] = (
-        # largest width * height * num_frames * steps * denoiser calls; 0: four times the defaults
-        0
-    )
+    # narrower than Request's, for the sliders and the validator
+    ranges: dict[Literal[RANGED], tuple[float, float]] = {}
+    # most prompts of one call; 0: any number. 1 where a picture depends on how many there are
+    batch: Annotated[int, Field(ge=0)] = 0
+    # largest width * height * num_frames * steps * denoiser calls; 0: four times the defaults
+    cap: Annotated[float, Field(ge=0)] = 0
     meter: str | None = None  # folder of a classifier that reads the pictures
     prompts: tuple[PromptPair, ...] = ()
     settings: dict[str, Any]  # defaults for Request; stands flat in the file
@@ -127,6 +118,13 @@ class Preset(BaseModel):
     def fetched_gb(self) -> float:
         """Size of the files: more than in memory where they are stored in float32."""
         return self.download_gb or self.size_gb
+
+    @property
+    def size(self) -> str:
+        """Of its weights in memory, as people read it: "34 GB", "60 MB", or "" where unknown."""
+        if not self.size_gb:
+            return ""
+        return f"{self.size_gb:g} GB" if self.size_gb >= 1 else f"{1000 * self.size_gb:.0f} MB"
 
     @property
     def memory(self) -> str:

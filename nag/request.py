@@ -93,9 +93,8 @@ class Request(BaseModel):
     nag_normalisation: Switch = True  # False, an ablation: nothing bounds the norm, tau is not used
     # False, an ablation: the guided result is not blended with the un-guided, alpha is not used
     nag_refinement: Switch = True
-    nasa_scale: Annotated[Real, Field(ge=0, le=10)] = (
-        0.5  # of the rivals, see `NAGSettings`; starting points, not published settings
-    )
+    # of the rivals, see `NAGSettings`; starting points, not published settings
+    nasa_scale: Annotated[Real, Field(ge=0, le=10)] = 0.5
     ong_scale: Annotated[Real, Field(ge=0, le=20)] = 0.5
     vsf_scale: Annotated[Real, Field(ge=0, le=20)] = 1.0
     vsf_bias: Annotated[Real, Field(ge=0, le=10)] = NAG.bias

@@ -141,8 +141,10 @@ def launch(
 ) -> None:
     """Runs the kernel.
 
-    numbers: handed over as they are. sizes: of these and of the constants what Triton chooses by,
-    among what it compiled, as it does by the alignment of the tensors that are `read`.
+    read: the tensors that are read; order: which of them is which of the kernel's first arguments.
+    numbers: its scalar arguments, in order. sizes: those of them, and of the constants, for which
+    Triton compiles a kernel of its own; with device, dtypes and the tensors' alignment they are the
+    key of `compiled`.
     """
     if torch.compiler.is_compiling() or compiled is None:
         return launch_by_triton(grid, read, order, out, numbers, sizes)

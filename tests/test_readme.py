@@ -49,6 +49,13 @@ def test_the_front_page_is_read_in_two_minutes():
     assert len((ROOT / "README.md").read_bytes()) <= 10_000
 
 
+@pytest.mark.parametrize("folder", ["nag/page", "tests"])
+def test_a_table_of_files_leaves_none_out(folder):
+    text, here = READMES[f"{folder}/README.md"], ROOT / folder
+    files = [path.name for path in here.glob("test_*.py" if folder == "tests" else "*.py")]
+    assert [name for name in files if name != "__init__.py" and f"`{name}`" not in text] == []
+
+
 def test_the_house_has_every_room_with_its_purpose():
     house = FRONT[FRONT.index("## The house") :]
     rooms = {f"nag/{path.name}" for path in (ROOT / "nag").glob("*.py")} - {"nag/__init__.py"}

@@ -121,7 +121,7 @@ def call_pipeline(
     arguments["output_type"] = "np"
     clock = StepClock(pipe, loaded.device, on_step, len(rows))
     guided = _guided(pipe, request, rows, record)
-    with _around(loaded, rows), guided as progress, _watched(pipe, clock):
+    with _surroundings(loaded, rows), guided as progress, _watched(pipe, clock):
         result = pipe(**arguments)
         seconds = clock.since_start()
     pixels = [video.pixels_of(result, i) for i in range(len(rows))]
@@ -149,9 +149,10 @@ def _arguments_of_rows(rows: list[Row], cfg: bool) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _around(loaded: Loaded, rows: list[Row]) -> Iterator[None]:
-    """What is known of the words is used, and what becomes of them is heard. Before `guide`, which
-    then asks here for the negative prompt too."""
+def _surroundings(loaded: Loaded, rows: list[Row]) -> Iterator[None]:
+    """What surrounds every pipeline call: inference mode, noise in float32, embeddings that are
+    kept, and a listener that counts the words that tokenizers cut. Entered before `guide`, so that
+    the negative prompt goes the same way."""
     import torch
 
     from ..patch import wrap_method

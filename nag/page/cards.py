@@ -41,7 +41,7 @@ def offer(preset: Preset) -> dict:
     """A model that runs here, with its sample."""
     with Image.open(sample(preset)) as image:
         small = data_uri(image, 96)
-    about = f"{preset.size_gb:g} GB · {preset.licence.upper()}"
+    about = f"{preset.size} · {preset.licence.upper()}"
     return {"preset": preset.name, "title": preset.title, "about": about, "image": small}
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from ..engine.run import Column, Run, decisive
 from ..home import ASSETS
 from ..methods import METHODS
+from ..preset_text import short
 from ..presets import Preset
 from ..request import Request
 from .cards import card
@@ -228,10 +229,6 @@ def chip(pair: PromptPair, preset: Preset) -> dict:
         "set": {n: preset.settings.get(n, Request.model_fields[n].default) for n in KNOBS}
         | {"prompt": pair.prompt, "negative_prompt": pair.negative_prompt, "seed": seed},
     }
-
-
-def short(text: str, length: int = 22) -> str:
-    return text if len(text) <= length else text[: length - 1].rstrip(" ,") + "…"
 
 
 def shipped(preset: str) -> dict:

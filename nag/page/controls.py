@@ -113,8 +113,7 @@ def number(text: str) -> Value:
 def listed(preset: Preset, where: str) -> str:
     """A preset's name in the list of models, with its group, size and licence."""
     group = "Video" if preset.fps else "Edit" if preset.image else ""
-    size = f"{preset.size_gb:g} GB" if preset.size_gb >= 1 else f"{1000 * preset.size_gb:.0f} MB"
-    known = (group, where, size * (preset.size_gb > 0), preset.licence.partition(",")[0])
+    known = (group, where, preset.size, preset.licence.partition(",")[0])
     facts = " · ".join(filter(None, known))
     return (
         f"{preset.title}\u2003\u2003\u2003{facts}"  # the closed list has room for the title alone
