@@ -95,10 +95,10 @@ def test_a_number_that_is_equal_is_the_same():
 
 def test_a_presets_own_range_is_said_with_all_digits():
     text = (presets.FOLDER / "pocket-portrait.json").read_text()
-    narrow = {"ranges": {"seed": [5, 2**31 + 1], "nag_alpha": [0.25, 0.9]}}
+    narrow = {"ranges": {"seed": [1, 2**31 + 1], "nag_alpha": [0.25, 0.9]}}
     preset = presets.parse("mine", json.dumps(json.loads(text) | narrow))
     for raw, sentence in (
-        ({"seed": 2**31 + 2}, f"seed must be between 5 and {2**31 + 1} .*, got {2**31 + 2}"),
+        ({"seed": 2**31 + 2}, f"seed must be between 1 and {2**31 + 1} .*, got {2**31 + 2}"),
         ({"nag_alpha": 0.9000001}, "nag_alpha must be between 0.25 and 0.9 .*, got 0.9000001"),
     ):
         with pytest.raises(Refused, match=sentence):
