@@ -34,6 +34,7 @@ from nag.engine.run import Column, Run
 from nag.media import video
 from nag.page import keep
 
+NOTE = "document.querySelector('#bench .cell.nag .state')?.innerText"
 SEED = "document.querySelector('#seed input').value == '{}'"
 BACK = (
     "document.querySelector('#away') && /is back/.test(document.querySelector('#away').innerText)"
@@ -316,6 +317,52 @@ def test_a_link_that_is_opened_draws_its_own_pictures_at_once(browser, server):
     assert "seed 0, 4 steps" in opened.inner_text("#bench .cell.nag")
     assert not opened.query_selector("#bench .cell.stale")
     opened.close()
+
+
+IDLE = "!document.querySelector('#compare').disabled"
+LINKED = "sessionStorage.getItem('nag-link') == location.search"
+
+
+def test_what_is_typed_or_chosen_after_a_link_waits_for_compare_and_survives_a_reload(page, server):
+    """A link whose pictures are there already left the next keystroke to be taken for it."""
+    page.goto(f"{server}/?preset=pocket-portrait")
+    page.wait_for_function(LINKED)
+    page.fill("#prompt textarea", "portrait of a pirate")
+    page.wait_for_timeout(1000)
+    assert page.evaluate(IDLE) and page.inner_text("#bench .moves") == "Compare"
+    page.reload()
+    page.wait_for_function("document.querySelector('#prompt textarea')?.value.includes('pirate')")
+    page.wait_for_timeout(1500)
+    assert page.input_value("#prompt textarea") == "portrait of a pirate" and page.evaluate(IDLE)
+    compare(page)
+    assert "prompt=" in page.url
+    choose(page, "Pocket joint (Flux-like)")
+    page.wait_for_function(SEED.format(2))
+    page.wait_for_timeout(1000)
+    assert page.evaluate(IDLE) and "sample" in page.inner_text("#bench .cell.nag")
+    page.goto(f"{server}/?preset=flux-dev")
+    page.wait_for_function(LINKED)
+    page.fill("#prompt textarea", "a lighthouse")
+    page.wait_for_timeout(400)
+    page.reload()
+    page.wait_for_function("document.querySelector('#prompt textarea')?.value == 'a lighthouse'")
+    page.wait_for_timeout(1500)
+    assert page.input_value("#prompt textarea") == "a lighthouse" and page.evaluate(IDLE)
+
+
+@pytest.mark.parametrize(
+    "query, drawn",
+    [
+        ('preset=pocket-portrait&guidance=["none","nag","ong"]', ["No guidance", "NAG", "ONG"]),
+        ("preset=pocket-joint-teacher", ["No guidance", "CFG", "NAG"]),
+    ],
+)
+def test_a_link_to_other_columns_or_to_a_model_without_a_sample_draws_them(
+    page, server, query, drawn
+):
+    page.goto(f"{server}/?{query}")
+    page.wait_for_function(f"{DONE} == 3 && /processor/.test({NOTE})", timeout=120_000)
+    assert page.locator("#bench .cell .head b").all_inner_texts() == drawn
 
 
 def test_clicks_while_an_opened_link_still_draws_are_answered(browser, server):

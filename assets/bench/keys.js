@@ -241,6 +241,7 @@ function receive() {
     good.preset === fields.preset;
   if (late) props.value = good;
   else good = now;
+  settle();
   redraw();
 }
 

@@ -29,9 +29,7 @@ function readSettings() {
   // text from right to left begins at the right
   for (const field of document.querySelectorAll('#prompt textarea, #negative textarea'))
     field.dir = 'auto';
-  const names = Object.keys(wantedFields || {});
-  if (names.length && names.every(name => same(fields[name], wantedFields[name]))) endRestoring();
-  if (restored) followLink();
+  settle();
   if (restored) {
     store('nag-settings', JSON.stringify(fields));
     store('nag-settings', JSON.stringify(fields), 'sessionStorage');
@@ -40,27 +38,60 @@ function readSettings() {
 }
 
 // After a reload the fields are as they were left in this tab, in a new tab as in the last one; a
-// link that somebody sent is stronger. Nothing is stored until they are back: a server that was
-// just started answers late, and the next reload would find the page's own words.
+// link that somebody sent is stronger, until it was opened: what is changed after that is one's
+// own. Nothing is stored until they are back: a server that was just started answers late, and the
+// next reload would find the page's own words.
 const LATEST = 10000; // ms after which fields that did not come back are given up
+let restoring = false;
 let restored = false;
 let wantedFields = null;
+let link = null; // the fields that the address asked for, once the server has read it
+let kept = null; // what this tab had in its fields when it was left
 const afterwards = []; // what waits for the fields
 function restore() {
   if (value().offline) return;
   const own = location.search === '' || location.search === stored('nag-link', 'sessionStorage');
-  const kept = own && (stored('nag-settings', 'sessionStorage') || stored('nag-settings'));
+  const left = own && (stored('nag-settings', 'sessionStorage') || stored('nag-settings'));
   try {
-    wantedFields = kept ? { ...JSON.parse(kept), fresh: false } : null;
+    kept = left ? { ...JSON.parse(left), fresh: false } : null;
   } catch {
-    wantedFields = null; // not ours
+    kept = null; // not ours
   }
-  if (!wantedFields) {
-    setTimeout(endRestoring, 1200);
+  restoring = true;
+  setTimeout(endRestoring, kept || named() ? LATEST : 1200);
+  // a link's fields come anyhow, and would fall upon those that come before them
+  if (!named()) bringBack();
+  settle();
+}
+
+// Whether the address asks for settings.
+function named() {
+  return [...new URLSearchParams(location.search).keys()].some(key => NAMES.includes(key));
+}
+
+function bringBack() {
+  if (!kept) return;
+  wantedFields = kept;
+  trigger('input', { set: kept, quiet: true });
+}
+
+function arrived(wanted) {
+  return !!fields && NAMES.every(name => !(name in wanted) || same(fields[name], wanted[name]));
+}
+
+// The address is read first, then what was changed after that; the pictures of a link may come
+// before its fields.
+function settle() {
+  if (!restoring || restored) return;
+  if (wantedFields) {
+    if (arrived(wantedFields)) endRestoring();
     return;
   }
-  trigger('input', { set: wantedFields, quiet: true });
-  setTimeout(endRestoring, LATEST);
+  link = link || value().linked || null;
+  if (!link || !arrived(link)) return;
+  store('nag-link', location.search, 'sessionStorage');
+  if (kept && !arrived(kept)) bringBack();
+  else endRestoring();
 }
 
 function endRestoring() {
@@ -69,17 +100,17 @@ function endRestoring() {
   wantedFields = null;
   afterwards.splice(0).forEach(one => one());
   readSettings();
+  followLink();
 }
 
-// A link that was opened shows its own pictures, not the sample of other words: where the model is
-// at hand they are drawn, once; after a server was lost its bar offers that instead.
-let followed = false;
+// A link that was opened shows its own pictures, not the sample of other words or columns: where
+// the model is at hand they are drawn; after a server was lost its bar offers that instead. Asked
+// once, when the fields are there: what is typed or chosen later waits for Compare.
 function followLink() {
-  const named = [...new URLSearchParams(location.search).keys()].some(key => NAMES.includes(key));
-  if (followed || !named || !value().sample || !value().local || busy()) return;
-  if (!staleColumns() || offersAgain()) return;
-  followed = true;
-  setTimeout(pressCompare, 50);
+  const now = value();
+  if (!link || !arrived(link) || !now.sample || !now.local || busy() || offersAgain()) return;
+  const shown = now.cells.map(cell => cell.key).sort();
+  if (staleColumns() || !same(shown, [...fields.guidance].sort())) setTimeout(pressCompare, 50);
 }
 
 const toggle = () => document.querySelector('#live input');
