@@ -219,6 +219,7 @@ function redraw() {
   drawCells();
   drawChips();
   drawVisit();
+  time();
   drawVerdict();
   drawState();
   drawScrubber();

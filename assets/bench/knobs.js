@@ -1,8 +1,8 @@
 // The page's fields as the bench sees them: stale pictures, live redraws, and what survives a
 // reload.
 const LIVE = '#nag_scale, #nag_tau, #nag_alpha, #nag_end';
-const FAST = 2; // seconds that a NAG column may take to be drawn while a knob moves
-let chosen = null;
+const FAST = 8; // seconds that a NAG column may take to be drawn while a knob moves
+let chosen = null; // of the switch Live, by the visitor
 let waiting = null;
 
 // The browser's own storage, not gr.BrowserState: that encrypts with a key of the server's process,
@@ -108,23 +108,40 @@ function endRestoring() {
 // once, when the fields are there: what is typed or chosen later waits for Compare.
 function followLink() {
   const now = value();
+  const room = new URLSearchParams(location.search).get('room');
+  if (room && tabOf(room)) {
+    openRoom(room); // which has a button of its own
+    return;
+  }
   if (!link || !arrived(link) || !now.sample || !now.local || busy() || offersAgain()) return;
   const shown = now.cells.map(cell => cell.key).sort();
   if (staleColumns() || !same(shown, [...fields.guidance].sort())) setTimeout(pressCompare, 50);
 }
 
 const toggle = () => document.querySelector('#live input');
-function seconds() {
-  const cell = value().cells.find(one => one.key === 'nag');
-  return cell && cell.state === 'done' ? cell.seconds : null;
+// What NAG took in this visit, of one model. The first one waits for a model that warms up, and
+// what was kept, or drawn together with others, says nothing of this.
+let timed = { preset: '', runs: [], seconds: [] };
+function time() {
+  const now = value();
+  if (timed.preset !== now.preset) timed = { preset: now.preset, runs: [], seconds: [] };
+  const cell = now.cells.find(one => one.key.includes('nag'));
+  if (now.sample || busy() || !cell || !cell.alone || timed.runs.includes(now.run)) return;
+  timed.runs.push(now.run);
+  timed.seconds.push(cell.seconds);
 }
-function quick() {
-  const took = seconds();
-  return took ? took < FAST : !!value().local;
+
+// Seconds, where Live went off by itself: models that ship always follow the knob, others where the
+// best of the last three pictures was soon there.
+function slow() {
+  if (value().shipped || chosen !== null || !toggle()) return 0;
+  const last = timed.seconds.slice(1).slice(-3);
+  const best = last.length ? Math.min(...last) : 0;
+  return best > FAST ? best : 0;
 }
 function live() {
   const box = toggle();
-  return !!box && (chosen === null ? quick() : chosen);
+  return !!box && (chosen === null ? !slow() : chosen);
 }
 function drawLive() {
   const box = toggle();
@@ -142,11 +159,13 @@ document.addEventListener('change', event => {
   waiting = setTimeout(redrawNag, 180); // keys move a knob in many small steps
 });
 
-// Only where the pictures beside it are those of the settings: else it is a new comparison.
+// Only where the pictures beside it are those of the settings: else it is a new comparison. In
+// another room the knob is that room's.
 function redrawNag() {
-  if (!fields || !live()) return;
+  if (!fields || !live() || !element.checkVisibility()) return;
   const others = value().cells.filter(cell => !cell.key.includes('nag') && cell.state === 'done');
-  if (others.some(cell => changed(cell.made, fields).length) || !value().cells.length) return;
+  if (others.some(cell => changed(cell.made, fields).length)) return;
+  if (!value().cells.some(cell => cell.state === 'done')) return;
   const nag = value().cells.find(cell => cell.key.includes('nag'));
   if (!busy() && nag && nag.state === 'done' && !changed(nag.made, fields).length) return;
   trigger('submit', {});

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 GALLERY = "gallery"
 TO_COMPARE = """() => [...document.querySelectorAll('#rooms [role=tab]')][0].click()"""
+FAILED = "() => {{ dispatchEvent(new CustomEvent('nag-failed', {{ detail: '{}' }})); }}"
 ROOMS = {"sweep": "Sweep", "seeds": "Seeds", "xray": "X-ray", "vote": "Vote"}
 
 
@@ -56,7 +57,8 @@ def connect(
     answers = grids | {"xray": XRayRoom(desk.rooms), "vote": vote}
     for name, answer in answers.items():
         one = rooms[name]
-        one.submit(answer.draw, asked, one, api_name=f"{name}_draw", **TURN, **QUIET)
+        drawn = one.submit(answer.draw, asked, one, api_name=f"{name}_draw", **TURN, **QUIET)
+        drawn.failure(None, None, None, js=FAILED.format(name), **QUIET)
         one.stop(answer.halt, None, None, api_name=f"{name}_halt", **SOON)
         one.apply(restore.apply(desk), inputs, fields, api_name=f"{name}_apply", **SOON)
         demo.unload(answer.halt)
