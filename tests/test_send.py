@@ -76,6 +76,18 @@ def test_what_differs_between_two_columns_and_between_two_runs(page):
     assert "Seed" in page.inner_text("#differ-menu .alike >> nth=0")
     page.select_option("#differ-menu select >> nth=0", label="No guidance")
     assert table(page)["Negative prompt"] == ["not used", "hat"]
+    page.keyboard.press("Escape")
+    for asked in ({"guidance": ["none", "nag", "ong"]}, {"ong_scale": 0.8}):
+        page.click("#open")
+        page.fill("#open-menu textarea", json.dumps(asked))
+        page.click("#open-menu >> text=Use this text")
+        page.wait_for_timeout(800)
+        assert page.text_content("#bench .told") == "The text is read."
+        compare(page)
+    labels = page.locator("#bench .past small:not(.outcome)").all_inner_texts()
+    assert labels[:2] == ["ONG 0.8", "+ ONG, − CFG"]
+    page.click("#bench .differ")
+    assert table(page)["ONG scale"] == ["0.5", "0.8"]
 
 
 def test_settings_are_saved_as_a_preset_file(page, tmp_path):
@@ -125,8 +137,11 @@ def test_pasted_parameters_fill_the_fields_and_what_does_not_fit_is_named(page):
     assert page.input_value("#prompt textarea") == "a fox"
     page.click("#open")
     page.fill("#open-menu textarea", "nothing of use")
+    page.evaluate("document.querySelector('#bench .told').textContent = ''")
     page.click("#open-menu >> text=Use this text")
     page.wait_for_selector("text=This text carries no settings")
+    page.wait_for_timeout(300)
+    assert page.text_content("#bench .told") == "", "told beside the error"
     page.click("#open")
     page.fill("#open-menu textarea", "?seed=12&prompt=a%20pirate")
     page.click("#open-menu >> text=Use this text")
@@ -305,6 +320,12 @@ def test_a_link_is_what_the_fields_say_also_before_a_run(page, server):
     page.goto(link)
     page.wait_for_function("document.querySelector('#prompt textarea')?.value.includes('& thin')")
     assert page.input_value("#nag_alpha input[type=number]") == "0.31"
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.click("#menu")
+    page.click("#save-menu >> text=Copy link")
+    page.wait_for_selector("#copied", state="visible")
+    assert page.inner_text("#copied") == "Copied" and page.text_content("#menu").strip() == "Menu"
+    page.wait_for_selector("#copied", state="hidden")
 
 
 def test_a_link_that_is_opened_draws_its_own_pictures_at_once(browser, server):
