@@ -374,6 +374,9 @@ ELSEWHERE = """async () => {  // the bar, while another room is looked at and a 
 }"""
 SET = "window.nagSettings[NAMES.indexOf('{}')] = {}; dispatchEvent(new Event('nag-settings'));"
 SET = SET.replace("NAMES", json.dumps(INPUTS))
+RAN = """() => new MutationObserver(() => {
+    window.ran ||= !document.querySelector('#room-xray .halt').hidden;
+}).observe(document.querySelector('#room-xray'), { subtree: true, attributes: true })"""
 ZERO = """() => new MutationObserver(() => {
     window.zero ||= /\\b0 of 0/.test(document.querySelector('#room-seeds table').innerText);
 }).observe(document.querySelector('#room-seeds'), { subtree: true, childList: true })"""
@@ -476,9 +479,9 @@ def test_an_x_ray_on_the_page_follows_the_knob_without_a_run(page):
     page.evaluate(SET.format("nag_tau", 2.5) + SET.format("nag_refinement", "true"))
     choose(page, "FLUX.1 schnell")
     page.wait_for_function("window.nagSettings[0] == 'flux-schnell'")
+    page.evaluate(RAN)
     page.click("#compare")
-    page.wait_for_selector("#room-xray .halt:not([hidden])", state="attached")
-    page.wait_for_selector("#room-xray .go:not([hidden])", state="attached")
+    page.wait_for_function("window.ran && document.querySelector('#room-xray .halt').hidden")
     assert page.inner_text("#state") != "Drawing in X-ray", "what failed is over"
     choose(page, "Pocket portrait")
     page.wait_for_function("window.nagSettings[0] == 'pocket-portrait'")
