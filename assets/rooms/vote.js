@@ -45,10 +45,10 @@ function drawExamples() {
   const instead = visible() && !!window.nagExamples;
   const words = document.querySelector('#prompt');
   if (!words || (!instead && !document.querySelector('#examples'))) return;
-  const note = document.querySelector('#examples') || make('p', 'note');
+  const note = document.querySelector('#examples') || make('p');
   note.id = 'examples';
   note.textContent = 'Examples of this model, with a seed of their own';
-  Object.assign(note.style, { margin: 'auto 0', padding: '0 12px' });
+  Object.assign(note.style, { gridColumn: '1 / 3', margin: 'auto 0' }); // both fields' places
   if (!note.parentNode) words.before(note);
   note.style.display = instead ? '' : 'none';
   for (const one of LEFT_ASIDE) {
