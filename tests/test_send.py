@@ -35,6 +35,7 @@ from nag.media import video
 from nag.page import keep
 
 NOTE = "document.querySelector('#bench .cell.nag .state')?.innerText"
+TOLD = "document.querySelector('#bench .told').textContent"
 SEED = "document.querySelector('#seed input').value == '{}'"
 BACK = (
     "document.querySelector('#away') && /is back/.test(document.querySelector('#away').innerText)"
@@ -78,11 +79,11 @@ def test_what_differs_between_two_columns_and_between_two_runs(page):
     assert table(page)["Negative prompt"] == ["not used", "hat"]
     page.keyboard.press("Escape")
     for asked in ({"guidance": ["none", "nag", "ong"]}, {"ong_scale": 0.8}):
+        page.evaluate(f"{TOLD} = ''")
         page.click("#open")
         page.fill("#open-menu textarea", json.dumps(asked))
         page.click("#open-menu >> text=Use this text")
-        page.wait_for_timeout(800)
-        assert page.text_content("#bench .told") == "The text is read."
+        page.wait_for_function(f"{TOLD} == 'The text is read.'")
         compare(page)
     labels = page.locator("#bench .past small:not(.outcome)").all_inner_texts()
     assert labels[:2] == ["ONG 0.8", "+ ONG, − CFG"]
@@ -137,7 +138,7 @@ def test_pasted_parameters_fill_the_fields_and_what_does_not_fit_is_named(page):
     assert page.input_value("#prompt textarea") == "a fox"
     page.click("#open")
     page.fill("#open-menu textarea", "nothing of use")
-    page.evaluate("document.querySelector('#bench .told').textContent = ''")
+    page.evaluate(f"{TOLD} = ''")
     page.click("#open-menu >> text=Use this text")
     page.wait_for_selector("text=This text carries no settings")
     page.wait_for_timeout(300)
