@@ -15,9 +15,11 @@ from test_page import (  # noqa: F401
     compare,
     live,
     long_run,
+    opened_page,
     page,
     put,
     server,
+    serving,
 )
 
 from nag import presets
@@ -64,6 +66,30 @@ def test_a_released_knob_redraws_nag_alone_over_its_old_picture(page):
     assert page.evaluate("window.faint"), "the old picture did not lie beneath"
     assert re.search(r"alpha \.5 → \.\d", page.inner_text("#bench .cell.nag .set"))
     assert "The hat is still there under NAG" in verdict(page) or "No effect" in verdict(page)
+
+
+def test_live_goes_off_after_slow_pictures_alone_and_says_so(tmp_path_factory, browser):
+    """Not after the first, which warms up, nor after one that was kept."""
+    with (
+        serving(tmp_path_factory, "tests/slow_page.py") as url,
+        opened_page(url, browser) as page,
+    ):
+        compare(page)
+        compare(page)
+        assert page.is_checked("#live input") and "Live is off" not in page.inner_text("#bench")
+        drag(page, "nag_alpha", 0.1)
+        page.wait_for_selector("#bench .moves >> text=NAG took 9 s a picture, so Live is off")
+        assert not page.is_checked("#live input")
+        drag(page, "nag_alpha", 0.9)
+        page.wait_for_timeout(800)
+        assert "→ .1" in page.inner_text("#bench .cell.nag .set")
+        page.click("#bench .moves >> text=Turn on")
+        page.wait_for_function(
+            "/→ .9/.test(document.querySelector('#bench .cell.nag.done .set')?.innerText)"
+        )
+        assert page.is_checked("#live input") and "Live is off" not in page.inner_text("#bench")
+        page.set_viewport_size({"width": 800, "height": 720})
+        assert page.is_visible("#live input")
 
 
 def test_pictures_of_other_settings_are_marked_until_they_are_drawn_again(page):
@@ -250,6 +276,9 @@ def test_runs_of_the_visit_come_back_and_can_be_pinned_as_a_column(page):
     page.click("#bench .add")
     page.click("#add-menu >> text=Pin NAG as it is")
     assert page.locator("#bench .cell.pinned").count() == 1
+    page.click("#save")
+    assert "Pinned columns are not in these" in page.inner_text("#save-menu")
+    page.keyboard.press("Escape")
     page.locator("#bench .pinned .unpin").click()
     assert page.locator("#bench .cell").count() == 3
 

@@ -20,6 +20,9 @@ import pytest
 from PIL import Image
 from test_presets import HOSTILE
 
+from nag.methods import METHODS
+from nag.page.controls import INPUTS, RIVALS
+
 ROOT = Path(__file__).resolve().parent.parent
 FLAGS = [
     "--no-sandbox",
@@ -332,6 +335,18 @@ def test_the_documentation_of_the_api_opens(page):
     more(page)
     page.click("#use-api a")
     page.wait_for_selector(".api-docs >> text=/compare")
+
+
+def test_every_setting_that_makes_a_picture_is_told_where_two_are_compared():
+    """One list for "What differs" and for the runs of a visit."""
+    script = (ROOT / "assets" / "bench" / "base.js").read_text()
+    listed = script.partition("const MADE_OF = {")[2].partition("\n};")[0]
+    rows = dict(re.findall(r"^  (\w+): \[(.*)\],$", listed, re.M))
+    assert set(rows) == set(INPUTS) - {"batched", "fresh"}, "which change no picture"
+    of_one = {name: key for name, row in rows.items() for key in re.findall(r"'(\w+)'$", row)}
+    users = {name: [k for k, one in METHODS.items() if name in one.settings] for name in rows}
+    wanted = {name: keys[0] for name, keys in users.items() if name in RIVALS and len(keys) == 1}
+    assert {n: key for n, key in of_one.items() if rows[n].count("'") == 6} == wanted
 
 
 def test_views_by_key_and_by_hand(page):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_page import browser, opened_page, serving  # noqa: F401
+from test_page import browser, choose, opened_page, serving  # noqa: F401
 
 from nag.engine.run import Column, Run
 from nag.errors import NAGRuntimeError, Refused
@@ -123,6 +123,7 @@ def test_a_plan_says_how_many_and_draws_nothing():
     engine = Fake()
     plan = GridRoom(engine, "sweep").plan(said(**AXES), SOMEBODY, *values())
     assert plan["count"] == 9 and plan["missing"] == 9 and plan["seconds"] is None
+    assert plan["beside"] == 0, "alpha 0 is the un-guided picture"
     assert not engine.drawn
 
 
@@ -386,6 +387,26 @@ def page(tmp_path_factory, browser):  # noqa: F811
         yield opened
 
 
+PLAN = "document.querySelector('#room-sweep .what').innerText"
+ELSEWHERE = """async () => {  // the bar, while another room is looked at and a field moves
+    const [compare, sweep] = document.querySelectorAll('#rooms [role=tab]');
+    compare.click();
+    await new Promise(done => setTimeout(done, 150));
+    dispatchEvent(new Event('nag-settings'));
+    const said = document.querySelector('#state').innerText;
+    sweep.click();
+    return said;
+}"""
+SET = "window.nagSettings[NAMES.indexOf('{}')] = {}; dispatchEvent(new Event('nag-settings'));"
+SET = SET.replace("NAMES", json.dumps(INPUTS))
+RAN = """() => new MutationObserver(() => {
+    window.ran ||= !document.querySelector('#room-xray .halt').hidden;
+}).observe(document.querySelector('#room-xray'), { subtree: true, attributes: true })"""
+ZERO = """() => new MutationObserver(() => {
+    window.zero ||= /\\b0 of 0/.test(document.querySelector('#room-seeds table').innerText);
+}).observe(document.querySelector('#room-seeds'), { subtree: true, childList: true })"""
+
+
 def room(page, name):
     page.get_by_role("tab", name=name, exact=True).click()
     key = name.lower().replace("-", "")
@@ -394,10 +415,24 @@ def room(page, name):
 
 @pytest.mark.browser
 def test_a_sweep_on_the_page(page):
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     room(page, "Sweep")
+    page.fill("#nag_alpha input[type=number]", "0.6")
+    page.keyboard.press("Tab")
+    page.wait_for_timeout(800)
+    assert page.get_attribute("#bench .hint", "data-over") == "true", "Live drew in another room"
+    page.fill("#nag_alpha input[type=number]", "0.5")
+    page.keyboard.press("Tab")
     page.fill("#room-sweep .across-values", "0.25, 0.5")
     page.fill("#room-sweep .down-values", "2, 4")
+    page.keyboard.press("Tab")
+    page.wait_for_function(f"/^4 of 4 to draw, and 1 un-guided for comparison/.test({PLAN})")
+    page.click("#link")
+    page.wait_for_function("document.querySelector('#link').innerText == 'Copied'")
+    link = page.evaluate("navigator.clipboard.readText()")
     page.click("#compare")
+    page.wait_for_function("document.querySelector('#state').innerText == 'Drawing in Sweep'")
+    assert page.evaluate(ELSEWHERE) == "Drawing in Sweep"
     page.wait_for_function("document.querySelectorAll('#room-sweep .mini.done').length == 4")
     page.wait_for_selector("#room-sweep .verdict:not([hidden])")
     assert "No hat in 1 of 4" in page.inner_text("#room-sweep .verdict")
@@ -411,18 +446,26 @@ def test_a_sweep_on_the_page(page):
     assert saved.value.suggested_filename.endswith(".png")
     page.click("#room-sweep .inspect .button >> text=Add as a column")
     page.wait_for_function("document.querySelectorAll('#bench .cell').length == 4")
+    other = page.context.new_page()
+    other.goto(link)
+    other.wait_for_selector("#room-sweep .across-values", state="visible")
+    assert other.input_value("#room-sweep .across-values") == "0.25, 0.5"
+    assert other.input_value("#room-sweep .down-values") == "2, 4"
+    other.close()
 
 
 @pytest.mark.browser
 def test_seeds_on_the_page(page):
     room(page, "Seeds")
     page.fill("#room-seeds .seeds-values", "17 .. 18")
+    page.evaluate(ZERO)
     page.click("#compare")
     page.wait_for_function("document.querySelectorAll('#room-seeds .mini.done').length == 6")
     page.wait_for_function("/of 2/.test(document.querySelector('#room-seeds table').innerText)")
     text = page.inner_text("#room-seeds table")
     assert re.search(r"\d of 2 hat gone", text) and "95 %" in text and "against CFG" in text
     assert "2 of 2 hat there" in text, "without guidance it stays"
+    assert not page.evaluate("window.zero"), "a count of nothing"
     assert re.search(r"in \d of 2 with CFG", page.inner_text("#room-seeds .verdict"))
     page.click("#room-seeds .moves .button:has-text('8 more')")
     page.wait_for_function("document.querySelectorAll('#room-seeds .mini').length == 30")
@@ -436,6 +479,8 @@ def test_seeds_on_the_page(page):
 def test_an_x_ray_on_the_page_follows_the_knob_without_a_run(page):
     room(page, "X-ray")
     page.click("#compare")
+    page.wait_for_function("!document.querySelector('#room-xray .halt').hidden")
+    assert page.is_hidden("#room-xray .first"), "press Record, it says"
     page.wait_for_selector("#room-xray .heat .c")  # at tau 2 nothing, at tau 1 all is cut
     before = page.inner_text("#room-xray .heat")
     cut = page.inner_text("#room-xray .verdict")
@@ -446,23 +491,52 @@ def test_an_x_ray_on_the_page_follows_the_knob_without_a_run(page):
     )
     assert page.inner_text("#room-xray .heat") != before
     assert "estimate behind it" in page.inner_text("#room-xray .what")
+    for tau, move in ((8, "Try tau 10"), (10, "")):  # its range ends there
+        page.evaluate(SET.format("nag_tau", tau))
+        assert page.inner_text("#room-xray .moves").removeprefix("Next").strip() == move
+    page.evaluate(SET.format("nag_normalisation", "false"))
+    page.evaluate(SET.format("nag_refinement", "false"))
+    assert page.inner_text("#room-xray .verdict").startswith("Tau is off: nothing is cut.")
+    assert "tau and alpha are off" in page.inner_text("#room-xray .suggest")
+    assert not page.query_selector("#room-xray .suggest .button")
+    page.evaluate(SET.format("nag_normalisation", "true"))
+    assert page.inner_text("#room-xray .suggest .button").startswith("Set tau")
+    page.evaluate(SET.format("nag_tau", 2.5) + SET.format("nag_refinement", "true"))
+    choose(page, "FLUX.1 schnell")
+    page.wait_for_function("window.nagSettings[0] == 'flux-schnell'")
+    page.evaluate(RAN)
+    page.click("#compare")
+    page.wait_for_function("window.ran && document.querySelector('#room-xray .halt').hidden")
+    assert page.inner_text("#state") != "Drawing in X-ray", "what failed is over"
+    choose(page, "Pocket portrait")
+    page.wait_for_function("window.nagSettings[0] == 'pocket-portrait'")
 
 
 @pytest.mark.browser
 def test_a_vote_by_keys(page):
     room(page, "Vote")
+    page.wait_for_selector("text=Examples of this model, with a seed of their own")
+    assert page.is_hidden("#prompt") and page.is_hidden("#seed") and page.is_visible("#nag_alpha")
     page.click("#compare")
+    page.wait_for_function("!document.querySelector('#room-vote .halt').hidden")
+    assert page.is_hidden("#room-vote .first"), "press New pair, it says"
     page.wait_for_selector("#room-vote .answers:not([hidden])")
     assert "NAG" not in page.inner_text("#room-vote .vote")
     view = page.get_attribute("#bench .views [aria-pressed=true]", "data-view")
-    page.keyboard.press("1")
+    page.keyboard.down("1")
     page.wait_for_function(
         "/looks better/.test(document.querySelector('#room-vote .ask').innerText)"
     )
+    page.keyboard.down("1")  # held
+    page.wait_for_timeout(500)
+    assert "looks better" in page.inner_text("#room-vote .ask")
+    page.keyboard.up("1")
     page.keyboard.press("0")
     page.wait_for_function("/Left was/.test(document.querySelector('#room-vote .ask').innerText)")
     assert "score" in page.inner_text("#room-vote .tally")
     assert page.get_attribute("#bench .views [aria-pressed=true]", "data-view") == view
+    page.get_by_role("tab", name="Compare", exact=True).click()
+    page.wait_for_selector("#prompt", state="visible")
 
 
 @pytest.mark.browser

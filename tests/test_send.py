@@ -34,6 +34,8 @@ from nag.engine.run import Column, Run
 from nag.media import video
 from nag.page import keep
 
+NOTE = "document.querySelector('#bench .cell.nag .state')?.innerText"
+TOLD = "document.querySelector('#bench .told').textContent"
 SEED = "document.querySelector('#seed input').value == '{}'"
 BACK = (
     "document.querySelector('#away') && /is back/.test(document.querySelector('#away').innerText)"
@@ -75,6 +77,18 @@ def test_what_differs_between_two_columns_and_between_two_runs(page):
     assert "Seed" in page.inner_text("#differ-menu .alike >> nth=0")
     page.select_option("#differ-menu select >> nth=0", label="No guidance")
     assert table(page)["Negative prompt"] == ["not used", "hat"]
+    page.keyboard.press("Escape")
+    for asked in ({"guidance": ["none", "nag", "ong"]}, {"ong_scale": 0.8}):
+        page.evaluate(f"{TOLD} = ''")
+        page.click("#open")
+        page.fill("#open-menu textarea", json.dumps(asked))
+        page.click("#open-menu >> text=Use this text")
+        page.wait_for_function(f"{TOLD} == 'The text is read.'")
+        compare(page)
+    labels = page.locator("#bench .past small:not(.outcome)").all_inner_texts()
+    assert labels[:2] == ["ONG 0.8", "+ ONG, − CFG"]
+    page.click("#bench .differ")
+    assert table(page)["ONG scale"] == ["0.5", "0.8"]
 
 
 def test_settings_are_saved_as_a_preset_file(page, tmp_path):
@@ -124,8 +138,11 @@ def test_pasted_parameters_fill_the_fields_and_what_does_not_fit_is_named(page):
     assert page.input_value("#prompt textarea") == "a fox"
     page.click("#open")
     page.fill("#open-menu textarea", "nothing of use")
+    page.evaluate(f"{TOLD} = ''")
     page.click("#open-menu >> text=Use this text")
     page.wait_for_selector("text=This text carries no settings")
+    page.wait_for_timeout(300)
+    assert page.text_content("#bench .told") == "", "told beside the error"
     page.click("#open")
     page.fill("#open-menu textarea", "?seed=12&prompt=a%20pirate")
     page.click("#open-menu >> text=Use this text")
@@ -304,6 +321,12 @@ def test_a_link_is_what_the_fields_say_also_before_a_run(page, server):
     page.goto(link)
     page.wait_for_function("document.querySelector('#prompt textarea')?.value.includes('& thin')")
     assert page.input_value("#nag_alpha input[type=number]") == "0.31"
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.click("#menu")
+    page.click("#save-menu >> text=Copy link")
+    page.wait_for_selector("#copied", state="visible")
+    assert page.inner_text("#copied") == "Copied" and page.text_content("#menu").strip() == "Menu"
+    page.wait_for_selector("#copied", state="hidden")
 
 
 def test_a_link_that_is_opened_draws_its_own_pictures_at_once(browser, server):
@@ -316,6 +339,52 @@ def test_a_link_that_is_opened_draws_its_own_pictures_at_once(browser, server):
     assert "seed 0, 4 steps" in opened.inner_text("#bench .cell.nag")
     assert not opened.query_selector("#bench .cell.stale")
     opened.close()
+
+
+IDLE = "!document.querySelector('#compare').disabled"
+LINKED = "sessionStorage.getItem('nag-link') == location.search"
+
+
+def test_what_is_typed_or_chosen_after_a_link_waits_for_compare_and_survives_a_reload(page, server):
+    """A link whose pictures are there already left the next keystroke to be taken for it."""
+    page.goto(f"{server}/?preset=pocket-portrait")
+    page.wait_for_function(LINKED)
+    page.fill("#prompt textarea", "portrait of a pirate")
+    page.wait_for_timeout(1000)
+    assert page.evaluate(IDLE) and page.inner_text("#bench .moves") == "Compare"
+    page.reload()
+    page.wait_for_function("document.querySelector('#prompt textarea')?.value.includes('pirate')")
+    page.wait_for_timeout(1500)
+    assert page.input_value("#prompt textarea") == "portrait of a pirate" and page.evaluate(IDLE)
+    compare(page)
+    assert "prompt=" in page.url
+    choose(page, "Pocket joint (Flux-like)")
+    page.wait_for_function(SEED.format(2))
+    page.wait_for_timeout(1000)
+    assert page.evaluate(IDLE) and "sample" in page.inner_text("#bench .cell.nag")
+    page.goto(f"{server}/?preset=flux-dev")
+    page.wait_for_function(LINKED)
+    page.fill("#prompt textarea", "a lighthouse")
+    page.wait_for_timeout(400)
+    page.reload()
+    page.wait_for_function("document.querySelector('#prompt textarea')?.value == 'a lighthouse'")
+    page.wait_for_timeout(1500)
+    assert page.input_value("#prompt textarea") == "a lighthouse" and page.evaluate(IDLE)
+
+
+@pytest.mark.parametrize(
+    "query, drawn",
+    [
+        ('preset=pocket-portrait&guidance=["none","nag","ong"]', ["No guidance", "NAG", "ONG"]),
+        ("preset=pocket-joint-teacher", ["No guidance", "CFG", "NAG"]),
+    ],
+)
+def test_a_link_to_other_columns_or_to_a_model_without_a_sample_draws_them(
+    page, server, query, drawn
+):
+    page.goto(f"{server}/?{query}")
+    page.wait_for_function(f"{DONE} == 3 && /processor/.test({NOTE})", timeout=120_000)
+    assert page.locator("#bench .cell .head b").all_inner_texts() == drawn
 
 
 def test_clicks_while_an_opened_link_still_draws_are_answered(browser, server):

@@ -16,6 +16,32 @@ const STATES = {
 };
 const BUSY = ['queued', 'loading', 'step', 'decoding'];
 
+// Every setting that makes a picture: its name where two are compared, in a line, and the column
+// that alone uses it. tests/test_page.py compares this list with the page's fields.
+const MADE_OF = {
+  preset: ['Model', 'model'],
+  prompt: ['Prompt', 'words'],
+  negative_prompt: ['Negative prompt', 'not'],
+  seed: ['Seed', 'seed'],
+  num_inference_steps: ['Steps', 'steps'],
+  guidance_scale: ['CFG scale', 'CFG'],
+  nag_scale: ['NAG scale', 'scale'],
+  nag_tau: ['Tau', 'tau'],
+  nag_alpha: ['Alpha', 'alpha'],
+  nag_end: ['NAG until', 'until'],
+  nag_normalisation: ['Norm bounded', 'norm bounded'],
+  nag_refinement: ['Blended', 'blended'],
+  nasa_scale: ['NASA scale', 'NASA', 'nasa'],
+  ong_scale: ['ONG scale', 'ONG', 'ong'],
+  vsf_scale: ['VSF scale', 'VSF', 'vsf'],
+  vsf_bias: ['VSF bias', 'VSF bias', 'vsf'],
+  negpip_scale: ['NegPiP weight', 'NegPiP', 'negpip'],
+  width: ['Width', 'width'],
+  height: ['Height', 'height'],
+  num_frames: ['Frames', 'frames'],
+  guidance: ['Columns', 'columns'],
+};
+
 // What the visitor has chosen to look at, and what was seen before.
 const view = {
   name: phone.matches ? 'wipe' : 'side',
@@ -63,6 +89,16 @@ function tell(text) {
 function setSource(image, url) {
   if (!url) image.removeAttribute('src');
   else if (image.getAttribute('src') !== url) image.src = url;
+}
+
+// A run's settings without those that none of its columns uses: moved, they change no picture.
+function used(request) {
+  return Object.fromEntries(
+    Object.entries(request).filter(([name]) => {
+      const column = (MADE_OF[name] || [])[2];
+      return !column || request.guidance.includes(column);
+    }),
+  );
 }
 
 function changed(made, now) {

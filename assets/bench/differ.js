@@ -1,26 +1,6 @@
 // What differs: the settings of two columns, or of two runs of the visit, and what came of them.
-const CALLED = {
-  preset: 'Model',
-  prompt: 'Prompt',
-  negative_prompt: 'Negative prompt',
-  seed: 'Seed',
-  num_inference_steps: 'Steps',
-  guidance_scale: 'CFG scale',
-  nag_scale: 'NAG scale',
-  nag_tau: 'Tau',
-  nag_alpha: 'Alpha',
-  nag_end: 'NAG until',
-  nasa_scale: 'NASA scale',
-  vsf_scale: 'VSF scale',
-  nag_normalisation: 'Norm bounded',
-  nag_refinement: 'Blended',
-  width: 'Width',
-  height: 'Height',
-  num_frames: 'Frames',
-  guidance: 'Columns',
-};
 const PLAIN = { nag_normalisation: true, nag_refinement: true, nag_end: 1 };
-const TOLD = Object.keys(CALLED).slice(0, 9);
+const TOLD = Object.keys(MADE_OF).slice(0, 9);
 const compared = { a: '', b: '' };
 
 // Columns, then runs: {key, label, made, cell}. A run is seen by its column with NAG.
@@ -32,7 +12,7 @@ function comparable() {
     const done = one.value.cells.filter(cell => cell.state === 'done');
     const cell = done.find(cell => cell.key === 'nag') || done[done.length - 1];
     const label = 'Run ' + (past.length - i) + ': ' + one.label;
-    return { key: 'run ' + one.run, label, made: one.value.request, cell };
+    return { key: 'run ' + one.run, label, made: used(one.value.request), cell };
   });
   return [...shown, ...runs];
 }
@@ -47,7 +27,7 @@ function written(value) {
 function differences(a, b) {
   const rows = [];
   const alike = [];
-  for (const [name, word] of Object.entries(CALLED)) {
+  for (const [name, [word]] of Object.entries(MADE_OF)) {
     const [one, two] = [a.made[name], b.made[name]];
     const known = one === undefined ? two : one;
     if (known === undefined) continue;

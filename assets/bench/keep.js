@@ -18,6 +18,7 @@ function address() {
     const text = typeof fields[name] === 'string' ? fields[name] : JSON.stringify(fields[name]);
     if (name in made && !same(fields[name], made[name])) query.set(name, text);
   }
+  dispatchEvent(new CustomEvent('nag-address', { detail: query })); // a room adds itself
   const place = now.space
     ? 'https://huggingface.co/spaces/' + now.space
     : location.origin + location.pathname;
@@ -34,12 +35,25 @@ async function copyLink(button) {
     document.execCommand('copy');
     field.remove();
   }
+  tell('The link is copied.');
+  if (button.matches('.only') || getComputedStyle(button).fontSize === '0px') {
+    showCopied(button);
+    return;
+  }
   if (button.textContent !== 'Copied') button.dataset.label = button.textContent;
   button.textContent = 'Copied';
-  tell('The link is copied.');
   setTimeout(() => {
     button.textContent = button.dataset.label;
   }, 1600);
+}
+
+// Beside a button that shows no words.
+function showCopied(button) {
+  const note = $('#copied');
+  note.showPopover();
+  anchored = button;
+  placeMenu(note);
+  setTimeout(() => note.hidePopover(), 1600);
 }
 
 function openSave(button) {
@@ -57,6 +71,8 @@ function openSave(button) {
   const kept = now.run && !now.sample && !now.offline;
   if (kept)
     for (const [kind, label, about] of KINDS) item(menu, label, about, () => ask(kind, label));
+  if (kept && pins.length)
+    make('p', 'note', menu, 'Pinned columns are not in these: each has a Save of its own.');
   if (fields) item(menu, 'The settings as a preset', 'JSON for the folder presets/', askPreset);
   const choice = make('label', 'choice', menu);
   const box = make('input', '', choice);

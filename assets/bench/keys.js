@@ -230,6 +230,7 @@ function redraw() {
   drawCells();
   drawChips();
   drawVisit();
+  time();
   drawVerdict();
   drawState();
   drawScrubber();
@@ -252,6 +253,7 @@ function receive() {
     good.preset === fields.preset;
   if (late) props.value = good;
   else good = now;
+  settle();
   redraw();
 }
 

@@ -1,8 +1,8 @@
 // The page's fields as the bench sees them: stale pictures, live redraws, and what survives a
 // reload.
 const LIVE = '#nag_scale, #nag_tau, #nag_alpha, #nag_end';
-const FAST = 2; // seconds that a NAG column may take to be drawn while a knob moves
-let chosen = null;
+const FAST = 8; // seconds that a NAG column may take to be drawn while a knob moves
+let chosen = null; // of the switch Live, by the visitor
 let waiting = null;
 
 // The browser's own storage, not gr.BrowserState: that encrypts with a key of the server's process,
@@ -29,9 +29,7 @@ function readSettings() {
   // text from right to left begins at the right
   for (const field of document.querySelectorAll('#prompt textarea, #negative textarea'))
     field.dir = 'auto';
-  const names = Object.keys(wantedFields || {});
-  if (names.length && names.every(name => same(fields[name], wantedFields[name]))) endRestoring();
-  if (restored) followLink();
+  settle();
   if (restored) {
     store('nag-settings', JSON.stringify(fields));
     store('nag-settings', JSON.stringify(fields), 'sessionStorage');
@@ -40,27 +38,60 @@ function readSettings() {
 }
 
 // After a reload the fields are as they were left in this tab, in a new tab as in the last one; a
-// link that somebody sent is stronger. Nothing is stored until they are back: a server that was
-// just started answers late, and the next reload would find the page's own words.
+// link that somebody sent is stronger, until it was opened: what is changed after that is one's
+// own. Nothing is stored until they are back: a server that was just started answers late, and the
+// next reload would find the page's own words.
 const LATEST = 10000; // ms after which fields that did not come back are given up
+let restoring = false;
 let restored = false;
 let wantedFields = null;
+let link = null; // the fields that the address asked for, once the server has read it
+let kept = null; // what this tab had in its fields when it was left
 const afterwards = []; // what waits for the fields
 function restore() {
   if (value().offline) return;
   const own = location.search === '' || location.search === stored('nag-link', 'sessionStorage');
-  const kept = own && (stored('nag-settings', 'sessionStorage') || stored('nag-settings'));
+  const left = own && (stored('nag-settings', 'sessionStorage') || stored('nag-settings'));
   try {
-    wantedFields = kept ? { ...JSON.parse(kept), fresh: false } : null;
+    kept = left ? { ...JSON.parse(left), fresh: false } : null;
   } catch {
-    wantedFields = null; // not ours
+    kept = null; // not ours
   }
-  if (!wantedFields) {
-    setTimeout(endRestoring, 1200);
+  restoring = true;
+  setTimeout(endRestoring, kept || named() ? LATEST : 1200);
+  // a link's fields come anyhow, and would fall upon those that come before them
+  if (!named()) bringBack();
+  settle();
+}
+
+// Whether the address asks for settings.
+function named() {
+  return [...new URLSearchParams(location.search).keys()].some(key => NAMES.includes(key));
+}
+
+function bringBack() {
+  if (!kept) return;
+  wantedFields = kept;
+  trigger('input', { set: kept, quiet: true });
+}
+
+function arrived(wanted) {
+  return !!fields && NAMES.every(name => !(name in wanted) || same(fields[name], wanted[name]));
+}
+
+// The address is read first, then what was changed after that; the pictures of a link may come
+// before its fields.
+function settle() {
+  if (!restoring || restored) return;
+  if (wantedFields) {
+    if (arrived(wantedFields)) endRestoring();
     return;
   }
-  trigger('input', { set: wantedFields, quiet: true });
-  setTimeout(endRestoring, LATEST);
+  link = link || value().linked || null;
+  if (!link || !arrived(link)) return;
+  store('nag-link', location.search, 'sessionStorage');
+  if (kept && !arrived(kept)) bringBack();
+  else endRestoring();
 }
 
 function endRestoring() {
@@ -69,31 +100,48 @@ function endRestoring() {
   wantedFields = null;
   afterwards.splice(0).forEach(one => one());
   readSettings();
+  followLink();
 }
 
-// A link that was opened shows its own pictures, not the sample of other words: where the model is
-// at hand they are drawn, once; after a server was lost its bar offers that instead.
-let followed = false;
+// A link that was opened shows its own pictures, not the sample of other words or columns: where
+// the model is at hand they are drawn; after a server was lost its bar offers that instead. Asked
+// once, when the fields are there: what is typed or chosen later waits for Compare.
 function followLink() {
-  const named = [...new URLSearchParams(location.search).keys()].some(key => NAMES.includes(key));
-  if (followed || !named || !value().sample || !value().local || busy()) return;
-  if (!staleColumns() || offersAgain()) return;
-  followed = true;
-  setTimeout(pressCompare, 50);
+  const now = value();
+  const room = new URLSearchParams(location.search).get('room');
+  if (room && tabOf(room)) {
+    openRoom(room); // which has a button of its own
+    return;
+  }
+  if (!link || !arrived(link) || !now.sample || !now.local || busy() || offersAgain()) return;
+  const shown = now.cells.map(cell => cell.key).sort();
+  if (staleColumns() || !same(shown, [...fields.guidance].sort())) setTimeout(pressCompare, 50);
 }
 
 const toggle = () => document.querySelector('#live input');
-function seconds() {
-  const cell = value().cells.find(one => one.key === 'nag');
-  return cell && cell.state === 'done' ? cell.seconds : null;
+// What NAG took in this visit, of one model. The first one waits for a model that warms up, and
+// what was kept, or drawn together with others, says nothing of this.
+let timed = { preset: '', runs: [], seconds: [] };
+function time() {
+  const now = value();
+  if (timed.preset !== now.preset) timed = { preset: now.preset, runs: [], seconds: [] };
+  const cell = now.cells.find(one => one.key.includes('nag'));
+  if (now.sample || busy() || !cell || !cell.alone || timed.runs.includes(now.run)) return;
+  timed.runs.push(now.run);
+  timed.seconds.push(cell.seconds);
 }
-function quick() {
-  const took = seconds();
-  return took ? took < FAST : !!value().local;
+
+// Seconds, where Live went off by itself: models that ship always follow the knob, others where the
+// best of the last three pictures was soon there.
+function slow() {
+  if (value().shipped || chosen !== null || !toggle()) return 0;
+  const last = timed.seconds.slice(1).slice(-3);
+  const best = last.length ? Math.min(...last) : 0;
+  return best > FAST ? best : 0;
 }
 function live() {
   const box = toggle();
-  return !!box && (chosen === null ? quick() : chosen);
+  return !!box && (chosen === null ? !slow() : chosen);
 }
 function drawLive() {
   const box = toggle();
@@ -111,11 +159,13 @@ document.addEventListener('change', event => {
   waiting = setTimeout(redrawNag, 180); // keys move a knob in many small steps
 });
 
-// Only where the pictures beside it are those of the settings: else it is a new comparison.
+// Only where the pictures beside it are those of the settings: else it is a new comparison. In
+// another room the knob is that room's.
 function redrawNag() {
-  if (!fields || !live()) return;
+  if (!fields || !live() || !element.checkVisibility()) return;
   const others = value().cells.filter(cell => !cell.key.includes('nag') && cell.state === 'done');
-  if (others.some(cell => changed(cell.made, fields).length) || !value().cells.length) return;
+  if (others.some(cell => changed(cell.made, fields).length)) return;
+  if (!value().cells.some(cell => cell.state === 'done')) return;
   const nag = value().cells.find(cell => cell.key.includes('nag'));
   if (!busy() && nag && nag.state === 'done' && !changed(nag.made, fields).length) return;
   trigger('submit', {});

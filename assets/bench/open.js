@@ -101,6 +101,13 @@ function textsOf(bytes) {
   return {};
 }
 
+// What is told once the page has taken the settings in; of what it refuses there is a toast.
+let toTell = '';
+addEventListener('nag-applied', event => {
+  if (element.isConnected && event.detail && toTell) tell(toTell);
+  toTell = '';
+});
+
 async function openFile(file) {
   if (/\.(json|txt)$/i.test(file.name)) {
     openText(await file.text());
@@ -112,13 +119,13 @@ async function openFile(file) {
       ([name, text]) => ['nag', 'parameters', 'prompt'].includes(name) && text.length < 100000,
     ),
   );
+  toTell = 'The settings of ' + file.name + ' are read.';
   trigger('input', { text: { none: '', ...known } });
-  tell('The settings of ' + file.name + ' are read.');
 }
 
 function openText(text) {
+  toTell = 'The text is read.';
   trigger('input', { text: { pasted: text.slice(0, 100001) } });
-  tell('The text is read.');
 }
 
 function openOpen(button) {

@@ -35,7 +35,8 @@ function drawVerdict() {
   const moves = running ? [] : again ? [{ label: 'Compare', run: true }] : told ? told.moves : [];
   const more = !running && !again && now.cells.some(cell => cell.state === 'done');
   const node = $('.moves');
-  const known = JSON.stringify([moves, more]);
+  const late = !running && slow();
+  const known = JSON.stringify([moves, more, late]);
   if (node.dataset.known !== known) {
     node.dataset.known = known;
     node.replaceChildren();
@@ -50,6 +51,7 @@ function drawVerdict() {
       );
     });
     if (more) drawMore(node);
+    if (late) drawLate(node, late);
   }
   line.hidden = (!said && !rest) || !$('.card').hidden;
   // `hint` is for those who wait for the end of a run: empty while one goes on
@@ -64,6 +66,16 @@ function drawMore(node) {
     window.nagSeeds = 8;
     openRoom('Seeds');
     dispatchEvent(new Event('nag-seeds'));
+  });
+}
+
+// Knobs that are not followed any more say so.
+function drawLate(node, took) {
+  make('span', 'late', node, 'NAG took ' + Math.round(took) + ' s a picture, so Live is off');
+  make('button', 'button', node, 'Turn on').addEventListener('click', () => {
+    chosen = true;
+    redraw();
+    redrawNag();
   });
 }
 
@@ -99,15 +111,19 @@ function progressText() {
       : 'Decoding ' + cell.name + '.';
 }
 
+// The bar: what the bench does, or a room, also one that is not looked at (window.nagDrawing).
 function drawState() {
   const node = document.querySelector('#state span');
-  if (!node) return;
+  if (!node || !element.isConnected) return;
   const now = value();
-  const running = busy();
+  const [room] = window.nagDrawing || [];
+  const running = busy() || room;
   const text = lost
     ? 'Server lost, trying again'
     : running
-      ? progressText().replace(/\.$/, '')
+      ? busy()
+        ? progressText().replace(/\.$/, '')
+        : 'Drawing in ' + tabOf(room).textContent.trim()
       : now.card
         ? 'Needs a GPU'
         : 'Ready' + (now.device ? ', ' + now.device.split(',')[0].toUpperCase() : '');
@@ -115,9 +131,12 @@ function drawState() {
   if (node.textContent !== text) node.textContent = text;
 }
 
+addEventListener('nag-drawing', drawState);
+
 function drawChips() {
   const node = $('.chips');
   const chips = value().chips || [];
+  window.nagExamples = !!value().examples;
   const known = JSON.stringify(chips);
   if (node.dataset.known !== known) {
     node.dataset.known = known;

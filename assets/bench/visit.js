@@ -17,17 +17,7 @@ function remember() {
   past.length = Math.min(past.length, 24);
 }
 
-const SHORT = {
-  nag_scale: 'scale',
-  nag_tau: 'tau',
-  nag_alpha: 'alpha',
-  nag_end: 'until',
-  guidance_scale: 'CFG',
-  num_inference_steps: 'steps',
-  seed: 'seed',
-  width: 'width',
-  height: 'height',
-};
+// What moved since the run before, in a line.
 function differs(before, now) {
   if (
     !before ||
@@ -36,8 +26,22 @@ function differs(before, now) {
     before.preset !== now.preset
   )
     return (now.prompt.split(' ').pop() || 'picture') + ', seed ' + now.seed;
-  const moved = Object.keys(SHORT).filter(name => !same(before[name], now[name]));
-  return moved.length ? moved.map(name => SHORT[name] + ' ' + now[name]).join(', ') : 'again';
+  const [old, made] = [used(before), used(now)];
+  const moved = Object.keys(MADE_OF).filter(
+    name => name in old && name in made && !same(old[name], made[name]),
+  );
+  return moved.map(name => saidOf(name, old[name], made[name])).join(', ') || 'again';
+}
+
+function saidOf(name, before, now) {
+  if (name !== 'guidance')
+    return typeof now === 'boolean'
+      ? (now ? '' : 'not ') + MADE_OF[name][1]
+      : MADE_OF[name][1] + ' ' + now;
+  const called = key => METHODS[key].replace(', for research', '');
+  const added = now.filter(key => !before.includes(key)).map(key => '+ ' + called(key));
+  const gone = before.filter(key => !now.includes(key)).map(key => '− ' + called(key));
+  return [...added, ...gone].join(', ') || 'columns in another order';
 }
 
 function drawVisit() {

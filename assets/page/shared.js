@@ -29,11 +29,16 @@ function sign(kind, parent) {
   return node;
 }
 
-// The room of that name is shown.
+// The tab of a room: "X-ray" or "xray".
+function tabOf(name) {
+  const plain = text => text.trim().toLowerCase().replace('-', '');
+  const tabs = [...document.querySelectorAll('#rooms [role=tab]')];
+  return tabs.find(one => plain(one.textContent) === plain(name));
+}
+
+// That room is shown.
 function openRoom(name) {
-  const tab = [...document.querySelectorAll('#rooms [role=tab]')].find(
-    one => one.textContent.trim() === name,
-  );
+  const tab = tabOf(name);
   if (tab) tab.click();
 }
 

@@ -40,8 +40,9 @@ function lend() {
   const main = document.querySelector('#compare');
   if (!main || !$('.go')) return;
   const here = visible();
-  if (!here && main.dataset.room !== ROOM) return;
   const running = !$('.halt').hidden;
+  tellState(running);
+  if (!here && main.dataset.room !== ROOM) return;
   const word = running ? 'Stop' : $('.go').textContent;
   main.toggleAttribute('data-idle', here && !running && ($('.go').hidden || $('.go').disabled));
   for (const [name, text] of [
@@ -52,19 +53,25 @@ function lend() {
     if (here) main.setAttribute(name, text);
     else main.removeAttribute(name);
   }
-  tellState(here && running);
 }
 
-// The bar says what goes on here too; else it would be "Ready" in the middle of a sweep.
+// The bar, which the bench draws, says what goes on here too, whatever is looked at; else it would
+// be "Ready" in the middle of a sweep.
 function tellState(running) {
-  const node = document.querySelector('#state span');
-  if (!node || (!running && node.dataset.room !== ROOM)) return;
-  if (running && node.dataset.room !== ROOM) node.dataset.before = node.textContent;
-  node.className = running ? 'busy' : 'ready';
-  node.textContent = running ? 'Drawing' : node.dataset.before;
-  if (running) node.dataset.room = ROOM;
-  else delete node.dataset.room;
+  const drawing = (window.nagDrawing ||= new Set());
+  if (drawing.has(ROOM) === running) return;
+  if (running) drawing.add(ROOM);
+  else drawing.delete(ROOM);
+  dispatchEvent(new Event('nag-drawing'));
 }
+
+// A link to what is looked at names the room, and what its own fields ask for.
+addEventListener('nag-address', event => {
+  if (!element.isConnected || !visible()) return;
+  event.detail.set('room', ROOM);
+  const own = typeof asked === 'function' ? asked() : {};
+  for (const [name, text] of Object.entries(own)) event.detail.set(name, text);
+});
 
 new IntersectionObserver(lend).observe(element); // the room is opened, or left
 document.addEventListener(

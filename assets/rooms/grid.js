@@ -28,10 +28,13 @@ function asked() {
   };
 }
 
+// The link that was opened, where it is one to this room; what it asks for is not drawn unasked.
+const linked = new URLSearchParams(document.querySelector('#compare') ? location.search : '');
 function begin() {
   const fields = props.value && props.value.fields;
   if (!fields) return;
-  const from = props.value;
+  const own = linked.get('room') === ROOM ? Object.fromEntries(linked) : {};
+  const from = { ...props.value, ...own };
   if (seeds) {
     $('.seeds-values').value = from.seeds;
     return;
@@ -42,6 +45,7 @@ function begin() {
     if (side === 'down') make('option', '', list, '(nothing)').value = '';
     for (const [name, label] of fields) make('option', '', list, label).value = name;
     list.value = from[side];
+    if (list.selectedIndex < 0) list.value = props.value[side];
     $('.' + side + '-values').value = from[side + '_values'];
   }
 }
@@ -53,12 +57,13 @@ function draw() {
   $('.go').hidden = running;
   $('.halt').hidden = !running;
   const some = now.pictures.some(one => one.state === 'done');
+  const left = now.missing - (now.beside || 0);
   $('.go').textContent =
     now.state === 'waiting' && some
       ? 'Go on'
       : now.state === 'done'
         ? 'All drawn'
-        : 'Draw' + (now.missing ? ' ' + now.missing : '');
+        : 'Draw' + (left ? ' ' + left : '');
   $('.first').hidden = some || running;
   $(seeds ? '.seedgrid' : '.sweeparea').hidden = !some && !running;
   $('.go').disabled = now.state === 'done'; // other fields, and there is something to draw again
@@ -79,8 +84,10 @@ function about(now) {
     return seeds
       ? 'The same words on many seeds: one picture proves nothing.'
       : 'One seed, two settings against each other.';
+  const beside = now.beside || 0; // un-guided pictures that stand in no cell
   const left = now.missing
-    ? now.missing + ' of ' + now.pictures.length + ' to draw'
+    ? now.missing - beside + ' of ' + now.count + ' to draw' +
+      (beside ? ', and ' + beside + ' un-guided for comparison' : '')
     : now.count + ' pictures';
   const time =
     now.missing && now.seconds ? ', about ' + Math.max(1, Math.round(now.seconds)) + ' s' : '';
@@ -195,7 +202,10 @@ function drawCount(node, one) {
   node.replaceChildren();
   if (!one) return;
   const plain = one.there !== undefined;
-  const figure = make('span', 'figure', node, (plain ? one.there : one.gone) + ' of ' + one.of);
+  const none = !one.of; // drawn yet, or there to go
+  const counted = none ? '–' : (plain ? one.there : one.gone) + ' of ' + one.of;
+  const figure = make('span', 'figure', node, counted);
+  if (none) figure.title = 'Nothing to count yet';
   make('small', '', figure, ' ' + one.word + (plain ? ' there' : ' gone'));
   if (one.interval) {
     const line = make('span', 'ci', node),

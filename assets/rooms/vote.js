@@ -16,7 +16,7 @@ function draw() {
   lend();
   $('.csv').disabled = !now.count;
   $('.vote').hidden = !pair && !was && !now.count;
-  $('.first').hidden = !$('.vote').hidden;
+  $('.first').hidden = running || !$('.vote').hidden;
   $('.what').textContent = running
     ? 'Drawing a pair'
     : pair
@@ -38,6 +38,31 @@ function draw() {
   drawQuestion(now, pair);
   drawTally(now);
 }
+
+// Words and seed of the page, which the examples of a model leave aside, give way to a sentence.
+const LEFT_ASIDE = ['#prompt', '#negative', '#seed', '#dice', '#lock'];
+function drawExamples() {
+  const instead = visible() && !!window.nagExamples;
+  const words = document.querySelector('#prompt');
+  if (!words || (!instead && !document.querySelector('#examples'))) return;
+  const note = document.querySelector('#examples') || make('p');
+  note.id = 'examples';
+  note.textContent = 'Examples of this model, with a seed of their own';
+  Object.assign(note.style, { gridColumn: '1 / 3', margin: 'auto 0' }); // both fields' places
+  if (!note.parentNode) words.before(note);
+  note.style.display = instead ? '' : 'none';
+  for (const one of LEFT_ASIDE) {
+    const node = document.querySelector(one);
+    if (!node) continue;
+    // the dock keeps its places, the words give theirs to the sentence
+    const way = ['#prompt', '#negative'].includes(one) ? 'display' : 'visibility';
+    const off = way === 'display' ? 'none' : 'hidden';
+    if (instead) node.style.setProperty(way, off, 'important');
+    else node.style.removeProperty(way);
+  }
+}
+new IntersectionObserver(drawExamples).observe(element);
+addEventListener('nag-settings', () => setTimeout(drawExamples)); // another model, maybe
 
 function drawQuestion(now, pair) {
   const ask = $('.ask');
@@ -128,6 +153,7 @@ document.addEventListener('keydown', event => {
   if (
     !element.isConnected ||
     !visible() ||
+    event.repeat || // a key that is held is one answer, not one to each question
     event.ctrlKey ||
     event.metaKey ||
     event.altKey ||

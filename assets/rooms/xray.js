@@ -94,11 +94,21 @@ function everyPlace(of) {
 function knobs() {
   const here = settings(),
     made = value().made || {};
+  // the two that a switch under More turns off; a tau that is off cuts nothing
+  const bound = here.nag_normalisation ?? made.nag_normalisation ?? true,
+    blend = here.nag_refinement ?? made.nag_refinement ?? true;
   return {
     scale: here.nag_scale || made.nag_scale,
-    tau: here.nag_tau || made.nag_tau,
-    alpha: here.nag_alpha ?? made.nag_alpha,
+    tau: bound ? here.nag_tau || made.nag_tau : Infinity,
+    bound,
+    blend,
   };
+}
+
+// Within what the recorded model takes: a move beyond it would be refused.
+function within(name, number) {
+  const [low, high] = (value().ranges || {})[name] || [-Infinity, Infinity];
+  return Math.min(high, Math.max(low, number));
 }
 
 function percent(part) {
@@ -115,7 +125,7 @@ function draw() {
   $('.halt').hidden = !running;
   setTimeout(lend); // when the word is there
   $('.xray').hidden = now.state !== 'done';
-  $('.first').hidden = now.state === 'done';
+  $('.first').hidden = running || now.state === 'done';
   $('.verdict').hidden = now.state !== 'done';
   $('.go').textContent = now.state === 'done' ? 'Record again' : 'Record';
   $('.cost').textContent =
@@ -152,11 +162,13 @@ function draw() {
 }
 
 function drawHeat(now) {
-  const { scale, tau } = knobs(),
+  const { scale, tau, bound } = knobs(),
     heat = $('.heat'),
     shape = now.layers.length + 'x' + now.steps;
   heat.style.gridTemplateColumns = 'max-content repeat(' + now.steps + ', minmax(18px, 1fr))';
-  $('.title').textContent = 'How much of the picture tau ' + brief(tau) + ' cuts';
+  $('.title').textContent = bound
+    ? 'How much of the picture tau ' + brief(tau) + ' cuts'
+    : 'Tau is off and cuts nothing';
   if (heat.dataset.shape !== shape) {
     heat.dataset.shape = shape;
     heat.replaceChildren();
@@ -189,7 +201,7 @@ function drawHeat(now) {
         layer.name +
         ', step ' +
         (k + 1) +
-        (list ? ': ' + percent(part) + ' % above tau' : ': not guided');
+        (!list ? ': not guided' : bound ? ': ' + percent(part) + ' % above tau' : ': tau is off');
       cell.setAttribute('aria-label', cell.title);
       cell.setAttribute('aria-pressed', String(chosen[0] === l && chosen[1] === k));
     }),
@@ -199,7 +211,7 @@ function drawHeat(now) {
 }
 
 function drawPlace(now) {
-  const { scale, tau } = knobs(),
+  const { scale, tau, bound } = knobs(),
     [l, k] = chosen,
     layer = now.layers[l],
     list = ratios(l, k, scale);
@@ -222,7 +234,7 @@ function drawPlace(now) {
     : 'its tokens lie on no grid';
   const patches = $('.patches');
   patches.replaceChildren();
-  const most = Math.max(...list, tau + 0.01);
+  const most = bound ? Math.max(...list, tau + 0.01) : Infinity;
   if (layer.grid) {
     patches.style.gridTemplate =
       'repeat(' + layer.grid[0] + ', 1fr) / repeat(' + layer.grid[1] + ', 1fr)';
@@ -230,16 +242,29 @@ function drawPlace(now) {
     const shown = film ? list.slice(frame * wide, (frame + 1) * wide) : list;
     shown.forEach(one => {
       const patch = make('i', one > tau ? 'clip' : '', patches);
-      patch.style.setProperty('--v', (one - tau) / (most - tau));
+      patch.style.setProperty('--v', bound ? (one - tau) / (most - tau) : 0);
       patch.title = 'R ' + brief(one) + (one > tau ? ', cut to ' + brief(tau) : '');
     });
   }
   drawHist(list, tau, place);
-  const cut = percent(share(list, tau)),
-    next = Math.round(10 * tau * 1.5) / 10,
+  drawCut(list);
+}
+
+// What tau cuts here, and one that cuts less.
+function drawCut(list) {
+  const { scale, tau, bound } = knobs(),
+    cut = percent(share(list, tau)),
+    next = within('nag_tau', Math.round(10 * tau * 1.5) / 10),
     hint = $('.hint'),
     moves = $('.moves');
   hint.replaceChildren();
+  moves.replaceChildren();
+  if (!bound) {
+    make('b', '', hint, 'Tau is off: nothing is cut.');
+    hint.append(' “Bound the norm” is not ticked under More.');
+    return;
+  }
+  const there = same(next, tau); // already as high as this model has it
   make(
     'b',
     '',
@@ -248,18 +273,17 @@ function drawPlace(now) {
       brief(tau) +
       ' cuts ' +
       cut +
-      ' % of the patches here, tau ' +
-      brief(next) +
-      ' would cut ' +
-      percent(share(list, next)) +
-      ' %.',
+      ' % of the patches here' +
+      (there
+        ? ', and goes no higher.'
+        : ', tau ' + brief(next) + ' would cut ' + percent(share(list, next)) + ' %.'),
   );
   const all = everyPlace((a, b) => ratios(a, b, scale));
   hint.append(' Over all layers and steps it cuts ' + percent(share(all, tau)) + ' %.');
-  moves.replaceChildren();
+  if (there) return;
   make('span', '', moves, 'Next');
   make('button', 'button next', moves, 'Try tau ' + brief(next)).addEventListener('click', () =>
-    trigger('apply', { set: { nag_tau: Math.min(20, next) } }),
+    trigger('apply', { set: { nag_tau: next } }),
   );
 }
 
@@ -267,7 +291,8 @@ function drawHist(list, tau, place) {
   const node = $('.hist'),
     bins = 40,
     low = Math.min(1, ...list),
-    high = Math.max(tau * 1.2, ...list),
+    bound = tau < Infinity,
+    high = Math.max(bound ? tau * 1.2 : 0, ...list) + 1e-6,
     counts = new Array(bins).fill(0);
   list.forEach(one => {
     counts[Math.min(bins - 1, Math.floor(((one - low) / (high - low)) * bins))]++;
@@ -278,10 +303,15 @@ function drawHist(list, tau, place) {
     const bar = make('i', low + ((i + 0.5) / bins) * (high - low) > tau ? 'over' : '', node);
     bar.style.setProperty('--v', count / most);
   });
-  const line = make('u', '', node);
-  line.style.setProperty('--x', (tau - low) / (high - low));
-  line.title = 'tau ' + brief(tau) + ': ' + percent(share(list, tau)) + ' % cut';
-  node.setAttribute('aria-label', line.title);
+  const said = bound
+    ? 'tau ' + brief(tau) + ': ' + percent(share(list, tau)) + ' % cut'
+    : 'tau is off';
+  if (bound) {
+    const line = make('u', '', node);
+    line.style.setProperty('--x', (tau - low) / (high - low));
+    line.title = said;
+  }
+  node.setAttribute('aria-label', said);
   $('.hist-title').textContent = 'Push on each patch: ' + place;
   const axis = $('.haxis');
   axis.replaceChildren();
@@ -290,25 +320,32 @@ function drawHist(list, tau, place) {
 
 // The rules of nag.xray.XRay.suggest, at the scale of the knob.
 function drawSuggest(now) {
-  const { scale } = knobs(),
+  const { scale, bound, blend } = knobs(),
     all = everyPlace((l, k) => ratios(l, k, scale)),
     at = list => list[Math.min(list.length - 1, Math.ceil(0.9 * (list.length - 1)))];
-  const tau = Math.max(1, Math.ceil(10 * at(all) - 1e-3) / 10),
+  const fitting = Math.max(1, Math.ceil(10 * at(all) - 1e-3) / 10),
+    tau = bound ? within('nag_tau', fitting) : Infinity,
     change = at(everyPlace((l, k) => changes(l, k, scale, tau)));
-  const alpha = Math.min(1, Math.floor(20 / Math.max(change, 1e-6) + 1e-3) / 20);
+  const most = Math.min(1, Math.floor(20 / Math.max(change, 1e-6) + 1e-3) / 20),
+    alpha = within('nag_alpha', most);
+  const off = [!bound && 'tau', !blend && 'alpha'].filter(Boolean).join(' and ');
   $('.rule').textContent =
     'At scale ' +
     brief(scale) +
     ': the smallest tau that leaves nine patches in ten as they are, and the largest alpha at ' +
     'which nine in ten change by at most their own size. A place to begin; it says nothing of ' +
-    'the picture.';
+    'the picture.' +
+    (off ? ' Under More, ' + off + (off.includes(' ') ? ' are' : ' is') + ' off.' : '');
   const row = $('.suggest .rowbtn'),
-    text = 'Set tau ' + brief(tau) + ', alpha ' + brief(alpha);
+    set = { ...(bound && { nag_tau: tau }), ...(blend && { nag_alpha: alpha }) },
+    parts = [bound && 'tau ' + brief(tau), blend && 'alpha ' + brief(alpha)].filter(Boolean),
+    text = parts.length ? 'Set ' + parts.join(', ') : '';
   if (row.dataset.text === text) return;
   row.dataset.text = text;
   row.replaceChildren();
+  if (!text) return;
   make('button', 'button next', row, text).addEventListener('click', () =>
-    trigger('apply', { set: { nag_tau: Math.min(20, tau), nag_alpha: alpha } }),
+    trigger('apply', { set }),
   );
 }
 

@@ -164,6 +164,8 @@ def cell(
         "step": column.step,
         "total": max(column.total, column.step),
         "seconds": column.seconds,
+        # whether that is the time of drawing this column now, and it alone
+        "alone": column.state == "done" and not column.reused and not column.together,
         "cost": cost(run, column),
         "peak": f"{column.peak / 1e9:.1f} GB" if column.peak else "",
         "note": note(run, column),
@@ -213,8 +215,11 @@ def about(preset: Preset) -> dict:
         "preset": preset.name,
         "title": preset.title,
         "local": preset.local,
+        "shipped": preset.shipped,
         "space": os.environ.get("SPACE_ID", ""),  # of Hugging Face: owner/name
         "look_for": preset.look_for,
+        # of Vote, which draws these; with a picture to begin with, words go with that picture
+        "examples": bool(preset.prompts) and not preset.image,
         "chips": [chip(pair, preset) for pair in preset.prompts],
         "card": card(preset),
     }

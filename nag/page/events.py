@@ -21,6 +21,7 @@ SOON = QUIET | {"concurrency_limit": None, "trigger_mode": "multiple"}
 ONCE = SOON | {"trigger_mode": "once"}  # where two clicks are meant as one
 TURN = {"concurrency_id": ENGINE, "concurrency_limit": 1}
 TELL = "(...values) => { window.nagSettings = values; dispatchEvent(new Event('nag-settings')); }"
+APPLIED = "() => {{ dispatchEvent(new CustomEvent('nag-applied', {{ detail: {} }})); }}"
 DICE = "() => Math.floor(Math.random() * 4294967296)"
 
 
@@ -44,7 +45,10 @@ def connect(demo: Page, desk: PageHandlers, parts: dict) -> None:
     run(start.click, desk.prepare, ONCE)
     run(bench.submit, redraw(desk), SOON)  # a knob was released
     run(bench.select(restore.apply(desk), inputs, fields, **SOON).success, redraw(desk), SOON)
-    bench.input(restore.apply(desk), inputs, fields, **SOON)  # settings alone, nothing is drawn
+    # settings alone, nothing is drawn
+    applied = bench.input(restore.apply(desk), inputs, fields, **SOON)
+    applied.success(None, None, None, js=APPLIED.format("true"), **QUIET)
+    applied.failure(None, None, None, js=APPLIED.format("false"), **QUIET)
     bench.like(desk.keeper.answer, None, parts["kept"], **SOON)  # a file is to be made
     # Gradio says so, too, when the list is only passed
     asked = parts["preset"], parts["chosen"]

@@ -55,6 +55,8 @@ class GridValue:
             "state": "running" if running else "done" if not grid.missing else "waiting",
             "count": sum(not p.reference for p in grid.pictures),
             "missing": len(grid.missing),
+            # of those, un-guided pictures that stand in no cell
+            "beside": sum(picture.reference for picture in grid.missing),
             "seconds": grid.seconds_left(),
             "at_once": grid.at_once,
             "corner": self.corner,

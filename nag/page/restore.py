@@ -14,7 +14,7 @@ from ..media import metadata
 from ..presets import Preset, resolve
 from ..request import Request
 from . import cells
-from .controls import INPUTS, PRESETS, fill, marks, number
+from .controls import INPUTS, PRESETS, fill, in_order, marks, number
 from .link import WORDS
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def nothing(count: int) -> list:
 
 # the start picture, the notches, the bench, Compare, Stop, and whose settings are in the fields
 BESIDE = "begin", "marks", "bench", "start", "stop", "chosen"
-FIELDS = len(INPUTS) + len(BESIDE)
+FIELDS, BENCH = len(INPUTS) + len(BESIDE), len(INPUTS) + BESIDE.index("bench")
 
 
 def fields(parts: dict) -> list:
@@ -109,7 +109,8 @@ def fitting(now: dict, asked: dict) -> dict:
 
 
 def from_link(request: gr.Request) -> list:
-    """?prompt=...&negative_prompt=...&seed=...: checked like any other input."""
+    """?prompt=...&negative_prompt=...&seed=...: checked like any other input. The bench is told
+    which fields it asked for, and knows from that when they are there."""
     raw = {
         key: value if key in WORDS else number(value)
         for key, value in request.query_params.items()
@@ -118,7 +119,11 @@ def from_link(request: gr.Request) -> list:
     if not raw:
         return nothing(FIELDS)
     try:
-        return shown(*resolve(raw, PRESETS))
+        preset, asked = resolve(raw, PRESETS)
+        found = shown(preset, asked)
+        linked = asked.model_dump(mode="json") | {"guidance": in_order(asked.guidance)}
+        found[BENCH] = found[BENCH] | {"linked": linked}
+        return found
     except Refused as error:
         gr.Warning(html.escape(f"The link was left aside: {error}", quote=False))
         return nothing(FIELDS)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 SIDE = 512  # px of the picture under the map
 PATCHES = 256  # of a frame, layer and step that the browser gets; of more, evenly spaced ones
+MADE = ("nag_scale", "nag_tau", "nag_alpha", "nag_normalisation", "nag_refinement", "seed")
 FRAMES = 8  # of a video, the same
 
 
@@ -30,7 +31,8 @@ def recorded(xray: XRay, run: Run) -> dict:
         "state": "done",
         "picture": data_uri(column.image, SIDE),
         "frames": [_frame(column.frames, part) for part in frames] if column.frames else [],
-        "made": {n: getattr(request, n) for n in ("nag_scale", "nag_tau", "nag_alpha", "seed")},
+        "made": {name: getattr(request, name) for name in MADE},
+        "ranges": {name: run.preset.range(name) for name in ("nag_tau", "nag_alpha")},
         "width": request.width,
         "height": request.height,
         "scales": list(xray.scales),
