@@ -331,10 +331,15 @@ def test_who_passes_the_list_of_models_keeps_what_was_typed(page):
     assert page.input_value(model).startswith("Pocket joint")
 
 
-def test_the_documentation_of_the_api_opens(page):
+def test_the_documentation_of_the_api_opens(server, browser):
+    """Gradio's own panel, which also asks for pages that are shut here."""
+    page = browser.new_page()
+    page.goto(server)
+    page.wait_for_function("window.nagSettings")
     more(page)
     page.click("#use-api a")
     page.wait_for_selector(".api-docs >> text=/compare")
+    page.close()
 
 
 def test_every_setting_that_makes_a_picture_is_told_where_two_are_compared():
