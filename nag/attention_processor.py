@@ -27,9 +27,19 @@ from torch import Tensor
 
 from . import fused, kernels, merged
 from .rivals import IN_ONE_SOFTMAX, blend, in_one_softmax
-from .segments import NEGATIVE, POSITIVE, Inputs, Op, Segments
-
-from .segments import places, portions, put, rows_of, take, tokens_first  # isort: skip
+from .segments import (
+    NEGATIVE,
+    POSITIVE,
+    Inputs,
+    Op,
+    Segments,
+    places,
+    portions,
+    put,
+    rows_of,
+    take,
+    tokens_first,
+)
 from .settings import NAGSettings
 
 if TYPE_CHECKING:
@@ -65,22 +75,22 @@ class GuidedAttention:
 
     def attend(
         self, op: Op, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None,
-        tokens: int = 2, plain: bool = False, scale: float | None = None,
+        token_dim: int = 2, plain: bool = False, scale: float | None = None,
     ) -> Tensor:  # fmt: skip
         """`op(query, key, value, mask)` with guided image rows.
 
-        tokens: where these tensors count their tokens, 2 in (B, H, N, D), 1 in (B, N, H, D).
+        token_dim: where these tensors count their tokens, 2 in (B, H, N, D), 1 in (B, N, H, D).
         plain: the op is PyTorch's own attention with this `scale` and no other option.
         Raises NAGRuntimeError where the rows of a batch cannot be told apart.
         """
         layout = self.call.layout
         if layout is None or (self.pictures and self.seen):  # an IP-Adapter's pictures come second
             return op(query, key, value, mask)
-        found = self._places(query.shape[tokens], key.shape[tokens])
+        found = self._places(query.shape[token_dim], key.shape[token_dim])
         if found is None:
             return op(query, key, value, mask)
         self.hit = self.seen = True
-        if tokens == 2:
+        if token_dim == 2:
             return self._guided(op, Inputs(query, key, value, mask), *found, plain, scale)
 
         def heads_first(*inputs):
