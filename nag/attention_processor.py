@@ -114,18 +114,15 @@ class GuidedAttention:
             put(out, pieces, op(*inputs.seen(keys.with_positive, pieces)))
             return out
         rows = rows_of(self.call.layout, inputs.query)
-        flip = self.settings.method in IN_ONE_SOFTMAX
+        if self.settings.method in IN_ONE_SOFTMAX and queries.image:
+            return self.one_softmax(op, inputs, queries, keys, rows)
         if not (queries.positive or queries.negative):
-            out = self.cross(op, inputs, keys, rows, plain)
-        elif queries is not keys or not keys.image or flip or not self._mergeable(inputs, plain):
-            out = self.joint(op, inputs, queries, keys, rows)
-        elif self._fusable(inputs.query):
-            out = merged.in_three_calls(inputs, keys, rows, scale, self.settings)
-        else:
-            out = merged.in_portions(inputs, keys, rows, scale, self._steer)
-        if flip and queries.image:
-            put(out[rows], *in_one_softmax(op, inputs.of_rows(rows), queries, keys, self.settings))
-        return out
+            return self.cross(op, inputs, keys, rows, plain)
+        if queries is not keys or not keys.image or not self._mergeable(inputs, plain):
+            return self.joint(op, inputs, queries, keys, rows)
+        if self._fusable(inputs.query):
+            return merged.in_three_calls(inputs, keys, rows, scale, self.settings)
+        return merged.in_portions(inputs, keys, rows, scale, self._steer)
 
     def cross(
         self, op: Op, inputs: Inputs, keys: Segments, rows: slice, plain: bool = False
@@ -152,6 +149,26 @@ class GuidedAttention:
         put(out, queries.positive, text)
         put(out[rows], queries.negative, other)
         put(out, queries.image, self.steered(z_positive, z_negative, rows))
+        return out
+
+    def one_softmax(
+        self, op: Op, inputs: Inputs, queries: Segments, keys: Segments, rows: slice
+    ) -> Tensor:
+        """The rivals that answer conditional rows, or the image in them, by one softmax. The rest
+        is asked as in `joint`: texts that are left to themselves, and unconditional rows."""
+        out, total = inputs.output(), inputs.query.shape[0]
+        asking, answer = in_one_softmax(op, inputs.of_rows(rows), queries, keys, self.settings)
+        put(out[rows], asking, answer)
+        rest = [
+            (slice(0, rows.start), queries.with_positive, keys.with_positive),
+            (slice(rows.stop, total), queries.with_positive, keys.with_positive),
+        ]
+        if asking == queries.image:
+            rest.append((rows, queries.positive, keys.with_positive))
+            rest.append((rows, queries.negative, keys.with_negative))
+        for some, pieces, seen in rest:
+            if pieces and some.start < some.stop:
+                put(out[some], pieces, op(*inputs.of_rows(some).seen(seen, pieces)))
         return out
 
     def text(self, op: Op, inputs: Inputs, at: Segments) -> Tensor:

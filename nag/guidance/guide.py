@@ -91,9 +91,9 @@ def guide(
         exact: attend the positive and the negative branch in two passes, as by hand. Otherwise
             joint attention attends the image's keys once for both and merges (`nag/kernels.py`),
             where a kernel can: the same up to rounding, for much less time.
-        record: a `nag.XRay` that keeps how far each image token was pushed, of one picture. It
-            costs several passes over every guided output, and a model compiled with fullgraph=True
-            cannot be recorded.
+        record: a `nag.XRay` that keeps how far each image token was pushed, of one picture; nothing
+            with "vsf" and "negpip". It costs several passes over every guided output, and a model
+            compiled with fullgraph=True cannot be recorded.
 
     With CFG, only the conditional rows are guided. Pooled text embeddings are the positive's for
     both texts. Gives a `Progress`, which counts the guided steps. Raises NAGValueError for bad
