@@ -95,8 +95,9 @@ class GuidedDenoiser:
         return active or keeps_tensors(self.denoiser)
 
     def _plan(self, given: dict, place: int) -> Plan:
-        """What `plan_call` says of this text, asked once for each tensor and its values."""
-        state, tensors = self.state, text_tensors(self.family, given)
+        """What `plan_call` says of this text, asked once for each tensor and its values: those of
+        masks, ids and counts too, which are packed into it."""
+        state, tensors = self.state, packed_tensors(self.family, given)
         if state.texts is None:
             return Plan(None, False)
         key = (state.texts.same and place, *((id(one), private.changes_of(one)) for one in tensors))
@@ -134,11 +135,11 @@ class GuidedDenoiser:
         return forward(*args, **{**kwargs, **by_name})
 
 
-def text_tensors(family: Family, given: dict) -> tuple:
-    """The tensors of a call's texts."""
-    texts = [given.get(p.argument) for p in family.texts]
-    texts = [row for text in texts for row in (text if isinstance(text, list) else [text])]
-    return tuple(row for row in texts if isinstance(row, torch.Tensor))
+def packed_tensors(family: Family, given: dict) -> tuple[torch.Tensor, ...]:
+    """The tensors of a call that grow with the text: its texts, and their masks, ids and counts."""
+    values = [given.get(p.argument) for p in family.inputs]
+    rows = [row for value in values for row in (value if isinstance(value, list) else [value])]
+    return tuple(row for row in rows if isinstance(row, torch.Tensor))
 
 
 def check_guidable(denoiser: ModelMixin, layers: list, parts: list) -> None:

@@ -1,0 +1,74 @@
+"""Loops of one's own inside `nag.guide`, which call the denoiser and not the pipeline."""
+
+import torch
+from test_guidance import STRONG, close, differ
+from tiny import NEGATIVE, PROMPT, pipeline
+
+import nag
+
+LATENTS = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+# --- the same text, with other companions
+
+
+def pixart_calls(masks, change=lambda mask: None):
+    """A guided denoiser call with each mask, all with the same embeddings."""
+    pipe = pipeline("pixart")
+    options = {"device": torch.device("cpu"), "max_sequence_length": 24}
+    with nag.guide(pipe, NEGATIVE, **STRONG), torch.no_grad():
+        text, *_ = pipe.encode_prompt(PROMPT, do_classifier_free_guidance=False, **options)
+        outputs = []
+        for mask in masks:
+            change(mask)
+            call = {"encoder_hidden_states": text, "encoder_attention_mask": mask}
+            outputs.append(pipe.transformer(LATENTS, timestep=torch.tensor([500]), **call)[0])
+    return outputs
+
+
+def test_another_mask_for_the_same_embeddings_is_another_call():
+    whole, cut = torch.ones(1, 24), torch.ones(1, 24)
+    cut[:, 3:] = 0
+    (first,), (second,) = pixart_calls([whole]), pixart_calls([cut])
+    assert differ(first, second)
+    for one, expected in zip(pixart_calls([whole, cut]), (first, second), strict=True):
+        close(one, expected, 1e-6)
+
+
+def test_a_mask_that_is_changed_in_place_is_another_one():
+    cut = torch.ones(1, 24)
+    cut[:, 3:] = 0
+    (expected,) = pixart_calls([cut])
+    mask, seen = torch.ones(1, 24), []
+
+    def change(mask):
+        if seen:
+            mask[:, 3:] = 0
+        seen.append(mask)
+
+    first, second = pixart_calls([mask, mask], change)
+    close(second, expected, 1e-6)
+    assert differ(first, second)
+
+
+def test_other_positions_for_the_same_embeddings_are_another_call():
+    pipe = pipeline("flux")
+    latents = torch.randn(1, 16, pipe.transformer.config.in_channels)
+    image = torch.zeros(16, 3)
+    image[:, 1], image[:, 2] = torch.arange(16) // 4, torch.arange(16) % 4
+
+    def calls(*positions):
+        with nag.guide(pipe, NEGATIVE, **STRONG), torch.no_grad():
+            options = {"device": torch.device("cpu"), "max_sequence_length": 24}
+            text, pooled, _ = pipe.encode_prompt(PROMPT, None, **options)
+            call = {"encoder_hidden_states": text, "pooled_projections": pooled}
+            call |= {"timestep": torch.tensor([0.5]), "img_ids": image}
+            if pipe.transformer.config.guidance_embeds:
+                call["guidance"] = torch.tensor([3.5])
+            return [pipe.transformer(latents, txt_ids=ids, **call)[0] for ids in positions]
+
+    zeros, counting = torch.zeros(24, 3), torch.arange(24.0)[:, None].expand(24, 3).contiguous()
+    (first,), (second,) = calls(zeros), calls(counting)
+    assert differ(first, second)
+    for one, expected in zip(calls(zeros, counting), (first, second), strict=True):
+        close(one, expected, 1e-6)
