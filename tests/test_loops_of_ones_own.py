@@ -1,8 +1,11 @@
 """Loops of one's own inside `nag.guide`, which call the denoiser and not the pipeline."""
 
+import functools
+
+import pytest
 import torch
 from test_guidance import STRONG, close, differ
-from tiny import NEGATIVE, PROMPT, pipeline
+from tiny import NEGATIVE, PIPELINES, PROMPT, draw, pipeline, prepared
 
 import nag
 
@@ -72,3 +75,41 @@ def test_other_positions_for_the_same_embeddings_are_another_call():
     assert differ(first, second)
     for one, expected in zip(calls(zeros, counting), (first, second), strict=True):
         close(one, expected, 1e-6)
+
+
+# --- gradients
+
+
+def text_of(pipe):
+    with torch.no_grad():
+        return pipe.encode_prompt(PROMPT, "cpu", 1, False)[0]
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_gradient_checkpointing_is_refused_where_gradients_are_wanted(reentrant):
+    """What runs a second time runs behind the guided call, and is not guided."""
+    from torch.utils.checkpoint import checkpoint
+
+    pipe = prepared(PIPELINES["sd"].build)
+    again = functools.partial(checkpoint, use_reentrant=reentrant)
+    pipe.unet.enable_gradient_checkpointing(lambda module, *args: again(module.__call__, *args))
+    with nag.guide(pipe, NEGATIVE, **STRONG):
+        text = text_of(pipe)
+        with pytest.raises(RuntimeError, match=r"Call disable_gradient_checkpointing\(\) on it"):
+            pipe.unet(LATENTS, 500, encoder_hidden_states=text)
+        with torch.no_grad():
+            expected = pipe.unet(LATENTS, 500, encoder_hidden_states=text)[0]
+        pipe.unet.disable_gradient_checkpointing()
+        latents = LATENTS.clone().requires_grad_()
+        out = pipe.unet(latents, 500, encoder_hidden_states=text)[0]
+        out.square().mean().backward()
+    close(out, expected, 1e-6)
+    assert latents.grad.abs().max() > 0
+
+
+def test_pictures_are_drawn_with_gradient_checkpointing_as_without():
+    pipe = prepared(PIPELINES["sd"].build)
+    with nag.guide(pipe, NEGATIVE, **STRONG):
+        expected = draw("sd", pipe=pipe)
+        pipe.unet.enable_gradient_checkpointing()
+        assert torch.equal(draw("sd", pipe=pipe), expected)

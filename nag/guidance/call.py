@@ -150,6 +150,12 @@ def check_guidable(denoiser: ModelMixin, layers: list, parts: list) -> None:
             "which a step cache, or other code in the place of its forward, would mix up: give one "
             "prompt at a time, or call disable_cache() on it."
         )
+    if torch.is_grad_enabled() and getattr(denoiser, "is_gradient_checkpointing", False):
+        raise NAGRuntimeError(
+            f"This {type(denoiser).__name__} has gradient checkpointing on, which runs its layers "
+            "once more in the backward pass, when NAG no longer guides them: the gradients would "
+            "be wrong. Call disable_gradient_checkpointing() on it, or draw under torch.no_grad()."
+        )
     strangers = [layer.name for layer in layers if layer.module.processor is not layer.twin]
     if strangers:
         raise NAGRuntimeError(
