@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from . import fused, kernels, merged
+from .errors import NAGRuntimeError
 from .rivals import IN_ONE_SOFTMAX, blend, in_one_softmax
 from .segments import (
     NEGATIVE,
@@ -48,6 +49,13 @@ if TYPE_CHECKING:
     from .families.schema import Family
     from .guidance.state import CallState
     from .twins import Processor, Twin
+
+
+IN_PARTS = (
+    "with context parallelism every device has a part of the text and of the picture, so the two "
+    "texts cannot be told apart. Load it without ContextParallelConfig; models whose image attends "
+    "the whole text in layers of its own, as Wan's does, are guided with it."
+)
 
 
 class GuidedAttention:
@@ -101,6 +109,11 @@ class GuidedAttention:
             mask = mask[:, None, None, :]
         inputs = Inputs(*(x.transpose(1, 2) for x in (query, key, value)), mask)
         return self._guided(heads_first, inputs, *found, plain, scale).transpose(1, 2)
+
+    def check_whole(self) -> None:
+        """Raises NAGRuntimeError where a sequence with both texts is cut into parts."""
+        if self.call.layout is not None and not self.kind.startswith("cross"):
+            raise NAGRuntimeError(f"NAG cannot guide the attention of {self.name}: {IN_PARTS}")
 
     def _guided(
         self, op: Op, inputs: Inputs, queries: Segments, keys: Segments, plain: bool,

@@ -139,6 +139,8 @@ def dispatch_with(current: CurrentLayer, dispatch: Callable) -> Callable:
         def op(q, k, v, mask):
             return dispatch(q, k, v, mask, *args, **options)
 
+        if options.get("parallel_config") is not None:
+            current.layer.check_whole()
         plain = not foreign and is_plain(args, options, current.layer.call.backend)
         scale = options.get("scale")
         return current.layer.attend(op, query, key, value, attn_mask, 1, plain, scale)

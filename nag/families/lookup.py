@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from .. import private
+from ..attention_processor import IN_PARTS
 from ..errors import NAGError, NAGValueError
 from .refused import PIPELINES, REFUSED
 from .schema import Family
@@ -95,6 +97,21 @@ def obstacle(pipe: DiffusionPipeline | ModelMixin) -> str | None:
     return None
 
 
+def parallel_obstacle(denoiser: ModelMixin, kinds: Iterable[str]) -> str | None:
+    """Why NAG cannot guide a denoiser that runs on several devices, and what would work; None for
+    all others. kinds: of its attention layers, see `KINDS`."""
+    name, how = type(denoiser).__name__, private.parallelism(denoiser)
+    if how == "tensor":
+        return (
+            f"This {name} runs with tensor parallelism, where every device has a part of the "
+            "attention heads, and NAG's bound is over all of them: load it without "
+            "TensorParallelConfig."
+        )
+    if how == "context" and not all(kind.startswith("cross") for kind in kinds):
+        return f"NAG cannot guide this {name}: {IN_PARTS}"
+    return None
+
+
 def supports(pipe: DiffusionPipeline | ModelMixin) -> tuple[bool, str]:
     """Whether `nag.guide` works on this pipeline (or on pipelines with this denoiser), and in one
     sentence how, or why not."""
@@ -117,6 +134,8 @@ def supports(pipe: DiffusionPipeline | ModelMixin) -> tuple[bool, str]:
             f"This {type(denoiser).__name__} has no attention layer that sees text, so NAG has "
             "nothing to guide.",
         )
+    if why := parallel_obstacle(denoiser, [kind for kind, _ in layers.values()]):
+        return False, why
     counts = {
         kind: sum(k.startswith(kind) for k, _ in layers.values())
         for kind in ("cross", "joint", "text")

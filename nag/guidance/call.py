@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 
 from .. import families, private
+from ..attention_processor import IN_PARTS, GuidedAttention
 from ..errors import NAGRuntimeError
 from ..families import Adapted, Family
 from .caches import forget_texts, keeps_tensors
@@ -23,8 +24,6 @@ from .steps import StepCounter
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline, ModelMixin
-
-    from ..attention_processor import GuidedAttention
 
 R = TypeVar("R")
 MOST_PLANS = 8  # more tensors than that are a pipeline that makes a new one in every step
@@ -150,6 +149,8 @@ def check_guidable(denoiser: ModelMixin, layers: list, parts: list) -> None:
             "which a step cache, or other code in the place of its forward, would mix up: give one "
             "prompt at a time, or call disable_cache() on it."
         )
+    if why := families.parallel_obstacle(denoiser, (layer.kind for layer in layers)):
+        raise NAGRuntimeError(why)
     if torch.is_grad_enabled() and getattr(denoiser, "is_gradient_checkpointing", False):
         raise NAGRuntimeError(
             f"This {type(denoiser).__name__} has gradient checkpointing on, which runs its layers "
@@ -174,6 +175,8 @@ def check_all_reached(
     ]
     if not missed:
         return
+    if private.parallelism(denoiser):  # else the processors would be blamed
+        raise NAGRuntimeError(f"NAG cannot guide this {type(denoiser).__name__}: {IN_PARTS}")
     raise NAGRuntimeError(
         f"NAG did not reach the attention of {len(missed)} of {len(layers)} layers (first: "
         f"{missed[0].name}), so the picture would be guided in part or not at all. Their processor "
