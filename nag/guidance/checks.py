@@ -160,22 +160,30 @@ def mask_by_argument(family: Family, embeds: dict, mask: torch.Tensor) -> dict:
     return {family.companion("mask").argument: mask}
 
 
-def check_caller(pipe: DiffusionPipeline) -> None:
-    """Raises NAGRuntimeError where another pipeline runs the denoiser of the guided one: its words
-    are not heard, and its picture would be guided only if they happened to be the same."""
+def other_pipeline(pipe: DiffusionPipeline) -> DiffusionPipeline | None:
+    """The pipeline whose call is running, if it is another than this one; None in a loop of one's
+    own too."""
     frame = inspect.currentframe()
     while frame is not None:
         if frame.f_code.co_name == "__call__":
             caller = frame.f_locals.get("self")
             if caller is pipe:
-                return
+                return None
             if isinstance(caller, DiffusionPipeline):
-                raise NAGRuntimeError(
-                    f"This {type(caller).__name__} runs the denoiser of a {type(pipe).__name__} "
-                    "that is guided, and is not guided itself: leave nag.guide before you call it, "
-                    "or enter nag.guide with it."
-                )
+                return caller
         frame = frame.f_back
+    return None
+
+
+def check_caller(pipe: DiffusionPipeline) -> None:
+    """Raises NAGRuntimeError where another pipeline runs the denoiser of the guided one: its words
+    are not heard, and its picture would be guided only if they happened to be the same."""
+    if (caller := other_pipeline(pipe)) is not None:
+        raise NAGRuntimeError(
+            f"This {type(caller).__name__} runs the denoiser of a {type(pipe).__name__} that is "
+            "guided, and is not guided itself: leave nag.guide before you call it, or enter "
+            "nag.guide with it."
+        )
 
 
 def nothing_guided(pipe: DiffusionPipeline, state: CallState, step: int) -> NAGRuntimeError:

@@ -28,6 +28,7 @@ from .checks import (
     embeds_by_argument,
     guidable_family,
     nothing_guided,
+    other_pipeline,
 )
 from .encoders import Encoders
 from .recognition import PromptRows
@@ -129,7 +130,7 @@ def guide(
         stack.enter_context(wrap_call(pipe, one_call))
         for name in families.encoders_of(pipe):
             stack.enter_context(wrap_method(pipe, name, encoders))
-        count_steps(scheduler, steps, stack)
+        count_steps(pipe, scheduler, steps, stack)
         for denoiser in families.denoisers_of(pipe):
             guide_denoiser(pipe, denoiser, family, state, steps, stack)
         stack.callback(state.forget)
@@ -139,13 +140,23 @@ def guide(
             raise steps.nothing_guided()
 
 
-def count_steps(scheduler: SchedulerMixin, steps: StepCounter, stack: contextlib.ExitStack) -> None:
-    """Lets `steps` hear of a scheduler's steps and schedules."""
+def count_steps(
+    pipe: DiffusionPipeline,
+    scheduler: SchedulerMixin,
+    steps: StepCounter,
+    stack: contextlib.ExitStack,
+) -> None:
+    """Lets `steps` hear of a scheduler's steps and schedules, but not of those that another
+    pipeline with the same scheduler makes."""
+
+    def unless_others(report):
+        return lambda: report() if other_pipeline(pipe) is None else None
+
     for name, report in (
         ("step", steps.scheduler_stepped),
         ("set_timesteps", steps.schedule_set),
     ):
-        method = CountingMethod(getattr(scheduler, name), report)
+        method = CountingMethod(getattr(scheduler, name), unless_others(report))
         stack.enter_context(set_attribute(scheduler, name, method))
 
 
