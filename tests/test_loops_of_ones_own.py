@@ -1,6 +1,7 @@
 """Loops of one's own inside `nag.guide`, which call the denoiser and not the pipeline."""
 
 import functools
+import itertools
 
 import pytest
 import torch
@@ -113,3 +114,65 @@ def test_pictures_are_drawn_with_gradient_checkpointing_as_without():
         expected = draw("sd", pipe=pipe)
         pipe.unet.enable_gradient_checkpointing()
         assert torch.equal(draw("sd", pipe=pipe), expected)
+
+
+# --- steps of another scheduler than the pipeline's
+
+
+def by_hand(pipe, text, count=4):
+    """Euler's method, in a loop without any scheduler."""
+    latents, sigmas = LATENTS.expand(len(text), -1, -1, -1), torch.linspace(1, 0, count + 1)
+    with torch.no_grad():
+        for now, then in itertools.pairwise(sigmas):
+            noise = pipe.unet(latents, 999 * now, encoder_hidden_states=text)[0]
+            latents = latents + (then - now) * noise
+    return latents
+
+
+def by_another_scheduler(pipe, text, count=4):
+    scheduler, latents = type(pipe.scheduler).from_config(pipe.scheduler.config), LATENTS
+    scheduler.set_timesteps(count)
+    with torch.no_grad():
+        for t in scheduler.timesteps:
+            noise = pipe.unet(latents, t, encoder_hidden_states=text)[0]
+            latents = scheduler.step(noise, t, latents)[0]
+    return latents
+
+
+LOOPS = [by_hand, by_another_scheduler]
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_loop_that_shows_a_text_which_nobody_heard_of_is_not_left_unguided(loop):
+    pipe = pipeline("sd")
+    text = text_of(pipe)
+    with (
+        pytest.raises(RuntimeError, match=r"call the pipeline's encode_prompt inside nag\.guide"),
+        nag.guide(pipe, NEGATIVE, **STRONG),
+    ):
+        loop(pipe, text)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_loop_that_encodes_inside_is_guided_in_every_step(loop):
+    pipe = pipeline("sd")
+    plain = loop(pipe, text_of(pipe))
+    with nag.guide(pipe, NEGATIVE, **STRONG) as progress:
+        out = loop(pipe, text_of(pipe))
+    assert progress.guided_calls == 4 and differ(out, plain)
+
+
+def test_nothing_is_missed_where_nothing_was_to_be_guided():
+    """Words encoded and not drawn, calls behind `end`, and CFG's text beside the prompt's."""
+    pipe = pipeline("sd")
+    with nag.guide(pipe, NEGATIVE, **STRONG) as progress:
+        text = text_of(pipe)
+    assert progress.guided_calls == 0
+    other = torch.randn_like(text)
+    for off in ({"scale": 1.0}, {"end": 0.0}):
+        with nag.guide(pipe, NEGATIVE, **STRONG | off):
+            by_hand(pipe, other)
+    with nag.guide(pipe, NEGATIVE, **STRONG) as progress:
+        by_hand(pipe, torch.cat([other, text_of(pipe)]), count=1)
+        by_hand(pipe, other, count=1)
+    assert progress.guided_calls == 1

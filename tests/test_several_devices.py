@@ -40,10 +40,12 @@ def test_what_cannot_be_right_on_several_devices_is_refused_before_a_layer_runs(
         pipe.transformer._parallel_config = config
         yes, why = nag.supports(pipe)
         assert not yes and "FluxTransformer2DModel" in why
-    with pytest.raises(RuntimeError if inside else ValueError, match=sentence):  # noqa: SIM117
-        with nag.guide(pipe, NEGATIVE, **STRONG):
-            pipe.transformer._parallel_config = config
-            draw("flux", pipe=pipe)
+    with (
+        pytest.raises(RuntimeError if inside else ValueError, match=sentence),
+        nag.guide(pipe, NEGATIVE, **STRONG),
+    ):
+        pipe.transformer._parallel_config = config
+        draw("flux", pipe=pipe)
     assert not calls
 
 
@@ -67,9 +69,11 @@ def test_processors_that_were_told_by_hand_are_refused_in_their_attention():
     layers = families.find(pipe).layers(pipe.transformer)
     for _, module in layers.values():
         module.processor._parallel_config = CONTEXT
-    with pytest.raises(RuntimeError, match=SENTENCES["context"][1]):  # noqa: SIM117
-        with nag.guide(pipe, NEGATIVE, **STRONG):
-            pipe(PROMPT, **tiny.PIPELINES["flux"].plain, num_inference_steps=1)
+    with (
+        pytest.raises(RuntimeError, match=SENTENCES["context"][1]),
+        nag.guide(pipe, NEGATIVE, **STRONG),
+    ):
+        pipe(PROMPT, **tiny.PIPELINES["flux"].plain, num_inference_steps=1)
 
 
 def test_a_text_that_is_cut_into_parts_is_not_blamed_on_the_processors():
@@ -85,9 +89,11 @@ def test_a_text_that_is_cut_into_parts_is_not_blamed_on_the_processors():
         return args, given
 
     attention.register_forward_pre_hook(a_part, with_kwargs=True)
-    with pytest.raises(RuntimeError, match=SENTENCES["context"][1]):  # noqa: SIM117
-        with nag.guide(pipe, NEGATIVE, **STRONG):
-            draw("ltx", pipe=pipe)
+    with (
+        pytest.raises(RuntimeError, match=SENTENCES["context"][1]),
+        nag.guide(pipe, NEGATIVE, **STRONG),
+    ):
+        draw("ltx", pipe=pipe)
 
 
 RANK = """

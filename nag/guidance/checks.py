@@ -191,8 +191,9 @@ def nothing_guided(pipe: DiffusionPipeline, state: CallState, step: int) -> NAGR
     name = type(pipe).__name__
     if state.texts is None:
         return NAGRuntimeError(
-            f"NAG guided nothing: {name} encoded no prompt. Some pipelines do not when they are "
-            "given embeddings: give words."
+            f"NAG guided nothing: {name} encoded no prompt inside nag.guide. Some pipelines do not "
+            "when they are given embeddings: give words. In a loop of your own, call the "
+            "pipeline's encode_prompt inside nag.guide."
         )
     if step == 1:
         why = (

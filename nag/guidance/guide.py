@@ -136,8 +136,7 @@ def guide(
         stack.callback(state.forget)
         stack.callback(setattr, steps, "closed", True)
         yield progress
-        if steps.stepped and not progress.guided_calls:
-            raise steps.nothing_guided()
+        steps.check_something_guided()
 
 
 def count_steps(

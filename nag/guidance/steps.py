@@ -40,6 +40,7 @@ class StepCounter:
         self.progress, self.nothing_guided = progress, nothing_guided
         self.stepped = False  # in the running pipeline call, whoever made the denoiser's calls
         self.denoised = False  # a denoiser call since the picture began
+        self.found = self.missed = False  # as in `prompt_looked_for`, since `guide` was entered
         self.closed = False  # `guide` was left: copies of the scheduler may go on stepping
         self._schedule_start = 0  # the step at which the schedule was last set
         self._next_step()
@@ -69,6 +70,15 @@ class StepCounter:
         """The same call was to be guided; found: whether it shows the prompt."""
         self._found |= found
         self._missed |= not found
+        self.found |= found
+        self.missed |= not found
+
+    def check_something_guided(self) -> None:
+        """Raises NAGRuntimeError where `guide` is left and nothing was guided that was to be:
+        also in a loop of one's own, whatever makes its steps."""
+        unseen = self.stepped or (self.missed and not self.found)
+        if unseen and not self.progress.guided_calls:
+            raise self.nothing_guided()
 
     def scheduler_stepped(self) -> None:
         """Raises NAGRuntimeError where a step that was to be guided was not."""
