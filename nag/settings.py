@@ -16,8 +16,8 @@ class NAGSettings:
     tau: the most that attention at any point of the picture may grow, 1 and up, in multiples of its
         un-guided size; infinity is no limit.
     alpha: how much of the guided result is mixed in, 0 (off) to 1.
-    end: share of the steps that are guided, 0 (off) to 1. Not the noise level that the
-        authors' code asks for.
+    end: share of the steps that are guided, 0 (off) to 1, counted by the pipeline's scheduler. Not
+        the noise level that the authors' code asks for.
     method: "nag", or for comparison one of `nag/rivals.py`: "nasa" (Z+ - scale Z-), "ong" (the same
         with the part of Z- that is orthogonal to Z+), "vsf" (value sign flip: the negative's values
         count -scale times in one softmax with all others) or "negpip" (a negative weight on the

@@ -176,3 +176,27 @@ def test_nothing_is_missed_where_nothing_was_to_be_guided():
         by_hand(pipe, torch.cat([other, text_of(pipe)]), count=1)
         by_hand(pipe, other, count=1)
     assert progress.guided_calls == 1
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_an_end_that_would_never_come_is_refused_at_the_second_step(loop):
+    pipe = pipeline("sd")
+    with (
+        pytest.raises(RuntimeError, match=r"end=0\.5 would never come: step pipe\.scheduler, or"),
+        nag.guide(pipe, NEGATIVE, **STRONG, end=0.5) as progress,
+    ):
+        loop(pipe, text_of(pipe))
+    assert progress.guided_calls == 1
+
+
+def test_an_end_comes_in_a_loop_that_steps_the_pipelines_scheduler():
+    pipe, latents = pipeline("sd"), LATENTS
+    with nag.guide(pipe, NEGATIVE, **STRONG, end=0.5) as progress, torch.no_grad():
+        for picture in range(2):  # the second begins at the first timestep again
+            text = text_of(pipe)
+            pipe.scheduler.set_timesteps(4)
+            for t in pipe.scheduler.timesteps:
+                for shown in (torch.randn_like(text), text):
+                    noise = pipe.unet(latents, t, encoder_hidden_states=shown)[0]
+                latents = pipe.scheduler.step(noise, t, latents)[0]
+            assert progress.guided_calls == 2 * (picture + 1)

@@ -72,7 +72,7 @@ class GuidedDenoiser:
         self.state.backend = private.attention_backend()
         self.state.exact = self.exact or private.attention_is_replaced()
         if active:
-            self.steps.denoiser_guided()
+            self.steps.denoiser_guided(given.get("timestep"))
         outputs = []
         try:
             for rows, layout, packed in parts:

@@ -96,6 +96,9 @@ def guide(
             with "vsf" and "negpip". It costs several passes over every guided output, and a model
             compiled with fullgraph=True cannot be recorded.
 
+    A loop of your own may call the denoiser in the pipeline's place, with a text that it encoded by
+    the pipeline's encode_prompt inside the context. `end` counts the steps of `pipe.scheduler`.
+
     With CFG, only the conditional rows are guided. Pooled text embeddings are the positive's for
     both texts. Gives a `Progress`, which counts the guided steps. Raises NAGValueError for bad
     arguments and unknown models, NAGRuntimeError when a layer could not be reached.

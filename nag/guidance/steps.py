@@ -6,7 +6,10 @@ import copy
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import torch
+
 from .. import private
+from ..errors import NAGRuntimeError
 from ..patch import Wrapped
 from .state import Progress
 
@@ -43,6 +46,7 @@ class StepCounter:
         self.found = self.missed = False  # as in `prompt_looked_for`, since `guide` was entered
         self.closed = False  # `guide` was left: copies of the scheduler may go on stepping
         self._schedule_start = 0  # the step at which the schedule was last set
+        self._first_timestep = None  # of the picture's guided calls
         self._next_step()
 
     def _next_step(self) -> None:
@@ -53,6 +57,7 @@ class StepCounter:
         """Another picture begins."""
         self.progress.step = self._schedule_start = 0
         self.denoised = False
+        self._first_timestep = None
         self._next_step()
 
     def denoiser_called(self) -> int:
@@ -61,8 +66,20 @@ class StepCounter:
         self._calls += 1
         return self._calls - 1
 
-    def denoiser_guided(self) -> None:
-        """The same call turned out to have guided rows."""
+    def denoiser_guided(self, timestep: torch.Tensor | float | None) -> None:
+        """The same call turned out to have guided rows. timestep: the denoiser's argument.
+
+        Raises NAGRuntimeError where the loop went on to another timestep and nothing was counted.
+        """
+        if self.progress.settings.end < 1 and not self.progress.step and timestep is not None:
+            now = float(torch.as_tensor(timestep).flatten()[0])  # looked at in the first step only
+            if self._first_timestep not in (None, now):
+                raise NAGRuntimeError(
+                    "NAG counts the steps of pipe.scheduler, which did not step between two "
+                    f"timesteps, so end={self.progress.settings.end:g} would never come: step "
+                    "pipe.scheduler, or leave end at 1."
+                )
+            self._first_timestep = now
         self.progress.guided_calls += 1
         self._guided = True
 
