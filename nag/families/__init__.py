@@ -1,6 +1,7 @@
 """What NAG must be told of each denoiser class of diffusers."""
 
 from .lookup import (
+    a,
     denoiser_of,
     denoisers_of,
     encoders_of,
@@ -24,6 +25,7 @@ __all__ = [
     "Adapted",
     "Family",
     "Packed",
+    "a",
     "denoiser_of",
     "denoisers_of",
     "encoders_of",

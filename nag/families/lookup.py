@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline, ModelMixin
 
 DENOISERS = "transformer", "transformer_2", "unet"
+PLACES = (*DENOISERS, "prior")
 
 
 def denoisers_of(pipe: DiffusionPipeline | ModelMixin) -> list:
@@ -34,13 +35,18 @@ def unwrapped(denoiser: ModelMixin) -> ModelMixin:
 
 def name_of(pipe: DiffusionPipeline | ModelMixin, denoiser: ModelMixin) -> str:
     """What a pipeline calls one of its denoisers, e.g. "unet"."""
-    names = (*DENOISERS, "prior")
-    return next(name for name in names if unwrapped(getattr(pipe, name, None)) is denoiser)
+    return next(name for name in PLACES if unwrapped(getattr(pipe, name, None)) is denoiser)
 
 
 def denoiser_of(pipe: DiffusionPipeline | ModelMixin) -> ModelMixin:
     """The first denoiser of a pipeline, unwrapped."""
     return unwrapped(denoisers_of(pipe)[0])
+
+
+def a(thing: object) -> str:
+    """What something is, for a sentence: "a UNet2DConditionModel", "an AutoencoderKL"."""
+    name = type(thing).__name__
+    return f"{'an' if name[0] in 'AEIOaeio' else 'a'} {name}"
 
 
 def row_of(cls: type) -> str | None:
@@ -60,12 +66,17 @@ def find(pipe: DiffusionPipeline | ModelMixin) -> Family:
     """The row of a pipeline's denoiser. Raises a NAGValueError that says why it is refused, or
     names what is supported."""
     denoiser = denoiser_of(pipe)
+    if denoiser is pipe and (place := next((n for n in PLACES if hasattr(pipe, n)), None)):
+        raise NAGValueError(
+            f"No denoiser is loaded yet: the {place} of this {type(pipe).__name__} is None. Load "
+            "it before you enter nag.guide."
+        )
     row = row_of(type(denoiser))
     if row in REFUSED:
         raise NAGValueError(f"NAG cannot guide a {row}: {REFUSED[row]}")
     if row is None:
         raise NAGValueError(
-            f"NAG does not know how text enters a {type(denoiser).__name__}, and does not guess. "
+            f"NAG does not know how text enters {a(denoiser)}, and does not guess. "
             f"Supported: {', '.join(sorted(FAMILIES))}."
         )
     return FAMILIES[row]
@@ -125,8 +136,7 @@ def supports(pipe: DiffusionPipeline | ModelMixin) -> tuple[bool, str]:
     if denoiser is not pipe and not encoders_of(pipe):
         return (
             False,
-            f"NAG listens to a pipeline's {family.encoders[-1]}, and a {type(pipe).__name__} has "
-            "none.",
+            f"NAG listens to a pipeline's {family.encoders[-1]}, and {a(pipe)} has none.",
         )
     if not layers:
         return (

@@ -17,16 +17,27 @@ Embeds = Text | dict[str, Text | None]  # by the denoiser's arguments
 
 def guidable_family(pipe: DiffusionPipeline) -> Family:
     """The row of a pipeline's denoiser. Raises NAGValueError where NAG cannot guide it."""
+    alone = families.denoisers_of(pipe)[0] is pipe and not hasattr(pipe, "components")
+    if alone and families.row_of(type(pipe)) is None:
+        raise NAGValueError(f"nag.guide takes a diffusers pipeline, got {families.a(pipe)}.")
     family = families.find(pipe)
     able, why = families.supports(pipe)
     if not able:
         raise NAGValueError(why)
     if not families.encoders_of(pipe):
         raise NAGValueError(
-            "nag.guide takes a whole pipeline, which encodes the words too; got a "
-            f"{type(pipe).__name__}."
+            "nag.guide takes a whole pipeline, which encodes the words too; got "
+            f"{families.a(pipe)}."
         )
     return family
+
+
+def check_switches(exact: bool, trim: bool | None) -> None:
+    """Raises NAGValueError for words like "yes", all of which Python takes as true."""
+    if not isinstance(exact, bool):
+        raise NAGValueError(f"exact must be True or False, got {exact!r}.")
+    if not (trim is None or isinstance(trim, bool)):
+        raise NAGValueError(f"trim must be True, False or None, got {trim!r}.")
 
 
 def check_negative(

@@ -24,6 +24,7 @@ from .checks import (
     Embeds,
     can_trim,
     check_negative,
+    check_switches,
     check_trim,
     embeds_by_argument,
     guidable_family,
@@ -105,6 +106,7 @@ def guide(
     """
     alpha_or_default = DEFAULTS.alpha if alpha is None else alpha
     settings = NAGSettings(scale, tau, alpha_or_default, end, method, bias)
+    check_switches(exact, trim)
     check_negative(negative_prompt, negative_prompt_embeds, negative_prompt_attention_mask)
     family = guidable_family(pipe)
     if alpha is None and (published := families.published_alpha(pipe)) is not None:
@@ -120,7 +122,7 @@ def guide(
     embeds = embeds_by_argument(family, negative_prompt_embeds, negative_prompt_attention_mask)
     bare = method == "negpip"
     cut = functools.partial(without_padding, pipe, family, bare=bare) if trim else None
-    state = CallState(PromptRows(family), exact=bool(exact))
+    state = CallState(PromptRows(family), exact=exact)
     steps = StepCounter(progress, lambda: nothing_guided(pipe, state, progress.step + 1))
     if record is not None:
         state.record = Recorder(record, progress)
