@@ -191,6 +191,7 @@ def test_an_end_that_would_never_come_is_refused_at_the_second_step(loop):
 
 def test_an_end_comes_in_a_loop_that_steps_the_pipelines_scheduler():
     pipe, latents = pipeline("sd"), LATENTS
+    draw("sd")  # of 2 steps, and says so ever after
     with nag.guide(pipe, NEGATIVE, **STRONG, end=0.5) as progress, torch.no_grad():
         for picture in range(2):  # the second begins at the first timestep again
             text = text_of(pipe)

@@ -62,7 +62,8 @@ class GuidedDenoiser:
         text = given.get(self.text)
         if isinstance(text, tuple):  # Cosmos 2.5 hands over (text, picture)
             given[self.text] = text[0]
-        place, active = self.steps.denoiser_called(), self.steps.active(self.pipe)
+        place = self.steps.denoiser_called()
+        active = self.steps.active(self.pipe, self.state.running)
         plan = self._plan(given, place) if self._wanted(given, active) else Plan(None, True)
         if active:
             self.steps.prompt_looked_for(plan.known)

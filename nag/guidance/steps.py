@@ -112,14 +112,15 @@ class StepCounter:
         """Pipelines that go chunk by chunk set it for each."""
         self._schedule_start = self.progress.step
 
-    def active(self, pipe: DiffusionPipeline) -> bool:
+    def active(self, pipe: DiffusionPipeline, running: bool = True) -> bool:
         """Whether `end` is still to come. At 1 that holds to the last call: some pipelines run the
-        denoiser once more after the last step, to remember what they made."""
+        denoiser once more after the last step, to remember what they made. running: whether a call
+        of the pipeline does, for in a loop of one's own it announces the steps of the last one."""
         end = self.progress.settings.end
         if end >= 1:
             return True
         # image-to-image and refiners run a part of the schedule, and say so
-        steps = private.announced_steps(pipe)
+        steps = private.announced_steps(pipe) if running else None
         if steps is None:
             begin = getattr(pipe.scheduler, "begin_index", None) or 0
             steps = len(pipe.scheduler.timesteps) - begin
