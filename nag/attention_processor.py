@@ -26,10 +26,21 @@ import torch
 from torch import Tensor
 
 from . import fused, kernels, merged
+from .errors import NAGRuntimeError
 from .rivals import IN_ONE_SOFTMAX, blend, in_one_softmax
-from .segments import NEGATIVE, POSITIVE, Inputs, Op, Segments
-
-from .segments import places, portions, put, rows_of, take, tokens_first  # isort: skip
+from .segments import (
+    NEGATIVE,
+    POSITIVE,
+    Inputs,
+    Op,
+    Segments,
+    places,
+    portions,
+    put,
+    rows_of,
+    take,
+    tokens_first,
+)
 from .settings import NAGSettings
 
 if TYPE_CHECKING:
@@ -38,6 +49,13 @@ if TYPE_CHECKING:
     from .families.schema import Family
     from .guidance.state import CallState
     from .twins import Processor, Twin
+
+
+IN_PARTS = (
+    "with context parallelism every device has a part of the text and of the picture, so the two "
+    "texts cannot be told apart. Load it without ContextParallelConfig; models whose image attends "
+    "the whole text in layers of its own, as Wan's does, are guided with it."
+)
 
 
 class GuidedAttention:
@@ -65,22 +83,22 @@ class GuidedAttention:
 
     def attend(
         self, op: Op, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None,
-        tokens: int = 2, plain: bool = False, scale: float | None = None,
+        token_dim: int = 2, plain: bool = False, scale: float | None = None,
     ) -> Tensor:  # fmt: skip
         """`op(query, key, value, mask)` with guided image rows.
 
-        tokens: where these tensors count their tokens, 2 in (B, H, N, D), 1 in (B, N, H, D).
+        token_dim: where these tensors count their tokens, 2 in (B, H, N, D), 1 in (B, N, H, D).
         plain: the op is PyTorch's own attention with this `scale` and no other option.
         Raises NAGRuntimeError where the rows of a batch cannot be told apart.
         """
         layout = self.call.layout
         if layout is None or (self.pictures and self.seen):  # an IP-Adapter's pictures come second
             return op(query, key, value, mask)
-        found = self._places(query.shape[tokens], key.shape[tokens])
+        found = self._places(query.shape[token_dim], key.shape[token_dim])
         if found is None:
             return op(query, key, value, mask)
         self.hit = self.seen = True
-        if tokens == 2:
+        if token_dim == 2:
             return self._guided(op, Inputs(query, key, value, mask), *found, plain, scale)
 
         def heads_first(*inputs):
@@ -91,6 +109,11 @@ class GuidedAttention:
             mask = mask[:, None, None, :]
         inputs = Inputs(*(x.transpose(1, 2) for x in (query, key, value)), mask)
         return self._guided(heads_first, inputs, *found, plain, scale).transpose(1, 2)
+
+    def check_whole(self) -> None:
+        """Raises NAGRuntimeError where a sequence with both texts is cut into parts."""
+        if self.call.layout is not None and not self.kind.startswith("cross"):
+            raise NAGRuntimeError(f"NAG cannot guide the attention of {self.name}: {IN_PARTS}")
 
     def _guided(
         self, op: Op, inputs: Inputs, queries: Segments, keys: Segments, plain: bool,
@@ -104,18 +127,15 @@ class GuidedAttention:
             put(out, pieces, op(*inputs.seen(keys.with_positive, pieces)))
             return out
         rows = rows_of(self.call.layout, inputs.query)
-        flip = self.settings.method in IN_ONE_SOFTMAX
+        if self.settings.method in IN_ONE_SOFTMAX and queries.image:
+            return self.one_softmax(op, inputs, queries, keys, rows)
         if not (queries.positive or queries.negative):
-            out = self.cross(op, inputs, keys, rows, plain)
-        elif queries is not keys or not keys.image or flip or not self._mergeable(inputs, plain):
-            out = self.joint(op, inputs, queries, keys, rows)
-        elif self._fusable(inputs.query):
-            out = merged.in_three_calls(inputs, keys, rows, scale, self.settings)
-        else:
-            out = merged.in_portions(inputs, keys, rows, scale, self._steer)
-        if flip and queries.image:
-            put(out[rows], *in_one_softmax(op, inputs.of_rows(rows), queries, keys, self.settings))
-        return out
+            return self.cross(op, inputs, keys, rows, plain)
+        if queries is not keys or not keys.image or not self._mergeable(inputs, plain):
+            return self.joint(op, inputs, queries, keys, rows)
+        if self._fusable(inputs.query):
+            return merged.in_three_calls(inputs, keys, rows, scale, self.settings)
+        return merged.in_portions(inputs, keys, rows, scale, self._steer)
 
     def cross(
         self, op: Op, inputs: Inputs, keys: Segments, rows: slice, plain: bool = False
@@ -142,6 +162,26 @@ class GuidedAttention:
         put(out, queries.positive, text)
         put(out[rows], queries.negative, other)
         put(out, queries.image, self.steered(z_positive, z_negative, rows))
+        return out
+
+    def one_softmax(
+        self, op: Op, inputs: Inputs, queries: Segments, keys: Segments, rows: slice
+    ) -> Tensor:
+        """The rivals that answer conditional rows, or the image in them, by one softmax. The rest
+        is asked as in `joint`: texts that are left to themselves, and unconditional rows."""
+        out, total = inputs.output(), inputs.query.shape[0]
+        asking, answer = in_one_softmax(op, inputs.of_rows(rows), queries, keys, self.settings)
+        put(out[rows], asking, answer)
+        rest = [
+            (slice(0, rows.start), queries.with_positive, keys.with_positive),
+            (slice(rows.stop, total), queries.with_positive, keys.with_positive),
+        ]
+        if asking == queries.image:
+            rest.append((rows, queries.positive, keys.with_positive))
+            rest.append((rows, queries.negative, keys.with_negative))
+        for some, pieces, seen in rest:
+            if pieces and some.start < some.stop:
+                put(out[some], pieces, op(*inputs.of_rows(some).seen(seen, pieces)))
         return out
 
     def text(self, op: Op, inputs: Inputs, at: Segments) -> Tensor:

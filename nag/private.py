@@ -135,6 +135,16 @@ def usual_processor(attention: Module) -> str | None:
     return usual and usual.__name__
 
 
+def parallelism(denoiser: ModelMixin) -> str | None:
+    """How a denoiser is spread over several devices: "tensor", "context", or None where it is not.
+    Older ones of diffusers know neither."""
+    config = getattr(denoiser, "_parallel_config", None)
+    tensor = getattr(config, "tensor_parallel_config", None)
+    if tensor is not None:
+        return None if tensor._tp_degree == 1 else "tensor"
+    return None if getattr(config, "context_parallel_config", None) is None else "context"
+
+
 def stateful_hooks(denoiser: ModelMixin) -> list[HookRegistry]:
     """The registries of a denoiser's hooks that carry tensors from step to step (step caches)."""
     registries = [vars(module).get("_diffusers_hook") for module in denoiser.modules()]

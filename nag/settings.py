@@ -8,6 +8,20 @@ from .errors import NAGValueError
 METHODS = ("nag", "nasa", "ong", "vsf", "negpip")
 
 
+def as_number(value: object) -> float | None:
+    """A real number as Python has it, of numpy's and torch's too; None for anything else: words,
+    truth values, several numbers."""
+    if type(value) in (int, float):
+        return value
+    words = isinstance(value, (bool, str, bytes, bytearray))
+    if words or getattr(value, "ndim", 0) or "bool" in str(getattr(value, "dtype", "")):
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        return None
+
+
 @dataclass(frozen=True)
 class NAGSettings:
     """How strongly to guide. The only place where the defaults stand; RANGES says what is valid.
@@ -16,8 +30,8 @@ class NAGSettings:
     tau: the most that attention at any point of the picture may grow, 1 and up, in multiples of its
         un-guided size; infinity is no limit.
     alpha: how much of the guided result is mixed in, 0 (off) to 1.
-    end: share of the steps that are guided, 0 (off) to 1. Not the noise level that the
-        authors' code asks for.
+    end: share of the steps that are guided, 0 (off) to 1, counted by the pipeline's scheduler. Not
+        the noise level that the authors' code asks for.
     method: "nag", or for comparison one of `nag/rivals.py`: "nasa" (Z+ - scale Z-), "ong" (the same
         with the part of Z- that is orthogonal to Z+), "vsf" (value sign flip: the negative's values
         count -scale times in one softmax with all others) or "negpip" (a negative weight on the
@@ -39,15 +53,16 @@ class NAGSettings:
                 f"NAG method must be one of {', '.join(METHODS)}, got {self.method!r}."
             )
         for name, (low, high) in ranges_of(self.method).items():
-            value = getattr(self, name)
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not number or not low <= value <= high or (name != "tau" and math.isinf(value)):
+            given = getattr(self, name)
+            value = as_number(given)
+            if value is None or not low <= value <= high or (name != "tau" and math.isinf(value)):
                 limit = (
                     f"between {low:g} and {high:g}"
                     if math.isfinite(high)
                     else f"a {'' if name == 'tau' else 'finite '}number from {low:g} up"
                 )
-                raise NAGValueError(f"NAG {name} must be {limit}, got {value!r}.")
+                raise NAGValueError(f"NAG {name} must be {limit}, got {given!r}.")
+            object.__setattr__(self, name, value)  # frozen for everybody else
 
     @property
     def off(self) -> bool:

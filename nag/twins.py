@@ -133,13 +133,15 @@ def dispatch_with(current: CurrentLayer, dispatch: Callable) -> Callable:
     """diffusers' `dispatch_attention_fn`, which asks `current.layer`; tensors are (B, N, H, D).
     dispatch: what stands under that name, perhaps somebody's own function."""
     diffusers = sys.modules.get("diffusers.models.attention_dispatch")
-    own = diffusers is None or getattr(dispatch, "__globals__", None) is not vars(diffusers)
+    foreign = diffusers is None or getattr(dispatch, "__globals__", None) is not vars(diffusers)
 
     def dispatch_attention_fn(query, key, value, attn_mask=None, *args, **options):
         def op(q, k, v, mask):
             return dispatch(q, k, v, mask, *args, **options)
 
-        plain = not own and is_plain(args, options, current.layer.call.backend)
+        if options.get("parallel_config") is not None:
+            current.layer.check_whole()
+        plain = not foreign and is_plain(args, options, current.layer.call.backend)
         scale = options.get("scale")
         return current.layer.attend(op, query, key, value, attn_mask, 1, plain, scale)
 

@@ -171,18 +171,16 @@ class Bare:
                 len(prompt), *self.case.latents, generator=torch.Generator().manual_seed(seed)
             )
         self.scheduler.set_timesteps(steps)
+        kept = [{} for _ in calls]  # masks and ids, which a pipeline makes once for all steps
         for timestep in self.scheduler.timesteps:
             outputs = []
-            for texts in calls:
+            for texts, made in zip(calls, kept, strict=True):
                 times = 2 if cfg in ("before", "behind") else 1
                 rows = torch.cat([latents] * times)
-                outputs.append(
-                    self.case.out(
-                        self.transformer(
-                            **self.case.arguments(rows, timestep) | self.case.deliver(texts, rows)
-                        )
-                    )
-                )
+                given = self.case.arguments(rows, timestep) | self.case.deliver(texts, rows)
+                for name in {p.argument for p in self.family.inputs} & set(given):
+                    given[name] = made.setdefault(name, given[name])
+                outputs.append(self.case.out(self.transformer(**given)))
             if cfg:
                 first, second = outputs if cfg == "apart" else outputs[0].chunk(2)
                 cond, uncond = (second, first) if cfg == "before" else (first, second)

@@ -2,8 +2,11 @@
 encoders. What must hold for every one of them is in `test_invariants.py`."""
 
 import functools
+import math
+import re
 import sys
 import threading
+from fractions import Fraction
 
 import pytest
 import torch
@@ -268,6 +271,50 @@ def test_bad_arguments_are_refused_with_a_sentence():
         ),
     ):
         pass
+
+
+def test_numbers_are_taken_in_whatever_type_they_come():
+    numpy = pytest.importorskip("numpy")
+    for three in (numpy.float32(3), numpy.int64(3), numpy.array(3.0), torch.tensor(3), Fraction(3)):
+        settings = nag.NAGSettings(scale=three, tau=three)
+        assert settings == nag.NAGSettings(scale=3.0, tau=3.0) and type(settings.scale) is float
+    assert type(nag.NAGSettings(scale=3).scale) is int
+    wrong = "3", b"3", True, None, 3j, [3], numpy.bool_(True), numpy.array([3.0]), math.nan
+    for value in (*wrong, torch.tensor(True), torch.tensor([3.0, 4.0]), torch.tensor(3j)):
+        with pytest.raises(ValueError, match="NAG scale must be a finite number from 1 up, got"):
+            nag.NAGSettings(scale=value)
+
+
+@pytest.mark.parametrize("value", ["yes", 1, 0, "False", []])
+def test_what_is_neither_true_nor_false_is_refused(value):
+    for name in ("exact", "trim"):
+        with (
+            pytest.raises(ValueError, match=f"{name} must be True.*, got {re.escape(repr(value))}"),
+            nag.guide(pipeline("sd"), NEGATIVE, **{name: value}),
+        ):
+            pass
+
+
+def test_what_is_no_pipeline_is_called_that():
+    import diffusers
+
+    for wrong, what in (
+        (None, "a NoneType"),
+        ("sd", "a str"),
+        (3, "an int"),
+        (pipeline("sd").vae, "an AutoencoderKL"),
+    ):
+        with (
+            pytest.raises(ValueError, match=f"takes a diffusers pipeline, got {what}\\.$"),
+            nag.guide(wrong, NEGATIVE),
+        ):
+            pass
+    parts = pipeline("flux").components | {"transformer": None}
+    for empty in (diffusers.FluxModularPipeline(), diffusers.FluxPipeline(**parts)):
+        sentence = f"No denoiser is loaded yet: the transformer of this {type(empty).__name__}"
+        with pytest.raises(ValueError, match=sentence), nag.guide(empty, NEGATIVE):
+            pass
+        assert sentence in nag.supports(empty)[1]
 
 
 def test_an_unknown_denoiser_is_refused_never_guessed():

@@ -4,6 +4,7 @@ import ast
 import inspect
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import diffusers
 import gradio as gr
@@ -207,6 +208,22 @@ def test_step_caches_are_found():
         )
     finally:
         denoiser.disable_cache()
+
+
+def test_a_denoiser_on_several_devices_is_known():
+    """Where `enable_parallelism` writes it; tests/test_several_devices.py runs two processes."""
+    changed = "diffusers renamed what tells of several devices: NAG would guide a part of the heads"
+    assert diffusers.ModelMixin._parallel_config is None, changed
+    tensor = diffusers.TensorParallelConfig(tp_degree=2)
+    tensor.setup(0, 2, None, SimpleNamespace(size=lambda: 2))
+    for field, config in (
+        ("tensor", tensor),
+        ("context", diffusers.ContextParallelConfig(ring_degree=2)),
+    ):
+        model = torch.nn.Module()
+        assert private.parallelism(model) is None
+        model._parallel_config = diffusers.ParallelConfig(**{f"{field}_parallel_config": config})
+        assert private.parallelism(model) == field, changed
 
 
 def test_offloaded_modules_are_known_by_their_hook():

@@ -138,6 +138,33 @@ def test_joint_attention(method, plain):
     )
 
 
+@pytest.mark.parametrize("method", IN_ONE_SOFTMAX)
+@pytest.mark.parametrize("rows", [slice(0, 2), slice(1, 2)], ids=["all rows", "with unconditional"])
+@pytest.mark.parametrize("kind", ["cross", "joint"])
+def test_what_is_answered_in_one_softmax_is_not_asked_a_second_time(kind, rows, method):
+    """A step's operations are counted, and shown as the rival's cost."""
+    asked, total = [], 2
+
+    def counted(q, k, v, mask):
+        asked.append(q.shape[0] * q.shape[2])
+        return op(q, k, v, mask)
+
+    text = PLUS + MINUS if kind == "joint" else 0
+    q, k, v = (torch.randn(total, 4, n, 8) for n in (text + IMAGE, *[PLUS + MINUS + IMAGE] * 2))
+    if kind == "cross":
+        k, v = k[:, :, : PLUS + MINUS], v[:, :, : PLUS + MINUS]
+    out = layer(kind, method, 1.5, rows, total).attend(counted, q, k, v, None)
+    unread = MINUS * rows.start if kind == "joint" else 0  # of unconditional rows
+    assert sum(asked) == total * (text + IMAGE) - unread and out.isfinite().all()
+    alone = layer(kind, method, 1.5, slice(0, 1), 1)
+    assert_close(out[1:], alone.attend(op, *(x[1:] for x in (q, k, v)), None))
+    if rows.start:  # sees the prompt, as if there were no negative
+        seen = [*range(PLUS), *range(PLUS + MINUS, k.shape[2])]
+        ours = [*range(PLUS), *range(PLUS + MINUS, q.shape[2])] if text else [*range(IMAGE)]
+        plain = attention(q[:1, :, ours], k[:1, :, seen], v[:1, :, seen])
+        assert_close(out[:1, :, ours], plain)
+
+
 @pytest.mark.parametrize("method", RIVALS)
 @pytest.mark.parametrize(
     "name",

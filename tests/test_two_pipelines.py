@@ -6,7 +6,7 @@ import PIL.Image
 import pytest
 import torch
 from test_guidance import STRONG, differ, guided, state
-from tiny import NEGATIVE, PROMPT, draw, pipeline
+from tiny import NEGATIVE, PIPELINES, PROMPT, draw, pipeline, prepared
 
 import nag
 from nag.errors import NAGError
@@ -117,3 +117,24 @@ def test_a_loop_of_ones_own_is_guided():
         first, second = loop(), loop()
     assert progress.guided_steps == 4
     assert torch.equal(first, second) and differ(first, plain)
+
+
+@pytest.mark.parametrize("both", [False, True], ids=["one guided", "both guided"])
+def test_steps_of_another_pipeline_with_the_same_scheduler_are_not_counted(both):
+    """They once ended in "NAG guided nothing: it encoded no prompt"."""
+    one, other = pipeline("sd"), prepared(PIPELINES["sd"].build)
+    own, other.scheduler = other.scheduler, one.scheduler
+    plain, expected = draw("sd"), guided("sd")
+    with nag.guide(other, NEGATIVE, **STRONG) as idle:
+        if both:
+            with nag.guide(one, NEGATIVE, **STRONG) as progress:
+                out = draw("sd")
+            assert progress.guided_steps == progress.step == 2
+        else:
+            out = draw("sd")
+    assert torch.equal(out, expected if both else plain)
+    assert idle.step == idle.guided_calls == 0
+    with nag.guide(one, NEGATIVE, **STRONG), nag.guide(other, NEGATIVE, **STRONG) as progress:
+        draw("sd", pipe=other)
+    assert progress.guided_steps == progress.step == 2
+    other.scheduler = own

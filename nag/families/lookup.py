@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from .. import private
+from ..attention_processor import IN_PARTS
 from ..errors import NAGError, NAGValueError
 from .refused import PIPELINES, REFUSED
 from .schema import Family
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline, ModelMixin
 
 DENOISERS = "transformer", "transformer_2", "unet"
+PLACES = (*DENOISERS, "prior")
 
 
 def denoisers_of(pipe: DiffusionPipeline | ModelMixin) -> list:
@@ -32,13 +35,18 @@ def unwrapped(denoiser: ModelMixin) -> ModelMixin:
 
 def name_of(pipe: DiffusionPipeline | ModelMixin, denoiser: ModelMixin) -> str:
     """What a pipeline calls one of its denoisers, e.g. "unet"."""
-    names = (*DENOISERS, "prior")
-    return next(name for name in names if unwrapped(getattr(pipe, name, None)) is denoiser)
+    return next(name for name in PLACES if unwrapped(getattr(pipe, name, None)) is denoiser)
 
 
 def denoiser_of(pipe: DiffusionPipeline | ModelMixin) -> ModelMixin:
     """The first denoiser of a pipeline, unwrapped."""
     return unwrapped(denoisers_of(pipe)[0])
+
+
+def a(thing: object) -> str:
+    """What something is, for a sentence: "a UNet2DConditionModel", "an AutoencoderKL"."""
+    name = type(thing).__name__
+    return f"{'an' if name[0] in 'AEIOaeio' else 'a'} {name}"
 
 
 def row_of(cls: type) -> str | None:
@@ -58,12 +66,17 @@ def find(pipe: DiffusionPipeline | ModelMixin) -> Family:
     """The row of a pipeline's denoiser. Raises a NAGValueError that says why it is refused, or
     names what is supported."""
     denoiser = denoiser_of(pipe)
+    if denoiser is pipe and (place := next((n for n in PLACES if hasattr(pipe, n)), None)):
+        raise NAGValueError(
+            f"No denoiser is loaded yet: the {place} of this {type(pipe).__name__} is None. Load "
+            "it before you enter nag.guide."
+        )
     row = row_of(type(denoiser))
     if row in REFUSED:
         raise NAGValueError(f"NAG cannot guide a {row}: {REFUSED[row]}")
     if row is None:
         raise NAGValueError(
-            f"NAG does not know how text enters a {type(denoiser).__name__}, and does not guess. "
+            f"NAG does not know how text enters {a(denoiser)}, and does not guess. "
             f"Supported: {', '.join(sorted(FAMILIES))}."
         )
     return FAMILIES[row]
@@ -95,6 +108,21 @@ def obstacle(pipe: DiffusionPipeline | ModelMixin) -> str | None:
     return None
 
 
+def parallel_obstacle(denoiser: ModelMixin, kinds: Iterable[str]) -> str | None:
+    """Why NAG cannot guide a denoiser that runs on several devices, and what would work; None for
+    all others. kinds: of its attention layers, see `KINDS`."""
+    name, how = type(denoiser).__name__, private.parallelism(denoiser)
+    if how == "tensor":
+        return (
+            f"This {name} runs with tensor parallelism, where every device has a part of the "
+            "attention heads, and NAG's bound is over all of them: load it without "
+            "TensorParallelConfig."
+        )
+    if how == "context" and not all(kind.startswith("cross") for kind in kinds):
+        return f"NAG cannot guide this {name}: {IN_PARTS}"
+    return None
+
+
 def supports(pipe: DiffusionPipeline | ModelMixin) -> tuple[bool, str]:
     """Whether `nag.guide` works on this pipeline (or on pipelines with this denoiser), and in one
     sentence how, or why not."""
@@ -108,8 +136,7 @@ def supports(pipe: DiffusionPipeline | ModelMixin) -> tuple[bool, str]:
     if denoiser is not pipe and not encoders_of(pipe):
         return (
             False,
-            f"NAG listens to a pipeline's {family.encoders[-1]}, and a {type(pipe).__name__} has "
-            "none.",
+            f"NAG listens to a pipeline's {family.encoders[-1]}, and {a(pipe)} has none.",
         )
     if not layers:
         return (
@@ -117,6 +144,8 @@ def supports(pipe: DiffusionPipeline | ModelMixin) -> tuple[bool, str]:
             f"This {type(denoiser).__name__} has no attention layer that sees text, so NAG has "
             "nothing to guide.",
         )
+    if why := parallel_obstacle(denoiser, [kind for kind, _ in layers.values()]):
+        return False, why
     counts = {
         kind: sum(k.startswith(kind) for k, _ in layers.values())
         for kind in ("cross", "joint", "text")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 
 from .. import families, private
+from ..attention_processor import IN_PARTS, GuidedAttention
 from ..errors import NAGRuntimeError
 from ..families import Adapted, Family
 from .caches import forget_texts, keeps_tensors
@@ -23,8 +24,6 @@ from .steps import StepCounter
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline, ModelMixin
-
-    from ..attention_processor import GuidedAttention
 
 R = TypeVar("R")
 MOST_PLANS = 8  # more tensors than that are a pipeline that makes a new one in every step
@@ -63,7 +62,8 @@ class GuidedDenoiser:
         text = given.get(self.text)
         if isinstance(text, tuple):  # Cosmos 2.5 hands over (text, picture)
             given[self.text] = text[0]
-        place, active = self.steps.denoiser_called(), self.steps.active(self.pipe)
+        place = self.steps.denoiser_called()
+        active = self.steps.active(self.pipe, self.state.running)
         plan = self._plan(given, place) if self._wanted(given, active) else Plan(None, True)
         if active:
             self.steps.prompt_looked_for(plan.known)
@@ -73,7 +73,7 @@ class GuidedDenoiser:
         self.state.backend = private.attention_backend()
         self.state.exact = self.exact or private.attention_is_replaced()
         if active:
-            self.steps.denoiser_guided()
+            self.steps.denoiser_guided(given.get("timestep"))
         outputs = []
         try:
             for rows, layout, packed in parts:
@@ -95,8 +95,9 @@ class GuidedDenoiser:
         return active or keeps_tensors(self.denoiser)
 
     def _plan(self, given: dict, place: int) -> Plan:
-        """What `plan_call` says of this text, asked once for each tensor and its values."""
-        state, tensors = self.state, text_tensors(self.family, given)
+        """What `plan_call` says of this text, asked once for each tensor and its values: those of
+        masks, ids and counts too, which are packed into it."""
+        state, tensors = self.state, packed_tensors(self.family, given)
         if state.texts is None:
             return Plan(None, False)
         key = (state.texts.same and place, *((id(one), private.changes_of(one)) for one in tensors))
@@ -134,11 +135,11 @@ class GuidedDenoiser:
         return forward(*args, **{**kwargs, **by_name})
 
 
-def text_tensors(family: Family, given: dict) -> tuple:
-    """The tensors of a call's texts."""
-    texts = [given.get(p.argument) for p in family.texts]
-    texts = [row for text in texts for row in (text if isinstance(text, list) else [text])]
-    return tuple(row for row in texts if isinstance(row, torch.Tensor))
+def packed_tensors(family: Family, given: dict) -> tuple[torch.Tensor, ...]:
+    """The tensors of a call that grow with the text: its texts, and their masks, ids and counts."""
+    values = [given.get(p.argument) for p in family.inputs]
+    rows = [row for value in values for row in (value if isinstance(value, list) else [value])]
+    return tuple(row for row in rows if isinstance(row, torch.Tensor))
 
 
 def check_guidable(denoiser: ModelMixin, layers: list, parts: list) -> None:
@@ -148,6 +149,14 @@ def check_guidable(denoiser: ModelMixin, layers: list, parts: list) -> None:
             f"A {type(denoiser).__name__} runs texts of different length one after the other, "
             "which a step cache, or other code in the place of its forward, would mix up: give one "
             "prompt at a time, or call disable_cache() on it."
+        )
+    if why := families.parallel_obstacle(denoiser, (layer.kind for layer in layers)):
+        raise NAGRuntimeError(why)
+    if torch.is_grad_enabled() and getattr(denoiser, "is_gradient_checkpointing", False):
+        raise NAGRuntimeError(
+            f"This {type(denoiser).__name__} has gradient checkpointing on, which runs its layers "
+            "once more in the backward pass, when NAG no longer guides them: the gradients would "
+            "be wrong. Call disable_gradient_checkpointing() on it, or draw under torch.no_grad()."
         )
     strangers = [layer.name for layer in layers if layer.module.processor is not layer.twin]
     if strangers:
@@ -167,6 +176,8 @@ def check_all_reached(
     ]
     if not missed:
         return
+    if private.parallelism(denoiser):  # else the processors would be blamed
+        raise NAGRuntimeError(f"NAG cannot guide this {type(denoiser).__name__}: {IN_PARTS}")
     raise NAGRuntimeError(
         f"NAG did not reach the attention of {len(missed)} of {len(layers)} layers (first: "
         f"{missed[0].name}), so the picture would be guided in part or not at all. Their processor "

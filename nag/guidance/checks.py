@@ -17,16 +17,27 @@ Embeds = Text | dict[str, Text | None]  # by the denoiser's arguments
 
 def guidable_family(pipe: DiffusionPipeline) -> Family:
     """The row of a pipeline's denoiser. Raises NAGValueError where NAG cannot guide it."""
+    alone = families.denoisers_of(pipe)[0] is pipe and not hasattr(pipe, "components")
+    if alone and families.row_of(type(pipe)) is None:
+        raise NAGValueError(f"nag.guide takes a diffusers pipeline, got {families.a(pipe)}.")
     family = families.find(pipe)
     able, why = families.supports(pipe)
     if not able:
         raise NAGValueError(why)
     if not families.encoders_of(pipe):
         raise NAGValueError(
-            "nag.guide takes a whole pipeline, which encodes the words too; got a "
-            f"{type(pipe).__name__}."
+            "nag.guide takes a whole pipeline, which encodes the words too; got "
+            f"{families.a(pipe)}."
         )
     return family
+
+
+def check_switches(exact: bool, trim: bool | None) -> None:
+    """Raises NAGValueError for words like "yes", all of which Python takes as true."""
+    if not isinstance(exact, bool):
+        raise NAGValueError(f"exact must be True or False, got {exact!r}.")
+    if not (trim is None or isinstance(trim, bool)):
+        raise NAGValueError(f"trim must be True, False or None, got {trim!r}.")
 
 
 def check_negative(
@@ -160,22 +171,30 @@ def mask_by_argument(family: Family, embeds: dict, mask: torch.Tensor) -> dict:
     return {family.companion("mask").argument: mask}
 
 
-def check_caller(pipe: DiffusionPipeline) -> None:
-    """Raises NAGRuntimeError where another pipeline runs the denoiser of the guided one: its words
-    are not heard, and its picture would be guided only if they happened to be the same."""
+def other_pipeline(pipe: DiffusionPipeline) -> DiffusionPipeline | None:
+    """The pipeline whose call is running, if it is another than this one; None in a loop of one's
+    own too."""
     frame = inspect.currentframe()
     while frame is not None:
         if frame.f_code.co_name == "__call__":
             caller = frame.f_locals.get("self")
             if caller is pipe:
-                return
+                return None
             if isinstance(caller, DiffusionPipeline):
-                raise NAGRuntimeError(
-                    f"This {type(caller).__name__} runs the denoiser of a {type(pipe).__name__} "
-                    "that is guided, and is not guided itself: leave nag.guide before you call it, "
-                    "or enter nag.guide with it."
-                )
+                return caller
         frame = frame.f_back
+    return None
+
+
+def check_caller(pipe: DiffusionPipeline) -> None:
+    """Raises NAGRuntimeError where another pipeline runs the denoiser of the guided one: its words
+    are not heard, and its picture would be guided only if they happened to be the same."""
+    if (caller := other_pipeline(pipe)) is not None:
+        raise NAGRuntimeError(
+            f"This {type(caller).__name__} runs the denoiser of a {type(pipe).__name__} that is "
+            "guided, and is not guided itself: leave nag.guide before you call it, or enter "
+            "nag.guide with it."
+        )
 
 
 def nothing_guided(pipe: DiffusionPipeline, state: CallState, step: int) -> NAGRuntimeError:
@@ -183,8 +202,9 @@ def nothing_guided(pipe: DiffusionPipeline, state: CallState, step: int) -> NAGR
     name = type(pipe).__name__
     if state.texts is None:
         return NAGRuntimeError(
-            f"NAG guided nothing: {name} encoded no prompt. Some pipelines do not when they are "
-            "given embeddings: give words."
+            f"NAG guided nothing: {name} encoded no prompt inside nag.guide. Some pipelines do not "
+            "when they are given embeddings: give words. In a loop of your own, call the "
+            "pipeline's encode_prompt inside nag.guide."
         )
     if step == 1:
         why = (

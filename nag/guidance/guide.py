@@ -24,10 +24,12 @@ from .checks import (
     Embeds,
     can_trim,
     check_negative,
+    check_switches,
     check_trim,
     embeds_by_argument,
     guidable_family,
     nothing_guided,
+    other_pipeline,
 )
 from .encoders import Encoders
 from .recognition import PromptRows
@@ -91,9 +93,12 @@ def guide(
         exact: attend the positive and the negative branch in two passes, as by hand. Otherwise
             joint attention attends the image's keys once for both and merges (`nag/kernels.py`),
             where a kernel can: the same up to rounding, for much less time.
-        record: a `nag.XRay` that keeps how far each image token was pushed, of one picture. It
-            costs several passes over every guided output, and a model compiled with fullgraph=True
-            cannot be recorded.
+        record: a `nag.XRay` that keeps how far each image token was pushed, of one picture; nothing
+            with "vsf" and "negpip". It costs several passes over every guided output, and a model
+            compiled with fullgraph=True cannot be recorded.
+
+    A loop of your own may call the denoiser in the pipeline's place, with a text that it encoded by
+    the pipeline's encode_prompt inside the context. `end` counts the steps of `pipe.scheduler`.
 
     With CFG, only the conditional rows are guided. Pooled text embeddings are the positive's for
     both texts. Gives a `Progress`, which counts the guided steps. Raises NAGValueError for bad
@@ -101,6 +106,7 @@ def guide(
     """
     alpha_or_default = DEFAULTS.alpha if alpha is None else alpha
     settings = NAGSettings(scale, tau, alpha_or_default, end, method, bias)
+    check_switches(exact, trim)
     check_negative(negative_prompt, negative_prompt_embeds, negative_prompt_attention_mask)
     family = guidable_family(pipe)
     if alpha is None and (published := families.published_alpha(pipe)) is not None:
@@ -116,7 +122,7 @@ def guide(
     embeds = embeds_by_argument(family, negative_prompt_embeds, negative_prompt_attention_mask)
     bare = method == "negpip"
     cut = functools.partial(without_padding, pipe, family, bare=bare) if trim else None
-    state = CallState(PromptRows(family), exact=bool(exact))
+    state = CallState(PromptRows(family), exact=exact)
     steps = StepCounter(progress, lambda: nothing_guided(pipe, state, progress.step + 1))
     if record is not None:
         state.record = Recorder(record, progress)
@@ -129,23 +135,32 @@ def guide(
         stack.enter_context(wrap_call(pipe, one_call))
         for name in families.encoders_of(pipe):
             stack.enter_context(wrap_method(pipe, name, encoders))
-        count_steps(scheduler, steps, stack)
+        count_steps(pipe, scheduler, steps, stack)
         for denoiser in families.denoisers_of(pipe):
             guide_denoiser(pipe, denoiser, family, state, steps, stack)
         stack.callback(state.forget)
         stack.callback(setattr, steps, "closed", True)
         yield progress
-        if steps.stepped and not progress.guided_calls:
-            raise steps.nothing_guided()
+        steps.check_something_guided()
 
 
-def count_steps(scheduler: SchedulerMixin, steps: StepCounter, stack: contextlib.ExitStack) -> None:
-    """Lets `steps` hear of a scheduler's steps and schedules."""
+def count_steps(
+    pipe: DiffusionPipeline,
+    scheduler: SchedulerMixin,
+    steps: StepCounter,
+    stack: contextlib.ExitStack,
+) -> None:
+    """Lets `steps` hear of a scheduler's steps and schedules, but not of those that another
+    pipeline with the same scheduler makes."""
+
+    def unless_others(report):
+        return lambda: report() if other_pipeline(pipe) is None else None
+
     for name, report in (
         ("step", steps.scheduler_stepped),
         ("set_timesteps", steps.schedule_set),
     ):
-        method = CountingMethod(getattr(scheduler, name), report)
+        method = CountingMethod(getattr(scheduler, name), unless_others(report))
         stack.enter_context(set_attribute(scheduler, name, method))
 
 

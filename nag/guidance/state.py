@@ -38,8 +38,8 @@ class CallState:
     unencoded: leads embeddings that the running pipeline call was given through `encode_prompt`,
         for pipelines that do not; None where it has words, or where that was done.
     prompt_rows: finds the prompt's rows in the texts of the running pipeline call.
-    plans: {what a text's tensors are known by: (the tensors, their `Plan`)}. Comparing values is a
-        wait for the GPU: it happens once for each tensor, and not in each step.
+    plans: {what the packed tensors are known by: (the tensors, their `Plan`)}. Comparing values is
+        a wait for the GPU: it happens once for each tensor, and not in each step.
     running: whether a call of the guided pipeline runs.
     watched: whether it has a callback, which may change the text.
     thread: the one that entered `guide`.
