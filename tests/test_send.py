@@ -372,19 +372,11 @@ def test_what_is_typed_or_chosen_after_a_link_waits_for_compare_and_survives_a_r
     assert page.input_value("#prompt textarea") == "a lighthouse" and page.evaluate(IDLE)
 
 
-@pytest.mark.parametrize(
-    "query, drawn",
-    [
-        ('preset=pocket-portrait&guidance=["none","nag","ong"]', ["No guidance", "NAG", "ONG"]),
-        ("preset=pocket-joint-teacher", ["No guidance", "CFG", "NAG"]),
-    ],
-)
-def test_a_link_to_other_columns_or_to_a_model_without_a_sample_draws_them(
-    page, server, query, drawn
-):
-    page.goto(f"{server}/?{query}")
+def test_a_link_to_other_columns_than_the_samples_draws_them(page, server):
+    page.goto(f'{server}/?preset=pocket-portrait&guidance=["none","nag","ong"]')
     page.wait_for_function(f"{DONE} == 3 && /processor/.test({NOTE})", timeout=120_000)
-    assert page.locator("#bench .cell .head b").all_inner_texts() == drawn
+    drawn = page.locator("#bench .cell .head b").all_inner_texts()
+    assert drawn == ["No guidance", "NAG", "ONG"]
 
 
 def test_clicks_while_an_opened_link_still_draws_are_answered(browser, server):
@@ -406,7 +398,7 @@ def test_clicks_while_an_opened_link_still_draws_are_answered(browser, server):
     opened.close()
 
 
-@pytest.mark.parametrize("width", [700, 900, 1000, 1180])
+@pytest.mark.parametrize("width", [800, 900, 1000, 1180])
 def test_the_tools_over_the_pictures_stay_in_their_line(browser, server, width):
     opened = browser.new_page(viewport={"width": width, "height": 720})
     opened.goto(server)

@@ -10,7 +10,8 @@ from .. import private
 if TYPE_CHECKING:
     from diffusers import ModelMixin
 
-# of these, what stands in the place of a module's `forward` carries nothing unless private says so
+# what these libraries put in the place of a module's `forward` keeps no tensors for a later step,
+# unless `private.stateful_hooks` finds that it does
 KNOWN = {"accelerate", "diffusers", "nag", "peft", "torch", "transformers"}
 
 

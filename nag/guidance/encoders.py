@@ -23,8 +23,8 @@ PART = re.compile(r"(text_encoder|tokenizer)(_\d+)?")
 
 
 class Encoders:
-    """Stands around a pipeline's encoding of words: for a pipeline that was freed of its encoders,
-    and for one that does not ask them when it is called with embeddings.
+    """Wraps `encode_prompt`, for two cases: pipelines whose text encoders were freed (None), and
+    pipelines that skip `encode_prompt` when they are given embeddings.
 
     encode: (encode_prompt, ...) -> its result; the negative's words are encoded with it.
     in_words: whether the negative is words.

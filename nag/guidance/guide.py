@@ -1,4 +1,4 @@
-"""`guide(pipe, "blurry")`: NAG around any unmodified diffusers pipeline, given back on exit."""
+"""`guide(pipe, "blurry")`: NAG around any unmodified diffusers pipeline, removed again on exit."""
 
 from __future__ import annotations
 

@@ -129,8 +129,8 @@ def both_texts(
 
 
 def without_gaps(words: list[str | None]) -> list[str]:
-    """Words for every prompt. What stands in for None is read by nobody, and is no longer than the
-    others."""
+    """Words for every prompt. What stands in for None is never used, and must not make the batch's
+    padding longer, so it is a copy of another one."""
     filled = next(word for word in words if word is not None)
     return [filled if word is None else word for word in words]
 
