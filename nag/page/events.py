@@ -25,36 +25,42 @@ APPLIED = "() => {{ dispatchEvent(new CustomEvent('nag-applied', {{ detail: {} }
 DICE = "() => Math.floor(Math.random() * 4294967296)"
 
 
-def connect(demo: Page, desk: PageHandlers, parts: dict) -> None:
+def connect(demo: Page, handlers: PageHandlers, parts: dict) -> None:
     """Wires the page's parts (by the names of `controls.INPUTS`, and their own) to the handlers."""
     inputs = [parts[name] for name in INPUTS]
     bench, start, stop = parts["bench"], parts["start"], parts["stop"]
     fields = restore.fields(parts)
     # travels with the click, unlike a gr.State, which is read when the queue gets there
-    ticket = gr.Textbox(visible=False)
+    click_id = gr.Textbox(visible=False)
 
     def run(event, prepare, asking):
-        outputs = [bench, start, stop, parts["seed"], ticket]
+        outputs = [bench, start, stop, parts["seed"], click_id]
         asked = event(prepare, [*inputs, parts["lock"], parts["begin"]], outputs, **asking)
         # a newer click waits for its turn while the older one still draws
-        drawn = asked.success(desk.go, ticket, bench, trigger_mode="multiple", **TURN, **QUIET)
-        # without the ticket: by now it may be a newer click's
-        drawn.success(desk.back, None, [start, stop], **SOON)
-        drawn.failure(desk.refused, ticket, [start, stop], **SOON)
+        drawn = asked.success(
+            handlers.go, click_id, bench, trigger_mode="multiple", **TURN, **QUIET
+        )
+        # without its number: by now it may be a newer click's
+        drawn.success(handlers.back, None, [start, stop], **SOON)
+        drawn.failure(handlers.refused, click_id, [start, stop], **SOON)
 
-    run(start.click, desk.prepare, ONCE)
-    run(bench.submit, redraw(desk), SOON)  # a knob was released
-    run(bench.select(restore.apply(desk), inputs, fields, **SOON).success, redraw(desk), SOON)
+    run(start.click, handlers.prepare, ONCE)
+    run(bench.submit, redraw(handlers), SOON)  # a knob was released
+    run(
+        bench.select(restore.apply(handlers), inputs, fields, **SOON).success,
+        redraw(handlers),
+        SOON,
+    )
     # settings alone, nothing is drawn
-    applied = bench.input(restore.apply(desk), inputs, fields, **SOON)
+    applied = bench.input(restore.apply(handlers), inputs, fields, **SOON)
     applied.success(None, None, None, js=APPLIED.format("true"), **QUIET)
     applied.failure(None, None, None, js=APPLIED.format("false"), **QUIET)
-    bench.like(desk.keeper.answer, None, parts["kept"], **SOON)  # a file is to be made
+    bench.like(handlers.keeper.answer, None, parts["kept"], **SOON)  # a file is to be made
     # Gradio says so, too, when the list is only passed
     asked = parts["preset"], parts["chosen"]
-    parts["preset"].input(restore.choose(desk), asked, fields, **SOON)
-    stop.click(desk.halt, None, [bench, start, stop], **SOON)
-    demo.unload(desk.leave)
+    parts["preset"].input(restore.choose(handlers), asked, fields, **SOON)
+    stop.click(handlers.halt, None, [bench, start, stop], **SOON)
+    demo.unload(handlers.leave)
     demo.load(restore.from_link, None, fields, **SOON)
     parts["dice"].click(None, None, parts["seed"], js=DICE, **QUIET)
     for switch, moved in (("nag_normalisation", "nag_tau"), ("nag_refinement", "nag_alpha")):
@@ -65,12 +71,12 @@ def connect(demo: Page, desk: PageHandlers, parts: dict) -> None:
     gr.on(changes, None, inputs, None, js=TELL, **QUIET)
 
 
-def redraw(desk: PageHandlers) -> Callable:
-    """`desk.prepare` with the seed as it stands, and every column that is there already."""
+def redraw(handlers: PageHandlers) -> Callable:
+    """`handlers.prepare` with the seed as it stands, and every column that is there already."""
 
     def handler(request: gr.Request, *values):
         *settings, _, begin = values
         settings[INPUTS.index("fresh")] = False
-        return desk.prepare(request, *settings, True, begin)
+        return handlers.prepare(request, *settings, True, begin)
 
     return handler

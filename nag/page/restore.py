@@ -42,7 +42,7 @@ def fields(parts: dict) -> list:
     return [parts[name] for name in (*INPUTS, *BESIDE)]
 
 
-def choose(desk: PageHandlers) -> Callable:
+def choose(handlers: PageHandlers) -> Callable:
     """The handler of the list of models: a preset's own words, settings, seed and sample. A run
     that still draws for the one before is told to stop, and paints no more.
 
@@ -52,13 +52,13 @@ def choose(desk: PageHandlers) -> Callable:
     def handler(name, chosen, request: gr.Request):
         if name == chosen:
             return nothing(FIELDS)
-        desk.leave(request)
+        handlers.leave(request)
         return shown(*resolve({"preset": name if name in PRESETS else next(iter(PRESETS))}))
 
     return handler
 
 
-def apply(desk: PageHandlers) -> Callable:
+def apply(handlers: PageHandlers) -> Callable:
     """The handler of whatever sets several fields at once: examples, next moves, earlier runs,
     pictures that were opened, texts that were pasted. The event carries {"set": settings} or
     {"text": a picture's texts by name, or {"pasted": text}}."""
@@ -78,7 +78,7 @@ def apply(desk: PageHandlers) -> Callable:
                 return nothing(FIELDS)
             raise
         if preset.name != now["preset"]:
-            desk.leave(request)
+            handlers.leave(request)
             return shown(preset, made)
         return [*fill(preset, made), *nothing(len(BESIDE) - 1)]
 

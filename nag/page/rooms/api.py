@@ -56,8 +56,8 @@ class RoomEndpoints:
     """The functions of the rooms' API. They are called with what was asked of the page's fields,
     and with parameters of their own, which Gradio and MCP are told by `typed`."""
 
-    def __init__(self, desk: PageHandlers, votes: Path | None = None) -> None:
-        self.desk, self.votes = desk, votes
+    def __init__(self, handlers: PageHandlers, votes: Path | None = None) -> None:
+        self.handlers, self.votes = handlers, votes
         # of everybody: the same would be drawn for all
         self.grids = LeastRecentlyUsed(8, ROOM, 3600)
         self.recordings = LeastRecentlyUsed(16, 256 * 2**20, 3600)
@@ -185,7 +185,7 @@ class RoomEndpoints:
             shown = GridValue(name, grid, Readings(grid), heads)
         try:
             drawn = list(
-                shown.grid.draw(Listened(self.desk, request), run_id=uuid.uuid4().hex[:12])
+                shown.grid.draw(Listened(self.handlers, request), run_id=uuid.uuid4().hex[:12])
             )
         finally:  # what is there stays, for a call that goes on
             self.grids.put(key, shown, min(shown.size, ROOM))
@@ -203,7 +203,7 @@ class RoomEndpoints:
     ) -> XRay:
         from ...xray import XRay
 
-        engine, run_id = Listened(self.desk, request), uuid.uuid4().hex[:12]
+        engine, run_id = Listened(self.handlers, request), uuid.uuid4().hex[:12]
         *_, (run, _, _) = engine.run(asked.preset, only, None, run_id, start, XRay())
         return inside.recording_of(run)
 
@@ -211,8 +211,8 @@ class RoomEndpoints:
 class Listened:
     """The rooms' engine, whose runs end when the caller has left. See `Engine.run`."""
 
-    def __init__(self, desk: PageHandlers, request: gr.Request) -> None:
-        self.desk, self.listener = desk, request.session_hash
+    def __init__(self, handlers: PageHandlers, request: gr.Request) -> None:
+        self.handlers, self.listener = handlers, request.session_hash
 
     def run(
         self,
@@ -224,9 +224,9 @@ class Listened:
         **named: Any,
     ) -> Iterator[Any]:
         """Raises `NAGRuntimeError` where nobody listens any more."""
-        events = self.desk.rooms.run(preset, request, stop, run_id, *more, **named)
+        events = self.handlers.rooms.run(preset, request, stop, run_id, *more, **named)
         try:
-            yield from self.desk.listened(events, run_id, self.listener)
+            yield from self.handlers.listened(events, run_id, self.listener)
         finally:
             events.close()
 
@@ -268,9 +268,9 @@ def _documented(function: Callable, names: dict) -> str:
     return "\n".join([head, *more]) + args + tail
 
 
-def add_api(desk: PageHandlers, votes: Path | None = None) -> None:
+def add_api(handlers: PageHandlers, votes: Path | None = None) -> None:
     """Adds the rooms' endpoints to the gr.Blocks that is being built."""
-    api, turn = RoomEndpoints(desk, votes), {"concurrency_id": ENGINE, "concurrency_limit": 1}
+    api, turn = RoomEndpoints(handlers, votes), {"concurrency_id": ENGINE, "concurrency_limit": 1}
     gr.api(typed(api.sweep, ("guidance", "batched", "fresh")), api_name="sweep", **turn)
     gr.api(typed(api.seeds, ("seed", "batched", "fresh")), api_name="seeds", **turn)
     gr.api(typed(api.xray, ("guidance", "batched", "fresh")), api_name="xray", **turn)

@@ -40,26 +40,26 @@ def tabs(preset: Preset, gallery: bool = False) -> dict[str, gr.HTML]:
 
 def connect(
     demo: gr.Blocks,
-    desk: PageHandlers,
+    handlers: PageHandlers,
     parts: dict,
     rooms: dict[str, gr.HTML],
     votes: Path | None = None,
     results: Path | None = None,
 ) -> None:
-    """desk: the page's handlers, with the rooms' engine. parts: the page's, by name.
+    """handlers: the page's handlers, with the rooms' engine. parts: the page's, by name.
     votes: the owner's file of votes, or None. results: an evaluation's folder, or None."""
     inputs = [parts[name] for name in INPUTS]
     asked = [*inputs, parts["begin"]]
     fields = restore.fields(parts)
-    grids = {name: GridRoom(desk.rooms, name) for name in ("sweep", "seeds")}
-    vote = VoteRoom(desk.rooms, votes)
-    answers = grids | {"xray": XRayRoom(desk.rooms), "vote": vote}
+    grids = {name: GridRoom(handlers.rooms, name) for name in ("sweep", "seeds")}
+    vote = VoteRoom(handlers.rooms, votes)
+    answers = grids | {"xray": XRayRoom(handlers.rooms), "vote": vote}
     for name, answer in answers.items():
         one = rooms[name]
         drawn = one.submit(answer.draw, asked, one, api_name=f"{name}_draw", **TURN, **QUIET)
         drawn.failure(answer.ended, None, one, **SOON)
         one.stop(answer.halt, None, None, api_name=f"{name}_halt", **SOON)
-        one.apply(restore.apply(desk), inputs, fields, api_name=f"{name}_apply", **SOON)
+        one.apply(restore.apply(handlers), inputs, fields, api_name=f"{name}_apply", **SOON)
         demo.unload(answer.halt)
     for name, grid in grids.items():
         rooms[name].input(grid.plan, asked, rooms[name], **SOON)
@@ -68,7 +68,7 @@ def connect(
     rooms["vote"].input(vote.answer, None, rooms["vote"], **ONCE)
     rooms["vote"].download(vote.export, None, rooms["vote"], **SOON)
     if results is not None:
-        gallery, room_ = GalleryRoom(desk, results), rooms[GALLERY]
+        gallery, room_ = GalleryRoom(handlers, results), rooms[GALLERY]
         room_.input(gallery.page, None, room_, **SOON)
         room_.select(gallery.open, None, fields, **SOON).success(
             None, None, None, js=TO_COMPARE, **QUIET

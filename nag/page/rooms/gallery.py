@@ -42,11 +42,11 @@ LITTLE_KIND = "little"  # among the outcomes to choose from: whatever became of 
 
 
 class GalleryRoom:
-    """Answers the room's buttons. desk: the page's handlers, who stop what still draws and keep
+    """Answers the room's buttons. handlers: the page's handlers, who stop what still draws and keep
     what can be saved. The browser names pictures by number and column, never by file."""
 
-    def __init__(self, desk: PageHandlers, folder: Path) -> None:
-        self.desk, self.results = desk, Results(folder)
+    def __init__(self, handlers: PageHandlers, folder: Path) -> None:
+        self.handlers, self.results = handlers, Results(folder)
         if self.results.preset not in PRESETS:
             raise Refused(f"{folder}: there is no preset {self.results.preset!r} here any more.")
         self.preset = PRESETS[self.results.preset]
@@ -127,12 +127,12 @@ class GalleryRoom:
         place = asked.get("number"), asked.get("column")
         if place not in self.results.by_place:
             raise Refused("There is no such picture in these results.")
-        self.desk.leave(request)
+        self.handlers.leave(request)
         run = self.run(self.results.by_place[place])
         painting = Painting(self.preset, run.request, run.id)
         painting.update(run, None)
         told = painting.shown(None)
-        self.desk.keeper.put(told)
+        self.handlers.keeper.put(told)
         updates = fields_of(self.preset, run.request)
         bench = len(INPUTS) + 2  # behind the start picture and the notches
         updates[bench] = told.bench | {"opened": True}
