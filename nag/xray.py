@@ -99,8 +99,7 @@ class XRay:
 
     def cell(self, layer: int, step: int) -> torch.Tensor | None:
         """(N, S + 2) in float32; None where the layer was not guided in that step."""
-        self._close()
-        found = self.cells.get((layer, step))
+        found = self.recorded.get((layer, step))
         return None if found is None else found.float()
 
     def ratio(self, layer: int, step: int, scale: float) -> torch.Tensor | None:
@@ -133,17 +132,16 @@ class XRay:
         return self._map(lambda *place: self.change(*place, scale, tau, alpha).mean())
 
     def _map(self, of) -> torch.Tensor:
-        self._close()
+        recorded = self.recorded
         out = torch.full((len(self.layers), self.steps), math.nan)
-        for layer, step in self.cells:
+        for layer, step in recorded:
             out[layer, step] = of(layer, step)
         return out
 
     @property
     def nbytes(self) -> int:
         """Memory that the recording takes."""
-        self._close()
-        return sum(cell.nbytes for cell in self.cells.values())
+        return sum(cell.nbytes for cell in self.recorded.values())
 
     def suggest(self, scale: float) -> tuple[float, float]:
         """(tau, alpha) to begin with at this scale, by two rules.
@@ -153,12 +151,11 @@ class XRay:
         at most their own size; the published tau 2.5 and alpha .25 bound that by .875. Both are
         starting points and say nothing of pictures.
         """
-        if not self.steps and not self._parts:
+        if not self.recorded:
             raise NAGValueError("Nothing was recorded: draw a guided picture with record= first.")
-        self._close()
-        ratios = torch.cat([self.ratio(*place, scale) for place in self.cells])
+        ratios = torch.cat([self.ratio(*place, scale) for place in self.recorded])
         tau = max(1.0, math.ceil(10 * float(torch.quantile(thinned(ratios), 0.9)) - 1e-4) / 10)
-        whole = torch.cat([self.change(*place, scale, tau, 1.0) for place in self.cells])
+        whole = torch.cat([self.change(*place, scale, tau, 1.0) for place in self.recorded])
         strongest = max(float(torch.quantile(thinned(whole), 0.9)), EPS)
         return tau, min(1.0, math.floor(20 / strongest + 1e-4) / 20)
 
