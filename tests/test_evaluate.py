@@ -933,7 +933,12 @@ def test_the_models_of_a_training_run_are_evaluated_too(tmp_path, monkeypatch):
     from nag.pocket import export
 
     made, asked = [], []
-    saved = argparse.Namespace(save_pretrained=lambda folder: folder.mkdir(parents=True))
+
+    def written(folder):
+        (folder / "unet").mkdir(parents=True)
+        (folder / "unet" / "config.json").write_text("{}")
+
+    saved = argparse.Namespace(save_pretrained=written)
     monkeypatch.setattr(export, "pipeline", lambda run, name: made.append((run, name)) or saved)
     monkeypatch.setattr(
         command,
@@ -943,7 +948,8 @@ def test_the_models_of_a_training_run_are_evaluated_too(tmp_path, monkeypatch):
     assert main(["evaluate", "--out", "out"]) == 2
     assert main(["evaluate", "--denoiser", "control", "--run", str(tmp_path), "--out", "out"]) == 2
     folder = tmp_path / "pipelines" / "control"
-    assert made == [(tmp_path, "control")] and folder.is_dir() and asked == [None, str(folder)]
+    assert made == [(tmp_path, "control")] and asked == [None, str(folder)]
+    assert (folder / "unet" / "config.json").is_file() and list(folder.parent.iterdir()) == [folder]
     assert plan.preset_of("pocket-portrait", str(folder), False).meter == PORTRAIT.meter
 
 

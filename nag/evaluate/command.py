@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import shutil
 from collections import Counter
 from pathlib import Path
 from statistics import median
@@ -65,11 +67,17 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _trained(run: Path, denoiser: str) -> Path:
-    """A pipeline of a training run, as a folder."""
+    """A pipeline of a training run, as a folder. Every process writes it, and none sees a file
+    that another has half written."""
     from nag.pocket.export import pipeline
 
-    folder = run / "pipelines" / denoiser
-    pipeline(run, denoiser).save_pretrained(folder)
+    folder, part = (run / "pipelines" / name for name in (denoiser, f"{os.getpid()}.part"))
+    pipeline(run, denoiser).save_pretrained(part)
+    for file in filter(Path.is_file, part.rglob("*")):
+        target = folder / file.relative_to(part)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        file.replace(target)
+    shutil.rmtree(part)
     return folder
 
 
