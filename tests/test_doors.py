@@ -163,9 +163,8 @@ def test_what_is_no_picture_is_refused_in_a_sentence(server, name):
             uploads.load(start["path"], "Kontext")
     else:
         assert kind == "error" and re.search(sentence, said)
-    # where the preset has no picture it says nothing, and breaks nothing
-    settings = {"num_inference_steps": 1, "guidance": ["none"]}
-    assert call(server, settings, start, name="compare_from_image")[0] == "complete"
+    kind, said = call(server, {"guidance": ["none"]}, start, name="compare_from_image")
+    assert kind == "error" and "does not begin with a picture" in said
 
 
 @pytest.mark.parametrize(

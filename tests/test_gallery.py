@@ -138,7 +138,7 @@ def test_a_picture_opens_in_the_bench_with_the_settings_that_made_it(folder):
     shown = room.results.path(room.results.by_place[3, "nag nag_scale=10"])
     assert Image.open(nag["image"]["path"]).tobytes() == Image.open(shown).tobytes()
     assert nag["seconds"] == 0, "a time of a batch is no time of one picture"
-    assert room.desk.keeper.answer(said(run=bench["run"], kind="zip"))["name"].endswith(".zip")
+    assert room.handlers.keeper.answer(said(run=bench["run"], kind="zip"))["name"].endswith(".zip")
     other, _ = opened(room, 3, "nag nag_scale=4")
     assert other["request"]["nag_scale"] == 4 and other["run"] != bench["run"]
 

@@ -55,7 +55,7 @@ class GalleryRoom:
     def page(self, event: gr.EventData) -> dict:
         """{"column", "case", "outcome", "sort", "page"}, all may be left out -> what the browser
         draws."""
-        return self.valueprivate.event_data(event)
+        return self.value(private.event_data(event))
 
     def value(self, asked: dict) -> dict:
         """One page of pictures, and what there is to choose from."""
