@@ -137,14 +137,10 @@ class GridValue:
         if not gone:
             head = f"The {words} stays in all {len(there)}, or something else takes its place."
             return {"sign": "left", "head": head, "text": "", "best": None}
-        changes = [self._picture(picture)["difference"] or 0 for picture, _ in gone]
-        least = min(changes)
-        return {
-            "sign": "gone",
-            "head": f"No {words} in {len(gone)} of {len(there)}.",
-            "text": f"The one that changes least of the rest differs by {least:.0f} of 255.",
-            "best": gone[changes.index(least)][1],
-        }
+        picture, best = min(gone, key=lambda one: self._picture(one[0])["difference"] or 0)
+        name = self._cell(self.numbers[picture.identity], *best)["name"]
+        head = f"No {words} in {len(gone)} of {len(there)}."
+        return {"sign": "gone", "head": head, "text": f"{name} changes least else.", "best": best}
 
 
 def _time(column: Column) -> str:
