@@ -142,9 +142,8 @@ class GuidedAttention:
     ) -> Tensor:
         """The image's queries against the positive text, of conditional rows against the negative
         too, and the formula."""
-        if plain and keys.halved and inputs.query.shape[0] == 1 and self._fusable(inputs.query):
-            both = op(*inputs.twice())
-            return self.steered(both[:1], both[1:], rows)
+        if plain and keys.halved and inputs.query.shape[0] == 1 and fused.at_hand(inputs.query):
+            return self.steered(*op(*inputs.twice()).chunk(2), rows)
         z_positive = op(*inputs.seen(keys.with_positive))
         z_negative = op(*inputs.of_rows(rows).seen(keys.with_negative))
         return self.steered(z_positive, z_negative, rows)
@@ -219,9 +218,11 @@ class GuidedAttention:
         if torch.compiler.is_compiling():
             return places(self.family, self.kind, layout, queries, keys)
         key = self.kind, layout.texts, layout.cached_reference_tokens, queries, keys
-        if key not in self.decided:
-            self.decided[key] = places(self.family, self.kind, layout, queries, keys)
-        return self.decided[key]
+        try:
+            return self.decided[key]
+        except KeyError:
+            found = self.decided[key] = places(self.family, self.kind, layout, queries, keys)
+            return found
 
     def _mergeable(self, inputs: Inputs, plain: bool) -> bool:
         """Whether log-sum-exps are to be had: the op is nothing but attention, and a kernel can."""

@@ -23,11 +23,14 @@ CODES = {IMAGE: 0, POSITIVE: 1, NEGATIVE: 2}
 launchers: dict = {}
 
 
+def at_hand(z: torch.Tensor) -> bool:
+    """Whether there is a kernel where this tensor is."""
+    return launchers.get(z.device.type) is not None
+
+
 def able(z: torch.Tensor) -> bool:
     """Whether `steer` may be used for attention outputs like this. It has no gradients."""
-    if launchers.get(z.device.type) is None:
-        return False
-    return not (z.requires_grad and torch.is_grad_enabled())
+    return at_hand(z) and not (z.requires_grad and torch.is_grad_enabled())
 
 
 def labels_of(at: Segments, device: torch.device) -> torch.Tensor:
@@ -53,46 +56,48 @@ def steer(
     rows: slice,
     settings: NAGSettings,
     image: Answer | None = None,
-    labels: torch.Tensor | None = None,
+    at: Segments | None = None,
 ) -> torch.Tensor:
     """Guided attention output (B, H, N, D) in (B, N, H, D) memory, in the dtype of its parts.
 
     positive, negative: without `image` outputs of the same image queries, (B, H, N, D) and of the
-        conditional `rows` alone; with it answers (output, log-sum-exp) of all queries to the text
-        alone, or None where there is no such text.
-    image: the answer of all queries to the image. labels: see `labels_of`. Image tokens are guided,
+        conditional `rows` alone; with it answers (output, log-sum-exp) of the queries
+        `at.asking_positive` and `at.asking_negative` to the text alone, or None where there is no
+        such text.
+    image: the answer of all queries to the image. at: where they stand. Image tokens are guided,
         each text's are its own merged answer, of unconditional rows zeros for the negative text.
     """
-    if image is not None:
-        positive, negative = positive or _nothing(image), negative or _nothing(image, rows)
-    return launchers[_output(positive).device.type](
-        positive, negative, rows, settings, image, labels
-    )
+    if image is None:
+        return launchers[positive.device.type](positive, negative, rows, settings)
+    positive = positive or _nothing(image, slice(None), at.asking_positive)
+    negative = negative or _nothing(image, rows, at.asking_negative)
+    device = image[0].device
+    labels = labels_of(at, device)
+    return launchers[device.type](positive, negative, rows, settings, image, at, labels)
 
 
-def _output(answer: torch.Tensor | Answer) -> torch.Tensor:
-    return answer if isinstance(answer, torch.Tensor) else answer[0]
-
-
-def _nothing(image: Answer, rows: slice = slice(None)) -> Answer:
+def _nothing(image: Answer, rows: slice, queries: tuple[int, int]) -> Answer:
     """The answer of no keys: it weighs nothing."""
-    out, lse = (part[rows] for part in image)
+    out, lse = (part[rows].narrow(2, *queries) for part in image)
     return out, torch.full_like(lse, float("-inf"))
 
 
 def in_torch(
-    positive: torch.Tensor | Answer | None,
-    negative: torch.Tensor | Answer | None,
+    positive: torch.Tensor | Answer,
+    negative: torch.Tensor | Answer,
     rows: slice,
     settings: NAGSettings,
     image: Answer | None = None,
+    at: Segments | None = None,
     labels: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """`steer` by the functions that it is made of."""
-    dtype = _output(positive).dtype
     if image is not None:
-        positive = kernels.merge(image, positive)
-        negative = kernels.merge([part[rows] for part in image], negative)
+        dtype = image[0].dtype
+        positive = _merged(image, positive, at.asking_positive)
+        negative = _merged([part[rows] for part in image], negative, at.asking_negative)
+    else:
+        dtype = positive.dtype
     out = positive.float().clone()
     out[rows] = normalized_attention_guidance(
         out[rows], negative.float(), settings.scale, settings.tau, settings.alpha, dim=(1, 3)
@@ -104,6 +109,13 @@ def in_torch(
         own[rows] = negative
         out = torch.where(other[:, None], own, out)
     return out.to(dtype).transpose(1, 2).contiguous().transpose(1, 2)
+
+
+def _merged(image: Answer, text: Answer, queries: tuple[int, int]) -> torch.Tensor:
+    """What all queries get of the image and these of a text too, (B, H, N, D) in float32."""
+    out = image[0].float().clone()
+    out.narrow(2, *queries).copy_(kernels.merge([part.narrow(2, *queries) for part in image], text))
+    return out
 
 
 def prepare(device: torch.device | str) -> None:
@@ -137,12 +149,15 @@ def _error(by_triton, device: torch.device) -> float:
 
     rows, settings = slice(1, 3), NAGSettings(5.0, 2.0, 0.5)
     image, positive = ((random(3, 5, 7, 24), random(3, 5, 7)) for _ in range(2))
-    negative = random(2, 5, 7, 24), random(2, 5, 7)
-    labels = torch.tensor([1, 1, 0, 0, 2, 0, 0], dtype=torch.int8, device=device)
+    negative = random(2, 5, 5, 24), random(2, 5, 5)  # of the tokens behind the positive text
+    outputs = positive[0], random(2, 5, 7, 24)
+    pieces = [(0, 2, POSITIVE), (2, 2, IMAGE), (4, 1, NEGATIVE), (5, 2, IMAGE)]
+    at = Segments(pieces)
+    labels = labels_of(at, device)
 
     def both(step):
-        merged = step(positive, negative, rows, settings, image, labels)
-        return merged, step(positive[0], negative[0], rows, settings)
+        merged = step(positive, negative, rows, settings, image, at, labels)
+        return merged, step(*outputs, rows, settings)
 
     expected, off = both(in_torch), []
     for _ in range(2):  # from the second time on it is launched by its compiled object

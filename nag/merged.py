@@ -54,11 +54,11 @@ def in_portions(
 def in_three_calls(
     inputs: Inputs, at: Segments, rows: slice, scale: float | None, settings: NAGSettings
 ) -> torch.Tensor:
-    """For a GPU: three calls of whole sequences and one kernel. What one text's queries get of the
-    other text is computed too, and read by nobody: that takes less time than to cut and to join.
-    Returns (B, H, N, D)."""
+    """For a GPU: three calls, each of whole sequences or of one piece of them, and one kernel. What
+    one text's queries get of the other text may be computed too, and is read by nobody: that takes
+    less time than to cut and to join. Returns (B, H, N, D)."""
+    conditional = inputs.of_rows(rows)
     of_image = kernels.attend(*inputs.seen(at.image), scale)
-    positive = kernels.attend(*inputs.seen(at.positive), scale)
-    negative = kernels.attend(*inputs.of_rows(rows).seen(at.negative), scale)
-    labels = fused.labels_of(at, inputs.query.device)
-    return fused.steer(positive, negative, rows, settings, of_image, labels)
+    positive = kernels.attend(*inputs.seen(at.positive, [at.asking_positive]), scale)
+    negative = kernels.attend(*conditional.seen(at.negative, [at.asking_negative]), scale)
+    return fused.steer(positive, negative, rows, settings, of_image, at)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -21,6 +21,7 @@ class Layout:
     texts: (T+, T-) of every text input. rows: which of `total` rows are conditional.
     cached_reference_tokens: keys without a query in joint attention (reference images in a cache).
     carried_only: the negative is carried along and changes nothing (a cache wants its shape).
+    whole: every row is conditional.
     """
 
     texts: tuple[tuple[int, int], ...]
@@ -28,11 +29,10 @@ class Layout:
     total: int
     cached_reference_tokens: int = 0
     carried_only: bool = False
+    whole: bool = field(init=False)
 
-    @property
-    def whole(self) -> bool:
-        """Every row is conditional."""
-        return self.rows == slice(0, self.total)
+    def __post_init__(self) -> None:
+        self.whole = self.rows == slice(0, self.total)  # asked in every guided layer
 
 
 def rows_of(layout: Layout, query: torch.Tensor) -> slice:
@@ -66,7 +66,9 @@ class Segments:
     image, in some cross-attention tokens of a picture or a duration.
 
     positive, negative, image: the pieces with this label. with_positive, with_negative: what a
-    branch sees, its text and the image. labels: where they were asked for, (N,) on a device, see
+    branch sees, its text and the image. asking_positive, asking_negative: one piece with all of
+    that, and what stands between. halved: the positive text and behind it a negative of the same
+    length, and nothing else. labels: where they were asked for, (N,) on a device, see
     `nag.fused.labels_of`.
     """
 
@@ -76,11 +78,12 @@ class Segments:
         self.image = self.only(IMAGE)
         self.with_positive = self.only(POSITIVE, IMAGE)
         self.with_negative = self.only(NEGATIVE, IMAGE)
+        self.asking_positive = span(self.with_positive)
+        self.asking_negative = span(self.with_negative)
+        self.halved = self._halved()
         self.labels: dict[torch.device, torch.Tensor] = {}
 
-    @property
-    def halved(self) -> bool:
-        """The positive text and behind it a negative of the same length, and nothing else."""
+    def _halved(self) -> bool:
         if len(self.labelled) != 2 or not self.positive or not self.negative:
             return False
         (start, length), (_, other) = self.positive[0], self.negative[0]
@@ -131,6 +134,14 @@ class Segments:
                 found[label].append((at, length))
                 at = at + length
         return take(tokens, found[text]), take(tokens, found[IMAGE])
+
+
+def span(pieces: Pieces) -> tuple[int, int]:
+    """One piece from the first to the last of these."""
+    if not pieces:
+        return 0, 0
+    (first, _), (last, length) = pieces[0], pieces[-1]
+    return first, last + length - first
 
 
 def places(
@@ -199,7 +210,8 @@ class Inputs(NamedTuple):
         second. That is one call for two texts of the same length."""
         mask = self.mask
         if mask is not None:
-            mask = torch.cat(mask[(None,) * (4 - mask.ndim)].chunk(2, -1))
+            mask = mask if mask.ndim == 4 else mask[(None,) * (4 - mask.ndim)]
+            mask = torch.cat(mask.chunk(2, -1))
         query = self.query.expand(2, -1, -1, -1)
         return Inputs(query, halves(self.key), halves(self.value), mask)
 

@@ -1,37 +1,50 @@
-"""Merge, formula and blend of one guided attention as a Triton kernel. Imported by `nag/fused.py`
+"""Merge, formula and blend of one guided attention as Triton kernels. Imported by `nag/fused.py`
 where a GPU is at hand: Triton comes with PyTorch's builds for CUDA on Linux, not with others.
 
-Without it a guided layer reads and writes its output about ten times. Here one program has all
+Without them a guided layer reads and writes its output about ten times. Here one program has all
 heads of one token in registers (the norm is over all of them): it reads each part once and writes
 once. Runs on a processor, slowly, under TRITON_INTERPRET=1.
 """
 
-from typing import TYPE_CHECKING
+import functools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
+from triton.runtime import driver
 
 from .formula import EPS
 from .kernels import Answer
+from .segments import Segments
 from .settings import NAGSettings
 
 if TYPE_CHECKING:
     from triton.compiler import CompiledKernel
 
-# of the kernel's arguments, those that change from call to call: not to be compiled into it
+# of a kernel's arguments, those that change from call to call: not to be compiled into it
 VARYING = ["tokens", "first_row", "last_row"]
+
+
+@triton.jit
+def guided(z_positive, z_negative, scale, tau, alpha, EPS: tl.constexpr):
+    """The formula for one token, (heads, features) in float32; see `nag.formula`."""
+    # torch.compile hands numbers over in float64, and all that they touch would be computed so
+    scale = tl.cast(scale, tl.float32)
+    tau = tl.cast(tau, tl.float32)
+    alpha = tl.cast(alpha, tl.float32)
+    z = z_positive + (scale - 1.0) * (z_positive - z_negative)
+    norm = tl.sum(tl.sum(tl.abs(z_positive), 1), 0)
+    ratio = tl.sum(tl.sum(tl.abs(z), 1), 0) / tl.maximum(norm, EPS)
+    z = z * tl.minimum(tau / ratio, 1.0)
+    return z_positive + alpha * (z - z_positive)
 
 
 @triton.jit(do_not_specialize=VARYING)
 def steer_kernel(
-    image,  # three outputs of attention, all with the strides below
-    positive,
+    positive,  # outputs of attention, with the strides below
     negative,  # its first row is `first_row`
-    image_lse,  # and their log-sum-exps
-    positive_lse,
-    negative_lse,
-    labels,  # of every token: 0 image, 1 positive text, 2 negative text
     out,  # (rows, tokens, heads, features), contiguous
     tokens,
     heads,
@@ -39,72 +52,183 @@ def steer_kernel(
     row_stride,
     head_stride,
     token_stride,
-    lse_row_stride,
-    lse_head_stride,
-    lse_token_stride,
+    negative_row_stride,
+    negative_head_stride,
+    negative_token_stride,
     first_row,  # conditional are the rows from here
     last_row,  # to before this one
     scale,
     tau,
     alpha,
     EPS: tl.constexpr,
-    MERGE: tl.constexpr,  # positive and negative are of the text alone, to be merged with image
     HEADS: tl.constexpr,  # powers of two, the next above
     FEATURES: tl.constexpr,
 ):
-    """One token of one row; see `nag.fused.steer`. Offsets have 64 bits."""
-    # torch.compile hands numbers over in float64, and all that they touch would be computed so
-    scale = tl.cast(scale, tl.float32)
-    tau = tl.cast(tau, tl.float32)
-    alpha = tl.cast(alpha, tl.float32)
+    """One token of one row, without a merge; see `nag.fused.steer`. Offsets have 64 bits."""
+    program = tl.program_id(0).to(tl.int64)
+    row = program // tokens
+    token = program % tokens
+    head = tl.arange(0, HEADS).to(tl.int64)[:, None]
+    feature = tl.arange(0, FEATURES)[None, :]
+    asked = (row >= first_row) & (row < last_row)
+    real = (head < heads) & (feature < features)
+    real_asked = (head < tl.where(asked, heads, 0)) & (feature < features)
+
+    place = row * row_stride + token * token_stride + head * head_stride + feature
+    z_positive = tl.load(positive + place, mask=real, other=0.0).to(tl.float32)
+    place = (row - first_row) * negative_row_stride + token * negative_token_stride
+    place = place + head * negative_head_stride + feature
+    z_negative = tl.load(negative + place, mask=real_asked, other=0.0).to(tl.float32)
+    z = guided(z_positive, z_negative, scale, tau, alpha, EPS)
+    z = tl.where(asked, z, z_positive)
+    place = program * heads * features + head * features + feature
+    tl.store(out + place, z.to(out.dtype.element_ty), mask=real)
+
+
+@triton.jit
+def merged(
+    text,
+    text_lse,
+    row,
+    token,
+    row_stride,
+    head_stride,
+    token_stride,
+    lse_row_stride,
+    lse_head_stride,
+    lse_token_stride,
+    head,
+    feature,
+    heads,
+    features,
+    z_image,
+    image_lse,
+):
+    """What a token gets of a text and of the image together, (heads, features) in float32. heads: 0
+    where it asks the text nothing."""
+    place = row * row_stride + token * token_stride + head[:, None] * head_stride + feature[None, :]
+    real = (head < heads)[:, None] & (feature < features)[None, :]
+    z = tl.load(text + place, mask=real, other=0.0).to(tl.float32)
+    place = row * lse_row_stride + token * lse_token_stride + head * lse_head_stride
+    lse = tl.load(text_lse + place, mask=head < heads, other=0.0)
+    return z + tl.sigmoid(image_lse - lse)[:, None] * (z_image - z)
+
+
+@triton.jit(do_not_specialize=[*VARYING, "positive_from", "negative_from"])
+def merge_kernel(
+    image,  # outputs of attention, and their log-sum-exps
+    image_lse,
+    positive,
+    positive_lse,
+    negative,  # its first row is `first_row`
+    negative_lse,
+    labels,  # of every token: 0 image, 1 positive text, 2 negative text
+    out,  # (rows, tokens, heads, features), contiguous
+    tokens,
+    heads,
+    features,
+    image_row_stride,
+    image_head_stride,
+    image_token_stride,
+    image_lse_row_stride,
+    image_lse_head_stride,
+    image_lse_token_stride,
+    positive_row_stride,
+    positive_head_stride,
+    positive_token_stride,
+    positive_lse_row_stride,
+    positive_lse_head_stride,
+    positive_lse_token_stride,
+    negative_row_stride,
+    negative_head_stride,
+    negative_token_stride,
+    negative_lse_row_stride,
+    negative_lse_head_stride,
+    negative_lse_token_stride,
+    positive_from,  # the first token that has asked this text
+    negative_from,
+    first_row,  # conditional are the rows from here
+    last_row,  # to before this one
+    scale,
+    tau,
+    alpha,
+    EPS: tl.constexpr,
+    HEADS: tl.constexpr,  # powers of two, the next above
+    FEATURES: tl.constexpr,
+):
+    """One token of one row, whose parts are merged first; see `nag.fused.steer`."""
     program = tl.program_id(0).to(tl.int64)
     row = program // tokens
     token = program % tokens
     head = tl.arange(0, HEADS).to(tl.int64)
     feature = tl.arange(0, FEATURES)
-    guided = (row >= first_row) & (row < last_row)
-    real = head < heads
-    label = 0
-    if MERGE:
-        label = tl.load(labels + token).to(tl.int32)
-    # heads that are read of a part: all, or none where a text's own tokens do not ask it
-    of_text = head < tl.where(label != 2, heads, 0)
-    asked = head < tl.where(guided & (label != 1), heads, 0)
-    inside = real[:, None] & (feature < features)[None, :]
-    of_text_inside = of_text[:, None] & (feature < features)[None, :]
-    asked_inside = asked[:, None] & (feature < features)[None, :]
+    conditional = (row >= first_row) & (row < last_row)
+    label = tl.load(labels + token).to(tl.int32)
+    real = (head < heads)[:, None] & (feature < features)[None, :]
 
-    at = row * row_stride + token * token_stride + head[:, None] * head_stride + feature[None, :]
-    of_negative = at - first_row * row_stride
-    z_positive = tl.load(positive + at, mask=of_text_inside, other=0.0).to(tl.float32)
-    z_negative = tl.load(negative + of_negative, mask=asked_inside, other=0.0).to(tl.float32)
-    if MERGE:
-        at_lse = row * lse_row_stride + token * lse_token_stride + head * lse_head_stride
-        of_negative = at_lse - first_row * lse_row_stride
-        z_image = tl.load(image + at, mask=inside, other=0.0).to(tl.float32)
-        lse = tl.load(image_lse + at_lse, mask=real, other=0.0)
-        lse_positive = tl.load(positive_lse + at_lse, mask=real, other=0.0)
-        lse_negative = tl.load(negative_lse + of_negative, mask=asked, other=0.0)
-        z_positive += tl.sigmoid(lse - lse_positive)[:, None] * (z_image - z_positive)
-        z_negative += tl.sigmoid(lse - lse_negative)[:, None] * (z_image - z_negative)
-
-    z_guided = z_positive + (scale - 1.0) * (z_positive - z_negative)
-    norm = tl.sum(tl.sum(tl.abs(z_positive), 1), 0)
-    ratio = tl.sum(tl.sum(tl.abs(z_guided), 1), 0) / tl.maximum(norm, EPS)
-    z_guided = z_guided * tl.minimum(tau / ratio, 1.0)
-    z_guided = z_positive + alpha * (z_guided - z_positive)
-    z = tl.where(guided, z_guided, z_positive)
-    if MERGE:
-        z = tl.where(label == 1, z_positive, z)
-        z = tl.where(label == 2, tl.where(guided, z_negative, 0.0), z)
+    place = row * image_row_stride + token * image_token_stride
+    place = place + head[:, None] * image_head_stride + feature[None, :]
+    z_image = tl.load(image + place, mask=real, other=0.0).to(tl.float32)
+    place = row * image_lse_row_stride + token * image_lse_token_stride
+    lse = tl.load(image_lse + place + head * image_lse_head_stride, mask=head < heads, other=0.0)
+    z_positive = merged(
+        positive,
+        positive_lse,
+        row,
+        token - positive_from,
+        positive_row_stride,
+        positive_head_stride,
+        positive_token_stride,
+        positive_lse_row_stride,
+        positive_lse_head_stride,
+        positive_lse_token_stride,
+        head,
+        feature,
+        tl.where(label != 2, heads, 0),
+        features,
+        z_image,
+        lse,
+    )
+    z_negative = merged(
+        negative,
+        negative_lse,
+        row - first_row,
+        token - negative_from,
+        negative_row_stride,
+        negative_head_stride,
+        negative_token_stride,
+        negative_lse_row_stride,
+        negative_lse_head_stride,
+        negative_lse_token_stride,
+        head,
+        feature,
+        tl.where(conditional & (label != 1), heads, 0),
+        features,
+        z_image,
+        lse,
+    )
+    z = guided(z_positive, z_negative, scale, tau, alpha, EPS)
+    z = tl.where(conditional & (label != 1), z, z_positive)
+    z = tl.where(label == 2, tl.where(conditional, z_negative, 0.0), z)
     place = program * heads * features + head[:, None] * features + feature[None, :]
-    tl.store(out + place, z.to(out.dtype.element_ty), mask=inside)
+    tl.store(out + place, z.to(out.dtype.element_ty), mask=real)
 
 
-# (device, dtypes, sizes, strides, ...) -> the kernel that Triton compiled for such arguments. It
-# takes Triton longer to find it again than all else in a guided layer takes, and steps of small
-# models on fast GPUs wait for Python. None where this Triton's kernels are called otherwise.
-compiled: dict | None = {}
+class Found(NamedTuple):
+    """All of a launch but tensors and strengths. run: takes a stream, these and the arguments."""
+
+    run: Callable
+    code: tuple  # what Triton compiled, and nobody's hooks
+    shape: tuple  # of what is written
+    numbers: tuple
+    constants: tuple
+
+
+# (device, dtype, shape, strides, ...) -> `Found`. It takes Triton longer to find it again than all
+# else in a guided layer takes, and steps of small models on fast GPUs wait for Python. None where
+# this Triton's kernels are called otherwise.
+launches: dict[tuple, Found] | None = {}
+MOST_LAUNCHES = 1000  # in so many shapes nobody draws, and what is dropped is found again
 
 
 def steer(
@@ -113,97 +237,109 @@ def steer(
     rows: slice,
     settings: NAGSettings,
     image: Answer | None = None,
+    at: Segments | None = None,
     labels: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """See `nag.fused.steer`. One launch where outputs have like strides, and log-sum-exps."""
-    if image is not None:
-        outputs, lses = zip(image, positive, negative, strict=True)
-        read = *alike(*outputs), *alike(*lses), labels
-        z, lse, order = read[0], read[3], MERGED
-    else:
-        read = alike(positive, negative)
-        z, lse, order = read[0], read[0], ALONE
-    batch, heads, tokens, features = z.shape
-    out = z.new_empty(batch, tokens, heads, features)
-    sizes = heads, features, *z.stride()[:3], *lse.stride()[:3], image is not None
-    numbers = tokens, *sizes[:-1], rows.start, rows.stop
-    strengths = float(settings.scale), float(settings.tau), float(settings.alpha)
-    launch((batch * tokens, 1, 1), read, order, out, (*numbers, *strengths), sizes)
-    return out.transpose(1, 2)
+    """See `nag.fused.steer`, which makes the labels. One launch."""
+    if image is None:
+        parts = read = dense(positive), dense(negative)
+        return launch(steer_kernel, parts, read, (rows.start, rows.stop), settings)
+    parts = []
+    for out, lse in (image, positive, negative):
+        parts += dense(out), lse
+    starts = at.asking_positive[0], at.asking_negative[0]
+    return launch(merge_kernel, parts, (*parts, labels), (*starts, rows.start, rows.stop), settings)
 
 
-# the kernel's first arguments, among the tensors that are read: without MERGE most go unread
-MERGED, ALONE = tuple(range(7)), (0, 0, 1, 0, 0, 0, 0)
+def dense(z: torch.Tensor) -> torch.Tensor:
+    """Features side by side, as the kernels read them."""
+    return z if z.stride(-1) == 1 else z.contiguous()
 
 
 def launch(
-    grid: tuple, read: tuple, order: tuple, out: torch.Tensor, numbers: tuple, sizes: tuple
-) -> None:
-    """Runs the kernel.
-
-    read: the tensors that are read; order: which of them is which of the kernel's first arguments.
-    numbers: its scalar arguments, in order. sizes: those of them, and of the constants, for which
-    Triton compiles a kernel of its own; with device, dtypes and the tensors' alignment they are the
-    key of `compiled`.
-    """
-    if torch.compiler.is_compiling() or compiled is None:
-        return launch_by_triton(grid, read, order, out, numbers, sizes)
-    device = out.device
+    kernel: Callable, parts: Sequence, read: Sequence, places: tuple, settings: NAGSettings
+) -> torch.Tensor:
+    """Runs a kernel -> (B, H, N, D). Its arguments are the tensors that it `read`s, what it writes,
+    sizes, three strides of each of `parts`, `places`, and the strengths."""
+    z = parts[0]
+    strengths = float(settings.scale), float(settings.tau), float(settings.alpha)
+    if torch.compiler.is_compiling() or launches is None:
+        return launch_by_triton(kernel, parts, read, places, strengths)[0]
+    device = z.device
     if device.type == "cuda" and device.index != torch.cuda.current_device():
         with torch.cuda.device(device):  # the one that Triton launches on
-            return launch(grid, read, order, out, numbers, sizes)
-    places = [tensor.data_ptr() for tensor in read]
-    odd = tuple([i for i, place in enumerate(places) if place % 16])
-    key = device, out.dtype, read[-2].dtype, sizes, odd  # merged, the last but one is an lse
-    kernel = compiled.get(key)
-    if kernel is None:  # under Triton's interpreter it stays so
-        compiled[key] = launch_by_triton(grid, read, order, out, numbers, sizes)
-        return
+            return launch(kernel, parts, read, places, settings)
+    addresses = [tensor.data_ptr() for tensor in read]
+    odd = [address % 16 for address in addresses]  # Triton compiles another kernel for these
+    key = device, z.dtype, z.shape, *[part.stride() for part in parts], *places, *odd
+    found = launches.get(key)
+    if found is None:
+        out, compiled = launch_by_triton(kernel, parts, read, places, strengths)
+        if compiled is not None:  # Triton's interpreter has none
+            remember(key, compiled, parts, places)
+        return out
+    run, code, shape, numbers, constants = found
+    out = z.new_empty(shape)
     try:  # addresses, not tensors: Triton would ask the driver for each whose it is
-        addresses = [places[i] for i in order]
-        kernel[grid](*addresses, out.data_ptr(), *numbers, *constants_of(sizes))
-    except TypeError:  # an older Triton's wants other arguments, and has not begun
+        numbers = *addresses, out.data_ptr(), *numbers, *strengths, *constants
+        run(driver.active.get_current_stream(device.index), *code, *numbers)
+    except (AttributeError, TypeError):  # an older Triton's wants other arguments; nothing has run
         disuse()
-        launch_by_triton(grid, read, order, out, numbers, sizes)
+        return launch_by_triton(kernel, parts, read, places, strengths)[0]
+    return out.transpose(1, 2)
+
+
+def remember(key: tuple, compiled: "CompiledKernel", parts: Sequence, places: tuple) -> None:
+    try:
+        run = functools.partial(compiled.run, rows_and_tokens(parts[0]), 1, 1)
+        code = compiled.function, compiled.packed_metadata, None, None, None
+    except AttributeError:
+        return disuse()
+    if len(launches) >= MOST_LAUNCHES:
+        launches.clear()
+    constants = tuple(constants_of(parts[0]).values())
+    shape = memory_of(parts[0])
+    launches[key] = Found(run, code, shape, numbers_of(parts, places), constants)
 
 
 def disuse() -> None:
-    global compiled
-    compiled = None
+    global launches
+    launches = None
 
 
-def constants_of(sizes: tuple) -> tuple:
-    """The last arguments of the kernel: EPS, MERGE, HEADS, FEATURES."""
-    heads, features, *_, merge = sizes
-    return EPS, merge, triton.next_power_of_2(heads), triton.next_power_of_2(features)
+def rows_and_tokens(z: torch.Tensor) -> int:
+    """Programs of a kernel."""
+    return z.shape[0] * z.shape[2]
+
+
+def memory_of(z: torch.Tensor) -> tuple[int, int, int, int]:
+    """(B, H, N, D) -> (B, N, H, D)"""
+    batch, heads, tokens, features = z.shape
+    return batch, tokens, heads, features
+
+
+def numbers_of(parts: Sequence, places: tuple) -> tuple:
+    """A kernel's numbers, but for strengths and constants."""
+    _, heads, tokens, features = parts[0].shape
+    strides = [stride for part in parts for stride in part.stride()[:3]]
+    return tokens, heads, features, *strides, *places
+
+
+def constants_of(z: torch.Tensor) -> dict:
+    """The last arguments of a kernel."""
+    heads, features = (triton.next_power_of_2(size) for size in (z.shape[1], z.shape[3]))
+    return {"EPS": EPS, "HEADS": heads, "FEATURES": features}
 
 
 def launch_by_triton(
-    grid: tuple, read: tuple, order: tuple, out: torch.Tensor, numbers: tuple, sizes: tuple
-) -> "CompiledKernel | None":
-    """As Triton does it: it finds the kernel for such arguments, or compiles it, and returns it."""
-    eps, merge, heads, features = constants_of(sizes)
-    return steer_kernel[grid](
-        *[read[i] for i in order],
-        out,
-        *numbers,
-        EPS=eps,
-        MERGE=merge,
-        HEADS=heads,
-        FEATURES=features,
-        num_warps=min(16, max(4, heads * features // 512)),
+    kernel: Callable, parts: Sequence, read: Sequence, places: tuple, strengths: tuple
+) -> "tuple[torch.Tensor, CompiledKernel | None]":
+    """As Triton does it: it finds what it compiled for such arguments, or compiles, and returns it
+    too."""
+    z = parts[0]
+    out, constants = z.new_empty(memory_of(z)), constants_of(z)
+    warps = min(16, max(2, constants["HEADS"] * constants["FEATURES"] // 512))
+    compiled = kernel[(rows_and_tokens(z), 1, 1)](
+        *read, out, *numbers_of(parts, places), *strengths, **constants, num_warps=warps
     )
-
-
-def alike(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """The tensors (B, H, N, D) or (B, H, N), or contiguous copies where their strides differ. The
-    first dimension may differ too: of one row no stride is asked."""
-    first, *others = tensors
-    strides, together = first.stride(), first.ndim == 3 or first.stride(-1) == 1
-    if together and all([x.stride() == strides for x in others]):
-        return tensors
-    same = all(
-        x.stride()[1:] == strides[1:] and (x.shape[0] == 1 or x.stride(0) == strides[0])
-        for x in others
-    )
-    return tensors if same and together else tuple(x.contiguous() for x in tensors)
+    return out.transpose(1, 2), compiled

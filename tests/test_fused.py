@@ -68,22 +68,22 @@ class Attended:
         tau = rng.choice([1.0, 1.5, 2.5, math.inf])
         self.settings = NAGSettings(rng.uniform(1, 12), tau, rng.uniform(0, 1))
 
-    def answer(self, pieces, rows=slice(None)):
-        """What all queries get of some keys, with its log-sum-exp; None without keys."""
+    def answer(self, pieces, rows=slice(None), queries=None):
+        """What queries get of some keys, with its log-sum-exp; None without keys."""
         if not pieces:
             return None
         places = [at for start, length in pieces for at in range(start, start + length)]
         q, k, v = self.q[rows], self.k[rows][:, :, places], self.v[rows][:, :, places]
+        q = q if queries is None else q.narrow(2, *queries)
         scores = q.float() @ k.float().transpose(-1, -2) / math.sqrt(self.features)
         return (scores.softmax(-1) @ v.float()).to(q.dtype), scores.logsumexp(-1)
 
     def arguments(self):
         """Of `steer`, behind the three calls of joint attention."""
-        positive = self.answer(self.at.positive)
-        negative = self.answer(self.at.negative, self.rows)
+        positive = self.answer(self.at.positive, queries=self.at.asking_positive)
+        negative = self.answer(self.at.negative, self.rows, self.at.asking_negative)
         image = self.answer(self.at.image)
-        labels = fused.labels_of(self.at, self.q.device)
-        return positive, negative, self.rows, self.settings, image, labels
+        return positive, negative, self.rows, self.settings, image, self.at
 
     def by_hand(self):
         """Float64, piece by piece: what joint attention with two texts is."""
@@ -130,9 +130,9 @@ def test_the_twin_is_joint_attention_with_two_texts_by_hand(seeds, as_on_a_gpu):
 def both(arguments, by_triton, monkeypatch) -> list:
     """What the kernel gives, and what its twin."""
     found = []
-    for launcher in (by_triton, fused.in_torch):
+    for launcher in (fused.in_torch, by_triton):
         monkeypatch.setitem(fused.launchers, "cpu", launcher)
-        found.append(fused.steer(*arguments))
+        found.insert(0, fused.steer(*arguments))
     assert all(out.transpose(1, 2).is_contiguous() for out in found)
     return found
 
@@ -162,7 +162,7 @@ def test_the_kernel_takes_all_heads_of_a_token_at_once(sizes, by_triton, monkeyp
     attended = Attended(3, sizes=[(size, size) for size in sizes], length=1)
     out, expected = both(attended.arguments(), by_triton, monkeypatch)
     assert_close(out, expected, rtol=1e-5, atol=1e-5)
-    assert torch.equal(out, by_triton(*attended.arguments()))  # the same twice
+    assert torch.equal(out, fused.steer(*attended.arguments()))  # the same twice
 
 
 def test_the_kernel_reads_beyond_two_to_the_31(by_triton):
@@ -215,9 +215,9 @@ def guided_layer(kind: str, plus: int, minus: int, image: int, rows=slice(0, 1),
     return guided, [torch.randn(total, 4, n, 8) for n in (queries, keys, keys)]
 
 
-def one_kernel(positive, negative, rows, settings, image=None, labels=None):
+def one_kernel(positive, negative, rows, settings, image=None, at=None, labels=None):
     """In the place of the kernel's twin: one launch."""
-    z = positive if image is None else positive[0]
+    z = positive if image is None else image[0]
     return torch.zeros_like(z)
 
 
@@ -250,100 +250,129 @@ def test_a_guided_layer_launches_its_attention_and_one_kernel(
 class Kernel:
     """In the place of Triton's: counts what is looked up, and what is launched by what it found."""
 
-    def __init__(self, parameters: int, refuses: bool = False):
-        self.parameters, self.refuses, self.found, self.launched = parameters, refuses, 0, 0
+    function, packed_metadata = "code", "warps"
+
+    def __init__(self, kernel, refuses: bool = False):
+        self.names, self.refuses, self.found, self.launched = kernel.arg_names, refuses, 0, 0
 
     def __getitem__(self, grid):
         def look_up(*arguments, num_warps, **constants):
-            assert len(arguments) + len(constants) == self.parameters and len(grid) == 3
+            assert len(arguments) + len(constants) == len(self.names) and len(grid) == 3
             self.found += 1
-            return Compiled(self)
+            return self
 
         return look_up
 
-
-class Compiled:
-    def __init__(self, of: Kernel):
-        self.of = of
-
-    def __getitem__(self, grid):
-        def launch(*arguments):
-            assert len(arguments) == self.of.parameters and len(grid) == 3
-            if self.of.refuses:
-                raise TypeError("function takes exactly 19 arguments (31 given)")
-            self.of.launched += 1
-            self.of.arguments = arguments
-
-        return launch
+    def run(self, x, y, z, stream, *arguments):
+        """As Triton's launcher is called: what it compiled, nobody's hooks, and the arguments."""
+        if self.refuses:
+            raise TypeError("function takes exactly 19 arguments (31 given)")
+        assert arguments[:5] == ("code", "warps", None, None, None) and stream == "stream"
+        assert len(arguments) == 5 + len(self.names) and (y, z) == (1, 1)
+        self.launched += 1
+        self.programs, self.given = x, dict(zip(self.names, arguments[5:], strict=True))
 
 
 @pytest.fixture
 def module(by_triton, monkeypatch):
-    """The kernel's module, which has found nothing yet."""
+    """The kernels' module, which has found nothing yet, with a driver's stream."""
     module = importlib.import_module("nag.triton_kernel")
-    monkeypatch.setattr(module, "compiled", {})
+    monkeypatch.setattr(module, "launches", {})
+    active = SimpleNamespace(get_current_stream=lambda index: "stream")
+    monkeypatch.setattr(module, "driver", SimpleNamespace(active=active))
     return module
+
+
+def instead(module, monkeypatch, **options) -> list[Kernel]:
+    """The kernels with and without a merge, replaced."""
+    kernels = []
+    for name in ("merge_kernel", "steer_kernel"):
+        kernels.append(Kernel(getattr(module, name), **options))
+        monkeypatch.setattr(module, name, kernels[-1])
+    return kernels
 
 
 def test_triton_looks_a_kernel_up_once(module, monkeypatch):
     """For tensors of the same sizes, strides, dtypes and alignment, of which it may be another."""
-    kernel = Kernel(len(module.steer_kernel.arg_names))
-    monkeypatch.setattr(module, "steer_kernel", kernel)
+    merging, alone = instead(module, monkeypatch)
     z = torch.randn(2, 4, 6, 16)
-    answer, labels = (z, torch.randn(2, 4, 6)), torch.zeros(6, dtype=torch.int8)
-    settings = NAGSettings()
+    at = Segments([(0, 2, fused.POSITIVE), (2, 1, fused.NEGATIVE), (3, 3, fused.IMAGE)])
+    answer, other = (z, torch.randn(2, 4, 6)), (z[:, :, 2:], torch.randn(2, 4, 4))
+    labels, settings = fused.labels_of(at, z.device), NAGSettings()
 
-    def cross(z, settings=settings):
-        module.steer(z, z[1:], slice(1, 2), settings)
+    def cross(z, settings=settings, rows=slice(1, 2)):
+        module.steer(z, z[1:], rows, settings)
 
     calls = [
-        lambda: module.steer(answer, answer, slice(0, 2), NAGSettings(), answer, labels),
+        lambda: module.steer(answer, other, slice(0, 2), NAGSettings(), answer, at, labels),
         lambda: cross(z),
         lambda: cross(z.double()),
-        lambda: cross(torch.randn(2, 4, 7, 16)),  # another stride
+        lambda: cross(torch.randn(2, 4, 7, 16)),  # more tokens
+        lambda: cross(torch.randn(2, 6, 4, 16).transpose(1, 2)),  # another stride
         lambda: cross(torch.randn(2 * 4 * 6 * 16 + 1)[1:].view(2, 4, 6, 16)),  # not aligned
-        lambda: module.steer(z, z, slice(0, 2), NAGSettings(), labels=None, image=None),
+        lambda: cross(torch.randn(3, 4, 6, 16)),
+        lambda: cross(z, rows=slice(0, 1)),
     ]
-    for call in calls[:5]:
-        call()
-    assert (kernel.found, kernel.launched) == (5, 0)
     for call in calls:
         call()
-    cross(z, NAGSettings(7.0, 3.0, 0.5))  # strengths and rows are handed over
-    cross(torch.randn(3, 4, 6, 16))  # and so are rows
-    assert (kernel.found, kernel.launched) == (5, 8)
+    assert (merging.found, merging.launched, alone.found, alone.launched) == (1, 0, 7, 0)
+    for call in calls:
+        call()
+    cross(torch.randn_like(z), NAGSettings(7.0, 3.0, 0.5))  # strengths are handed over
+    assert (merging.found, merging.launched, alone.found, alone.launched) == (1, 1, 7, 8)
+    monkeypatch.setattr(module, "MOST_LAUNCHES", len(module.launches))
+    cross(torch.randn(2, 4, 8, 16))
+    assert len(module.launches) == 1  # they do not grow without end
 
 
-def test_a_kernel_that_was_found_is_launched_with_the_addresses_in_its_order(module, monkeypatch):
-    kernel = Kernel(len(module.steer_kernel.arg_names))
-    names = module.steer_kernel.arg_names
-    monkeypatch.setattr(module, "steer_kernel", kernel)
-    image, positive, negative = ((torch.randn(2, 4, 6, 16), torch.randn(2, 4, 6)) for _ in range(3))
-    labels, settings = torch.zeros(6, dtype=torch.int8), NAGSettings(5.0, 2.0, 0.5)
-    parts = [*zip(image, positive, negative, strict=True)]
-    merged = [*parts[0], *parts[1], labels]
+def test_a_kernel_that_was_found_is_launched_with_every_argument_in_its_place(module, monkeypatch):
+    merging, alone = instead(module, monkeypatch)
+    at = Segments([(0, 1, fused.NEGATIVE), (1, 2, fused.POSITIVE), (3, 3, fused.IMAGE)])
+    image, negative = ((torch.randn(2, 4, 6, 16), torch.randn(2, 4, 6)) for _ in range(2))
+    negative = tuple(part[1:] for part in negative)
+    positive = torch.randn(2, 5, 4, 16).transpose(1, 2), torch.randn(2, 4, 5)
+    labels, settings = fused.labels_of(at, image[0].device), NAGSettings(5, 2.0, 0.5)
     for _ in range(2):
-        out = module.steer(positive, negative, slice(0, 2), settings, image, labels)
-    given = dict(zip(names, kernel.arguments, strict=True))
-    assert [*kernel.arguments[:7]] == [x.data_ptr() for x in merged]
-    assert names[:3] == ["image", "positive", "negative"] and names[6:8] == ["labels", "out"]
-    assert given["out"] == out.data_ptr() and given["MERGE"] and given["tau"] == 2.0
+        out = module.steer(positive, negative, slice(1, 2), settings, image, at, labels)
+    given, parts = merging.given, {"image": image, "positive": positive, "negative": negative}
+    for name, (z, lse) in parts.items():
+        assert given[name] == z.data_ptr() and given[f"{name}_lse"] == lse.data_ptr()
+        for tensor, of in ((z, ""), (lse, "lse_")):
+            for place, stride in zip(("row", "head", "token"), tensor.stride(), strict=False):
+                assert given[f"{name}_{of}{place}_stride"] == stride
+    assert given["labels"] == labels.data_ptr() and given["out"] == out.data_ptr()
+    assert [given[n] for n in ("tokens", "heads", "features")] == [6, 4, 16]
+    assert [given[n] for n in ("positive_from", "negative_from")] == [1, 0]
+    assert [given[n] for n in ("first_row", "last_row")] == [1, 2]
+    assert [given[n] for n in ("scale", "tau", "alpha")] == [5.0, 2.0, 0.5]
+    assert isinstance(given["scale"], float) and merging.programs == 12
+    assert out.shape == image[0].shape and out.transpose(1, 2).is_contiguous()
+    z_positive, z_negative = image[0], positive[0].narrow(2, 0, 3).repeat(1, 1, 2, 1)
     for _ in range(2):
-        out = module.steer(positive[0], negative[0], slice(0, 2), settings)
-    given = dict(zip(names, kernel.arguments, strict=True))
+        out = module.steer(z_positive, z_negative, slice(0, 2), settings)
+    given = alone.given
     assert [given[name] for name in ("positive", "negative", "out")] == [
-        x.data_ptr() for x in (positive[0], negative[0], out)
+        x.data_ptr() for x in (z_positive, z_negative, out)
     ]
-    assert not given["MERGE"]
+    for place, (stride, other) in enumerate(
+        zip(z_positive.stride(), z_negative.stride(), strict=True)
+    ):
+        name = ("row", "head", "token", "feature")[place]
+        assert given.get(f"{name}_stride", 1) == stride
+        assert given.get(f"negative_{name}_stride", 1) == other
 
 
-def test_a_triton_whose_kernels_are_called_otherwise_looks_up_every_time(module, monkeypatch):
-    kernel = Kernel(len(module.steer_kernel.arg_names), refuses=True)
-    monkeypatch.setattr(module, "steer_kernel", kernel)
+@pytest.mark.parametrize("other", ["its arguments", "its names"])
+def test_a_triton_whose_kernels_are_called_otherwise_looks_up_every_time(
+    other, module, monkeypatch
+):
+    _, kernel = instead(module, monkeypatch, refuses=True)
+    if other == "its names":
+        monkeypatch.delattr(Kernel, "packed_metadata")
     z = torch.randn(1, 4, 6, 16)
     for _ in range(3):
         module.steer(z, z, slice(0, 1), NAGSettings())
-    assert (kernel.found, kernel.launched) == (3, 0) and module.compiled is None
+    assert (kernel.found, kernel.launched) == (3, 0) and module.launches is None
 
 
 def test_without_triton_or_with_a_wrong_kernel_there_is_one_line_and_the_way_without(
@@ -494,19 +523,19 @@ except (ImportError, AttributeError, TypeError) as error:
     print(f"this Triton compiles otherwise: {error}")
     sys.exit(3)
 
-from nag.triton_kernel import steer_kernel
+from nag.triton_kernel import KERNEL as kernel
 
 kinds = {"image": "*bf16", "positive": "*bf16", "negative": "*bf16", "out": "*bf16"}
 kinds |= {"image_lse": "*fp32", "positive_lse": "*fp32", "negative_lse": "*fp32", "labels": "*i8"}
 kinds |= dict.fromkeys(("scale", "tau", "alpha"), "fp64")
-constants = {"EPS": 1e-6, "MERGE": MERGE, "HEADS": 32, "FEATURES": 128}
+constants = {"EPS": 1e-6, "HEADS": 32, "FEATURES": 128}
 kinds |= dict.fromkeys(constants, "constexpr")
-kinds = {name: kinds.get(name, "i32") for name in steer_kernel.arg_names}
-module = str(ASTSource(steer_kernel, kinds, constants).make_ir(target, options, *made_by))
+kinds = {name: kinds.get(name, "i32") for name in kernel.arg_names}
+module = str(ASTSource(kernel, kinds, constants).make_ir(target, options, *made_by))
 assert "xf32" in module and module.count(": f64 to f32") == 3, module
 assert "xf64" not in module, module
 """
-MERGED, ALONE = (IN_FLOAT32.replace('"MERGE": MERGE', f'"MERGE": {x}') for x in (True, False))
+MERGED, ALONE = (IN_FLOAT32.replace("KERNEL", f"{x}_kernel") for x in ("merge", "steer"))
 
 
 @pytest.mark.parametrize("program", [TRACED, MERGED, ALONE], ids=["traced", "merged", "alone"])

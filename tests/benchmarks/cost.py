@@ -321,9 +321,11 @@ class Alive(TorchDispatchMode):
         self.now -= self.sizes.pop(storage)
 
 
-def one_launch(positive, negative, rows, settings, image=None, labels=None) -> torch.Tensor:
+def one_launch(
+    positive, negative, rows, settings, image=None, at=None, labels=None
+) -> torch.Tensor:
     """The memory that the fused kernel takes, without the kernel."""
-    z = positive if image is None else positive[0]
+    z = positive if image is None else image[0]
     return z.new_empty(z.shape)
 
 

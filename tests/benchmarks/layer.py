@@ -38,8 +38,8 @@ def as_on_a_gpu() -> None:
     except ImportError:  # a checkout from before the fused kernel
         return
 
-    def one_launch(positive, negative, rows, settings, image=None, labels=None):
-        z = positive if image is None else positive[0]
+    def one_launch(positive, negative, rows, settings, image=None, at=None, labels=None):
+        z = positive if image is None else image[0]
         return z.new_zeros(z.shape)
 
     fused.launchers["cpu"] = one_launch
