@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from . import fused, kernels, merged
-from .errors import NAGRuntimeError
+from .errors import IN_PARTS, NAGRuntimeError
 from .rivals import IN_ONE_SOFTMAX, blend, in_one_softmax
 from .segments import (
     NEGATIVE,
@@ -49,13 +49,6 @@ if TYPE_CHECKING:
     from .families.schema import Family
     from .guidance.state import CallState
     from .twins import Processor, Twin
-
-
-IN_PARTS = (
-    "with context parallelism every device has a part of the text and of the picture, so the two "
-    "texts cannot be told apart. Load it without ContextParallelConfig; models whose image attends "
-    "the whole text in layers of its own, as Wan's does, are guided with it."
-)
 
 
 class GuidedAttention:
@@ -226,7 +219,7 @@ class GuidedAttention:
 
     def _mergeable(self, inputs: Inputs, plain: bool) -> bool:
         """Whether log-sum-exps are to be had: the op is nothing but attention, and a kernel can."""
-        return plain and not self.call.exact and kernels.able(*inputs)
+        return plain and not self.call.exact and kernels.able(inputs)
 
     def _fusable(self, z: Tensor) -> bool:
         """Whether the formula may go into a kernel, out of which nothing in between is read."""

@@ -9,6 +9,11 @@ import sys
 from collections.abc import Iterator
 
 LOG = "the log, in the terminal where this was started"
+IN_PARTS = (
+    "with context parallelism every device has a part of the text and of the picture, so the two "
+    "texts cannot be told apart. Load it without ContextParallelConfig; models whose image attends "
+    "the whole text in layers of its own, as Wan's does, are guided with it."
+)
 
 
 class NAGError(Exception):

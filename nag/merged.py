@@ -27,8 +27,8 @@ def in_portions(
 
     def answer(label, query, which):
         """What the keys of one label say to queries of some rows, with its log-sum-exp."""
-        _, key, value, mask = keys[label].of_rows(which)
-        return kernels.attend(query[which], key, value, mask, scale)
+        seen = keys[label].of_rows(which)
+        return kernels.attend(Inputs(query[which], seen.key, seen.value, seen.mask), scale)
 
     texts = [piece for piece in at.labelled if piece[2] != IMAGE]
     if len(inputs.query[rows]) == len(inputs.query):
@@ -58,7 +58,7 @@ def in_three_calls(
     one text's queries get of the other text may be computed too, and is read by nobody: that takes
     less time than to cut and to join. Returns (B, H, N, D)."""
     conditional = inputs.of_rows(rows)
-    of_image = kernels.attend(*inputs.seen(at.image), scale)
-    positive = kernels.attend(*inputs.seen(at.positive, [at.asking_positive]), scale)
-    negative = kernels.attend(*conditional.seen(at.negative, [at.asking_negative]), scale)
+    of_image = kernels.attend(inputs.seen(at.image), scale)
+    positive = kernels.attend(inputs.seen(at.positive, [at.asking_positive]), scale)
+    negative = kernels.attend(conditional.seen(at.negative, [at.asking_negative]), scale)
     return fused.steer(positive, negative, rows, settings, of_image, at)

@@ -25,7 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import nag
 from nag import NAGSettings, fused, kernels
-from nag.segments import Segments
+from nag.segments import Inputs, Segments
 
 PIECES = (fused.POSITIVE, fused.NEGATIVE, fused.IMAGE)
 
@@ -431,7 +431,7 @@ def test_gradients_through_a_guided_call_are_right(kind, exact, wanted, as_on_a_
 
     guided, inputs = guided_layer(kind, 4, 4, 12)
     guided.call.exact = exact
-    assert kernels.able(*inputs) and fused.able(inputs[0])
+    assert kernels.able(Inputs(*inputs)) and fused.able(inputs[0])
 
     def gradients(attend):
         some = [x.detach().requires_grad_(i in wanted) for i, x in enumerate(inputs)]

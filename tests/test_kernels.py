@@ -10,6 +10,7 @@ from torch.nn.attention import SDPBackend
 import nag
 from nag import fused, kernels
 from nag.attention_processor import GuidedAttention
+from nag.segments import Inputs
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -18,10 +19,8 @@ def test_two_parts_merged_are_one_attention(dtype, mask):
     q, k, v = (torch.randn(2, 4, n, 64, dtype=torch.float64) for n in (50, 70, 70))
     keep = torch.ones(2, 1, 1, 70, dtype=torch.bool)
     if mask:
-        keep[0, ..., 30:60], keep[1, ..., :20] = (
-            False,
-            False,
-        )  # of the second row's first part nothing is left
+        keep[0, ..., 30:60] = False
+        keep[1, ..., :20] = False  # of the second row's first part nothing is left
     expected = F.scaled_dot_product_attention(q, k, v, keep)
     q, k, v = (x.to(dtype) for x in (q, k, v))
     given = {
@@ -29,11 +28,9 @@ def test_two_parts_merged_are_one_attention(dtype, mask):
         "bool": keep,
         "float": torch.zeros(keep.shape).masked_fill(~keep, float("-inf")).to(dtype),
     }[mask]
-    assert kernels.able(q, k, v, given)
-    parts = [
-        kernels.attend(q, k[:, :, part], v[:, :, part], None if given is None else given[..., part])
-        for part in (slice(0, 20), slice(20, 70))
-    ]
+    inputs = Inputs(q, k, v, given)
+    assert kernels.able(inputs)
+    parts = [kernels.attend(inputs.seen([part])) for part in ((0, 20), (20, 50))]
     error = (kernels.merge(*parts) - expected).abs().max()
     whole = (F.scaled_dot_product_attention(q, k, v, given) - expected).abs().max()
     assert error <= 1.5 * whole + 1e-6
@@ -43,20 +40,18 @@ def test_two_parts_merged_are_one_attention(dtype, mask):
 
 def test_several_query_heads_may_share_a_key_head():
     q, k, v = torch.randn(2, 6, 50, 64), torch.randn(2, 2, 70, 64), torch.randn(2, 2, 70, 64)
-    assert kernels.able(q, k, v, None)
-    merged = kernels.merge(
-        *[kernels.attend(q, k[:, :, part], v[:, :, part]) for part in (slice(0, 20), slice(20, 70))]
-    )
+    inputs = Inputs(q, k, v)
+    assert kernels.able(inputs)
+    merged = kernels.merge(*[kernels.attend(inputs.seen([at])) for at in ((0, 20), (20, 50))])
     assert (merged - F.scaled_dot_product_attention(q, k, v, enable_gqa=True)).abs().max() < 1e-5
 
 
 def test_where_no_kernel_can_there_are_two_passes():
     q, k = torch.randn(1, 4, 5, 8), torch.randn(1, 3, 5, 8)
-    assert not kernels.able(q, k, k, None)  # query heads that cannot be shared out
-    assert not kernels.able(
-        q, q, q, torch.zeros(1, 1, 5, 5)
-    )  # a mask that differs from query to query
-    assert not kernels.able(*[x.to("meta") for x in (q, q, q)], None)
+    assert not kernels.able(Inputs(q, k, k))  # query heads that cannot be shared out
+    differs = torch.zeros(1, 1, 5, 5)  # from query to query
+    assert not kernels.able(Inputs(q, q, q, differs))
+    assert not kernels.able(Inputs(*[x.to("meta") for x in (q, q, q)]))
 
 
 def test_a_kernel_is_used_only_where_it_was_seen_to_be_right(monkeypatch):
@@ -69,10 +64,10 @@ def test_a_kernel_is_used_only_where_it_was_seen_to_be_right(monkeypatch):
         out, sums = kernels._cpu(*arguments)
         return out, sums / 0.6931
 
-    def no_masks(query, key, value, mask, scale):
-        if mask is not None:
+    def no_masks(inputs, scale):
+        if inputs.mask is not None:
             raise ValueError("Takes no mask.")
-        return kernels._cpu(query, key, value, mask, scale)
+        return kernels._cpu(inputs, scale)
 
     def decided(*candidates):
         monkeypatch.setattr(kernels, "chosen", {})
@@ -84,7 +79,7 @@ def test_a_kernel_is_used_only_where_it_was_seen_to_be_right(monkeypatch):
     assert set(decided(kernels._cpu).values()) == {kernels._cpu}
     assert set(decided(broken, wrong_base).values()) == {None}
     x = torch.randn(1, 4, 5, 8)
-    assert not kernels.able(x, x, x, None)
+    assert not kernels.able(Inputs(x, x, x))
     assert decided(broken, no_masks, kernels._cpu) == {
         ("cpu", dtype, masked, wide): kernels._cpu if masked else no_masks
         for dtype in kernels.DTYPES
@@ -106,9 +101,9 @@ def test_the_kernel_that_pytorch_would_choose_is_tried_first(choice, expected, m
     monkeypatch.setitem(kernels.KERNELS, "cpu", kernels.KERNELS["cuda"])
     monkeypatch.setattr(torch, "_fused_sdp_choice", lambda *_: choice.value)
     x = torch.randn(1, 4, 5, 8)
-    assert [kernel.__name__ for kernel in kernels._candidates(x, x, x, None)] == expected
+    assert [kernel.__name__ for kernel in kernels._candidates(Inputs(x, x, x))] == expected
     monkeypatch.delattr(torch, "_fused_sdp_choice")  # of another PyTorch
-    assert len(kernels._candidates(x, x, x, None)) == 3
+    assert len(kernels._candidates(Inputs(x, x, x))) == 3
 
 
 def test_the_kernels_of_a_gpu_return_what_is_expected_of_their_shapes():
@@ -121,7 +116,7 @@ def test_the_kernels_of_a_gpu_return_what_is_expected_of_their_shapes():
         (kernels._efficient, None),
         (kernels._efficient, mask),
     ):
-        out, sums = kernel(q, k, k, given, None)
+        out, sums = kernel(Inputs(q, k, k, given), None)
         assert (
             out.shape == (2, 4, 50, 64) and sums.shape == (2, 4, 50) and sums.dtype == torch.float32
         )
@@ -189,7 +184,9 @@ def test_a_mask_that_a_gpu_gets_is_memory_of_its_own(name, monkeypatch):
         return guided(layer, seen, *rest)
 
     monkeypatch.setattr(GuidedAttention, "_guided", spied)
-    monkeypatch.setattr(kernels, "_run", lambda k, *rest: masks.append(rest[3]) or run(k, *rest))
+    monkeypatch.setattr(
+        kernels, "_run", lambda k, i, scale: masks.append(i.mask) or run(k, i, scale)
+    )
     monkeypatch.setitem(fused.launchers, "cpu", fused.in_torch)
     pipe = bare(name)
     for exact in (False, True):

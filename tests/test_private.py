@@ -18,6 +18,7 @@ from tiny import PIPELINES, draw, pipeline
 from torch.nn.attention import SDPBackend
 
 from nag import kernels, private
+from nag.segments import Inputs
 
 NAG = Path(private.__file__).parent
 CLASSES = {
@@ -263,14 +264,14 @@ def test_averages_move_to_their_values():
 def test_the_processors_attention_kernel_still_returns_its_log_sum_exp(dtype, masked):
     """It is taken without a trial, as the one that this package was made with."""
     inputs = kernels._small_attention(torch.device("cpu"), dtype, masked, wide=False)
-    assert kernels._right(kernels._cpu, *inputs), (
+    assert kernels._right(kernels._cpu, inputs), (
         "torch changed _scaled_dot_product_flash_attention_for_cpu"
     )
 
 
 def test_torch_says_which_attention_kernel_it_would_choose():
     x = torch.randn(1, 4, 5, 8)
-    assert kernels._candidates(x, x, x, None) == [kernels._cpu]
+    assert kernels._candidates(Inputs(x, x, x)) == [kernels._cpu]
     assert SDPBackend(torch._fused_sdp_choice(x, x, x, None)) == SDPBackend.FLASH_ATTENTION, (
         "torch changed _fused_sdp_choice: on a GPU NAG no longer takes the fastest kernel"
     )

@@ -6,8 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from .. import private
-from ..attention_processor import IN_PARTS
-from ..errors import NAGError, NAGValueError
+from ..errors import IN_PARTS, NAGError, NAGValueError
 from .refused import PIPELINES, REFUSED
 from .schema import Family
 from .table import FAMILIES

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 
 from .. import families, private
-from ..attention_processor import IN_PARTS, GuidedAttention
-from ..errors import NAGRuntimeError
+from ..attention_processor import GuidedAttention
+from ..errors import IN_PARTS, NAGRuntimeError
 from ..families import Adapted, Family
 from .caches import forget_texts, keeps_tensors
 from .checks import check_caller

@@ -3,6 +3,7 @@
 import difflib
 import functools
 import inspect
+import types
 import typing
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar
@@ -25,22 +26,28 @@ def check(function: Callable, given: dict[str, Any]) -> None:
     """Raises `Refused` where an argument is not what the function's hints say."""
     hints = typing.get_type_hints(function)
     for name, value in given.items():
-        kinds = typing.get_args(hints[name])
-        if value is None and type(None) in kinds:
-            continue
-        choices = next((one for one in (hints[name], *kinds) if _chosen(one)), None)
-        if choices is not None and value not in typing.get_args(choices):
-            raise Refused(f"{name} must be one of {_some(choices, value)}, got {quoted(value)}.")
-        kind = next((one for one in (hints[name], *kinds) if one in WANTED), None)
-        if choices is not None or kind is None:
-            continue
-        allowed, words = WANTED[kind]
-        if not isinstance(value, allowed) or (kind is not bool and isinstance(value, bool)):
-            raise Refused(f"{name} must be {words}, got {quoted(value)}.")
+        if wanted := _wanted_instead(value, _alternatives(hints[name])):
+            raise Refused(f"{name} must be {wanted}, got {quoted(value)}.")
 
 
-def _chosen(hint: object) -> bool:
-    return typing.get_origin(hint) is Literal
+def _alternatives(hint: object) -> tuple:
+    """The hints of which one is enough."""
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    return typing.get_args(hint) if union else (hint,)
+
+
+def _wanted_instead(value: object, hints: tuple) -> str:
+    """In words; empty where the value is right, or may be anything."""
+    if value is None and type(None) in hints:
+        return ""
+    for hint in hints:
+        if typing.get_origin(hint) is Literal:
+            return "" if value in typing.get_args(hint) else f"one of {_some(hint, value)}"
+        if hint in WANTED:
+            allowed, words = WANTED[hint]
+            number = isinstance(value, bool) and hint is not bool  # to Python true is 1
+            return "" if isinstance(value, allowed) and not number else words
+    return ""
 
 
 def _some(choices: object, value: object) -> str:

@@ -36,6 +36,7 @@ from cost import NAG, NEGATIVE, NONE, PROMPT, Bench
 
 import nag
 from nag import fused, kernels
+from nag.segments import Inputs
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -155,15 +156,16 @@ def calls(device: str = "cuda", text: int = 512, image: int = 4096, heads: int =
     )
 
     def plain():
-        return [kernels.attend(*(x[:, :, text:] for x in (query, key, value)))]
+        return [kernels.attend(Inputs(*(x[:, :, text:] for x in (query, key, value))))]
 
     def three():
-        return [kernels.attend(query, *seen) for seen in (of_image, positive, negative)]
+        return [kernels.attend(Inputs(query, *seen)) for seen in (of_image, positive, negative)]
 
     def rows():
         both = [torch.cat(pair) for pair in zip(positive, negative, strict=True)]
-        out, lse = kernels.attend(query.expand(2, -1, -1, -1), *both)
-        return [kernels.attend(query, *of_image), *zip(out[:, None], lse[:, None], strict=True)]
+        out, lse = kernels.attend(Inputs(query.expand(2, -1, -1, -1), *both))
+        parts = zip(out[:, None], lse[:, None], strict=True)
+        return [kernels.attend(Inputs(query, *of_image)), *parts]
 
     for one, other in zip(three(), rows(), strict=True):
         for a, b in zip(one, other, strict=True):
