@@ -52,7 +52,8 @@ class PromptPair(BaseModel):
 class Preset(BaseModel):
     """A file of presets/: a model, how to load and call it, settings known to work, and why.
 
-    Adding a model is adding a file. Beyond the settings of `Request` (its defaults for this model):
+    Adding a model is adding a file. It may have any setting of `Request`, for this model's default,
+    and has the fields below.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
@@ -98,6 +99,10 @@ class Preset(BaseModel):
     @property
     def name(self) -> str:
         return self.settings["preset"]
+
+    def default(self, name: str) -> Any:
+        """What a setting of `Request` is where this preset is newly chosen."""
+        return self.settings.get(name, Request.model_fields[name].default)
 
     @property
     def local(self) -> bool:
@@ -279,7 +284,7 @@ def _check(raw: dict, preset: Preset) -> Request:
 
 
 def _check_ranges(request: Request, preset: Preset) -> None:
-    for field in {*preset.ranges, "num_frames"}:
+    for field in dict.fromkeys((*preset.ranges, "num_frames")):
         low, high = preset.range(field)
         if not low <= getattr(request, field) <= high:
             limits = f"{low:g}" if low == high else between(low, high)

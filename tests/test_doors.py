@@ -1,5 +1,6 @@
 """Nobody gets in, nothing hangs, nothing lies: the started app.py as strangers meet it."""
 
+import contextlib
 import http.client
 import io
 import json
@@ -28,13 +29,13 @@ from gradio import queueing
 from PIL import Image
 from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
-from test_handlers import FakeEngine
+from test_handlers import FakeEngine, settings
 from test_page import ROOT, serving
 
 from nag import presets
 from nag.errors import Refused
 from nag.media import uploads
-from nag.page import handlers, layout, serve
+from nag.page import clicks, handlers, layout, serve
 from nag.page.gate import Audience, Origin
 from nag.page.line import WAITING, Place
 from nag.request import SETTINGS
@@ -256,6 +257,7 @@ def test_start_pictures_look_as_they_do_elsewhere(tmp_path):
         ([{"prompt": {"path": "x", "meta": 7}}], "cannot be read as the inputs"),
         ([], "cannot be read as the inputs of this call"),
         (["settings"], "Settings must be one JSON object"),
+        ([{"seed": 1}, {"seed": 2}, 3], "This call takes 1 values, and got 3"),
         ([None], "Settings must be one JSON object"),
         ([json.loads("[" * 200 + "]" * 200)], "Settings must be one JSON object"),
         ([{"prompt": "<img src=x onerror=alert(1)>", "seed": "<b>"}], "seed must be a finite"),
@@ -336,28 +338,32 @@ def test_one_address_waits_in_few_places_and_the_page_keeps_one(server):
     assert time.monotonic() - begun < 20
 
 
-def test_a_client_that_left_frees_the_engine(server):
-    """Of 60 steps 54 are missing when it leaves; `fake` below counts what is still drawn."""
-    long = {"num_inference_steps": 30, "width": 192, "height": 192, "fresh": True}
-    long |= {"guidance": ["cfg", "cfg+nag"]}
-    event = ask(server, f"{API}/call/compare", {"data": [long]})[1]["event_id"]
-    begun = time.monotonic()
-    with listen(server, event) as stream:
-        while b'"steps": 6' not in (line := stream.readline()):
-            assert line
-            begun = time.monotonic() if b'"steps": 1,' in line or b'"steps": 1}' in line else begun
-        step = (time.monotonic() - begun) / 5
-    begun = time.monotonic()
-    short = {"num_inference_steps": 1, "guidance": ["none"], "seed": 9}
-    assert call(server, short)[0] == "complete"
-    assert time.monotonic() - begun < 27 * step
+class Pace:
+    """Called by a `FakeEngine` after each step: lets it go on as often as it was told to."""
+
+    def __init__(self):
+        self.may = threading.Semaphore(0)
+
+    def __call__(self, step):
+        assert self.may.acquire(timeout=120), "nobody let the engine go on"
+
+    def let(self, steps):
+        self.may.release(steps)
 
 
-@pytest.fixture(scope="module")
-def fake():
-    """A server in this process, whose engine takes .2 s for each of 60 steps -> engine, address."""
-    engine = FakeEngine(lambda step: time.sleep(0.2), total=20)
-    demo = layout.build(engine)
+def until(happened, seconds=120):
+    """Waits for what happens in another thread; only a broken test waits to the end."""
+    end = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def faked(preset=presets.DEFAULT):
+    """A server in this process, whose engine takes 20 steps -> engine, address, audience."""
+    engine = FakeEngine(total=20)
+    demo = layout.build(engine, preset)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -365,72 +371,81 @@ def fake():
     demo.queue().launch(
         server_port=port, prevent_thread_lock=True, quiet=True, app_kwargs={"middleware": [gate]}
     )
-    yield engine, f"http://127.0.0.1:{port}"
+    yield engine, f"http://127.0.0.1:{port}", demo.audience
     demo.close()
 
 
-def ended(engine, runs):
-    """Waits until so many runs are over -> the steps that were drawn."""
-    for _ in range(200):
-        if engine.ended == runs:
-            return engine.steps
-        time.sleep(0.05)
-    raise AssertionError("the engine is not free")
+@pytest.fixture(scope="module")
+def fake():
+    with faked() as served:
+        yield served
 
 
 @pytest.mark.parametrize("name", ["compare", "draw"])
 def test_a_run_ends_two_steps_after_its_client_left(fake, name):
     """`draw` tells nothing before it is over."""
-    engine, server = fake
+    engine, server, audience = fake
+    engine.goes = pace = Pace()
     runs, steps = engine.ended, engine.steps
     others = [None] * (len(SETTINGS) + 1)  # a preset and a start picture among them
     data = [{}] if name == "compare" else ["a wizard", *others]
     event = ask(server, f"{API}/call/{name}", {"data": data})[1]["event_id"]
     with listen(server, event, name):
-        for _ in range(2000):
-            if engine.steps >= steps + 5:
-                break
-            time.sleep(0.01)
-        left = engine.steps
-    assert left >= steps + 5, "nothing was drawn"
-    assert ended(engine, runs + 1) <= left + 2
+        pace.let(5)
+        until(lambda: engine.steps == steps + 6)  # the sixth is done, and waits
+    until(lambda: audience.away(event))
+    pace.let(60)
+    until(lambda: engine.ended == runs + 1)
+    assert engine.steps <= steps + 8
 
 
 def test_a_run_ends_where_nobody_ever_listens(fake, monkeypatch):
-    engine, server = fake
-    runs, steps = engine.ended, engine.steps
-    monkeypatch.setattr(handlers, "PATIENCE", 1)
+    engine, server, _ = fake
+    runs, steps, now = engine.ended, engine.steps, [0.0]
+
+    def goes(step):
+        now[0] += handlers.PATIENCE / 5
+
+    engine.goes = goes
+    monkeypatch.setattr(handlers, "time", SimpleNamespace(monotonic=lambda: now[0]))
     assert ask(server, f"{API}/call/compare", {"data": [{}]})[0] == 200
-    assert 3 <= ended(engine, runs + 1) - steps <= 9
+    until(lambda: engine.ended == runs + 1)
+    assert 6 <= engine.steps - steps <= 8
+
+
+def test_who_listens_late_is_drawn_for(fake):
+    engine, server, _ = fake
+    engine.goes, steps = Pace(), engine.steps
     event = ask(server, f"{API}/call/compare", {"data": [{"guidance": ["nag"]}]})[1]["event_id"]
-    time.sleep(0.5)  # late, but here
+    until(lambda: engine.steps > steps)
     with listen(server, event) as stream:
+        engine.goes.let(60)
         kind, (run, files) = outcome(stream.read().decode())
     assert kind == "complete" and run["columns"]["nag"]["steps"] == 20 and len(files) == 1
 
 
-def test_clicks_of_a_crowd_hold_no_pictures(fake):
-    """Twenty tabs that only prepare, each with a picture of 4096 x 4096, hold its path."""
-    _, server = fake
-    start = {"path": upload(server, picture(size=(4096, 4096)))}
-    components = {each["id"]: each["props"] for each in ask(server, "/config")[1]["components"]}
-    event = next(e for e in ask(server, "/config")[1]["dependencies"] if e["api_name"] == "prepare")
-    data = [components[each].get("value") for each in event["inputs"]]
-    data = ["flux-kontext" if value == "pocket-portrait" else value for value in data]
-    data[-1] = start
-    before = memory()
-    for number in range(20):
-        body = {"data": data, "fn_index": event["id"], "session_hash": f"crowd {number}"}
-        assert ask(server, f"{API}/queue/join", body)[0] == 200
-    time.sleep(1)
-    assert memory() - before < 40  # MB; decoded they would be 1,300
+def test_clicks_of_a_crowd_hold_no_pictures(monkeypatch):
+    """Twenty tabs that only prepare, each with a picture of 4096 x 4096, hold its path: decoded
+    they would be 1,300 MB."""
+    held, put = {}, clicks.Clicks.put
 
+    def kept(self, tab, click):
+        held[tab] = click
+        put(self, tab, click)
 
-def memory():
-    status = Path("/proc/self/status")
-    if not status.exists():
-        pytest.skip("how much memory a process has is read from /proc")
-    return int(re.search(r"VmRSS:\s+(\d+)", status.read_text())[1]) / 1024
+    monkeypatch.setattr(clicks.Clicks, "put", kept)
+    with faked("flux-kontext") as (_, server, _):
+        start = {"path": upload(server, picture(size=(4096, 4096)))}
+        doors = ask(server, "/config")[1]["dependencies"]
+        event = next(each for each in doors if each["api_name"] == "prepare")
+        data = settings(preset="flux-kontext", picture=start)
+        for number in range(20):
+            body = {"data": data, "fn_index": event["id"], "session_hash": f"crowd {number}"}
+            assert ask(server, f"{API}/queue/join", body)[0] == 200
+        until(lambda: len(held) == 20)
+    for click in held.values():
+        assert isinstance(click.picture, str)
+        assert Path(click.picture).name == Path(start["path"]).name
 
 
 def test_no_handler_is_called_past_the_queue():

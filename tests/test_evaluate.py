@@ -19,6 +19,7 @@ from PIL import Image
 
 from nag import presets
 from nag.__main__ import main
+from nag.engine import provenance
 from nag.errors import Refused
 from nag.evaluate import (
     cases,
@@ -765,11 +766,11 @@ def test_a_change_of_code_that_may_change_a_picture_is_another_code(
     name, decides, tmp_path, monkeypatch
 ):
     shutil.copytree(ROOT / "nag", tmp_path / "nag")
-    monkeypatch.setattr(draw.nag, "__file__", str(tmp_path / "nag" / "__init__.py"))
-    before = draw.code.__wrapped__()
+    monkeypatch.setattr(provenance, "CODE", tmp_path / "nag")
+    before = provenance.code.__wrapped__()
     with (tmp_path / "nag" / name).open("a") as file:
         file.write("# changed")
-    assert (draw.code.__wrapped__() != before) == decides
+    assert (provenance.code.__wrapped__() != before) == decides
 
 
 def test_other_weights_in_the_same_folder_are_another_model(tmp_path):

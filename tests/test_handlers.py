@@ -219,25 +219,31 @@ def test_pictures_that_are_shown_again_are_no_new_files(folder):
     engine = FakeEngine()
     page = desk(engine)
     list(page.api(visitor(), {}))
-    before = {path: path.stat().st_mtime_ns for path in folder.drawn.iterdir()}
-    engine.drawn_by = "-".join(next(iter(before)).name.split("-")[:-1])
+    before = list(folder.drawn.iterdir())
+    for path in before:
+        files.os.utime(path, (time.time() - 100,) * 2)
+    old = {path: path.stat().st_mtime_ns for path in before}
+    engine.drawn_by = "-".join(before[0].name.split("-")[:-1])
     list(page.api(visitor(), {}))
     after = {path: path.stat().st_mtime_ns for path in folder.drawn.iterdir()}
-    assert after.keys() == before.keys() and len(after) == 3
-    assert all(after[path] > before[path] for path in after)  # and they are in use
+    assert after.keys() == old.keys() and len(after) == 3
+    assert all(after[path] > old[path] for path in after)  # and they are in use
 
 
 def test_who_does_not_listen_is_not_drawn_for(monkeypatch):
-    audience = Audience()
-    page = desk(FakeEngine(lambda step: time.sleep(0.03)), audience=audience)
+    audience, now = Audience(), [0.0]
+
+    def goes(step):
+        now[0] += handlers.PATIENCE / 2
+
+    monkeypatch.setattr(handlers, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    page = desk(FakeEngine(goes), audience=audience)
     assert len(list(page.api(visitor("away"), {}))) > 3 * STEPS  # nobody watches the doors
     audience.watched = True
-    monkeypatch.setattr(handlers, "PATIENCE", 0.05)
     page.engine.steps = 0
     with pytest.raises(NAGRuntimeError, match="nobody listened"):
         list(page.api(visitor("away"), {}))
-    assert 2 <= page.engine.steps <= 4
-    monkeypatch.setattr(handlers, "PATIENCE", 60)
+    assert 3 <= page.engine.steps <= 5
     page.engine.steps = 0
     values = page.api(visitor("here"), {})
     with audience.listening("here"):

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from test_page import (  # noqa: F401
     DONE,
+    begins,
     browser,
     choose,
     compare,
@@ -58,8 +59,8 @@ def test_a_released_knob_redraws_nag_alone_over_its_old_picture(page):
     page.evaluate("""() => { window.faint = false; new MutationObserver(() => {
         if (document.querySelector('#bench .cell.nag .old.faint')) window.faint = true;
     }).observe(document.querySelector('#bench'), { subtree: true, attributes: true }) }""")
-    drag(page, "nag_alpha", 0.1)
-    page.wait_for_function("document.querySelector('#compare').disabled")
+    with begins(page):
+        drag(page, "nag_alpha", 0.1)
     page.wait_for_function(OVER)
     after = sources(page)
     assert after[:2] == before[:2] and after[2] != before[2]
@@ -118,15 +119,15 @@ def test_a_preset_brings_its_own_seed_and_its_text_stands_under_its_sample_alone
 
 
 def test_an_example_sets_words_and_a_seed_that_shows_the_point_and_draws(page):
-    page.click("#bench .chip >> text=surgeon − mask")
-    page.wait_for_function("document.querySelector('#compare').disabled")
+    with begins(page):
+        page.click("#bench .chip >> text=surgeon − mask")
     page.wait_for_function(OVER)
     assert page.input_value("#prompt textarea") == "portrait of a surgeon"
     assert page.input_value("#seed input") == "27"
     assert verdict(page).startswith("NAG takes the mask away")
-    page.click("#bench .moves >> text=Another seed")
-    page.wait_for_function("document.querySelector('#seed input').value == '28'")
-    page.wait_for_function("document.querySelector('#compare').disabled")
+    with begins(page):
+        page.click("#bench .moves >> text=Another seed")
+        page.wait_for_function("document.querySelector('#seed input').value == '28'")
     page.wait_for_function(OVER)
     assert "seed 28, 4 steps" in page.inner_text("#bench .cell.nag")
 
@@ -286,8 +287,8 @@ def test_runs_of_the_visit_come_back_and_can_be_pinned_as_a_column(page):
 def test_the_bench_is_used_with_keys_alone(page):
     page.wait_for_function(f"{DONE} == 3")
     page.focus("#prompt textarea")
-    page.keyboard.press("Control+Enter")
-    page.wait_for_function("document.querySelector('#compare').disabled")
+    with begins(page):
+        page.keyboard.press("Control+Enter")
     page.wait_for_function(OVER)
     page.evaluate("document.activeElement.blur()")
     page.keyboard.press("2")

@@ -62,10 +62,16 @@ def serving(tmp_path_factory, *command, log=None, sign=signal.SIGTERM, **options
             except OSError:
                 assert process.poll() is None, log.read_text()
                 time.sleep(0.25)
+        else:
+            pytest.fail(f"the server has not begun: {log.read_text()}")
         yield url
     finally:
         process.send_signal(sign)
-        process.wait(20)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
 
 
 @pytest.fixture(scope="module")
@@ -131,10 +137,34 @@ def page(server, browser):
         yield opened
 
 
+# how often Compare was shut since this was first asked
+BEGUN = """() => {
+    if (window.runsBegun === undefined) {
+        const shut = () => document.querySelector('#compare')?.disabled ?? false
+        let before = shut()
+        window.runsBegun = 0
+        new MutationObserver(() => {
+            if (shut() && !before) window.runsBegun++
+            before = shut()
+        }).observe(document, { subtree: true, childList: true, attributes: true })
+    }
+    return window.runsBegun
+}"""
+
+
+@contextlib.contextmanager
+def begins(page):
+    """Within it a run is begun. It may be over as soon: where its columns are known, in less time
+    than a waiting test looks again."""
+    before = page.evaluate(BEGUN)
+    yield
+    page.wait_for_function("before => window.runsBegun > before", arg=before)
+
+
 def compare(page, columns=3, timeout=120_000, click=True):
     if click:
-        page.click("#compare")
-    page.wait_for_function("document.querySelector('#compare').disabled")
+        with begins(page):
+            page.click("#compare")
     page.wait_for_function(
         f"!document.querySelector('#compare').disabled && {DONE} == {columns}", timeout=timeout
     )

@@ -7,7 +7,7 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 from PIL import Image
-from test_page import DONE, browser, opened_page, put, serving  # noqa: F401
+from test_page import DONE, browser, compare, opened_page, put, serving  # noqa: F401
 from tiny import folder_of
 from video_page import preset
 
@@ -109,11 +109,7 @@ def video_server(tmp_path_factory):
 @pytest.mark.browser
 def test_three_players_in_step(video_server, browser):  # noqa: F811
     with opened_page(video_server, browser) as page:
-        page.click("#compare")
-        page.wait_for_function("document.querySelector('#compare').disabled")
-        page.wait_for_function(
-            f"!document.querySelector('#compare').disabled && {DONE} == 3", timeout=120_000
-        )
+        compare(page)
         page.wait_for_function(
             "[...document.querySelectorAll('#bench .cell video')]"
             ".filter(v => v.readyState >= 2).length == 3"

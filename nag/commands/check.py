@@ -52,10 +52,8 @@ def _draw(preset: Preset, request: Request) -> int:
     print(f"{preset.title}: {run.device}, {run.dtype}. {supports(loaded.pipe)[1]}")
     for column in run.columns:
         print(_line(column))
-    if run.device.startswith("cuda"):
-        import torch
-
-        print(f"peak {torch.cuda.max_memory_allocated() / 1e9:.1f} GB on the GPU")
+    if peak := max(column.peak for column in run.columns):
+        print(f"peak {peak / 1e9:.1f} GB on the GPU")
     return 0 if all(column.state == "done" for column in run.columns) else 1
 
 

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from ..errors import Refused
+
 MARKS = "<!-- families -->", "<!-- /families -->"
 
 
@@ -18,8 +20,11 @@ def run(options: argparse.Namespace) -> int:
     if not options.write:
         print(table())
         return 0
-    before, _, rest = options.write.read_text(encoding="utf-8").partition(MARKS[0])
-    _, _, after = rest.partition(MARKS[1])
+    text = options.write.read_text(encoding="utf-8")
+    before, begin, rest = text.partition(MARKS[0])
+    _, end, after = rest.partition(MARKS[1])
+    if not (begin and end):
+        raise Refused(f"{options.write} has not both marks, {MARKS[0]} and behind it {MARKS[1]}.")
     text = f"{before}{MARKS[0]}\n{table()}\n{MARKS[1]}{after}"
     options.write.write_text(text, encoding="utf-8")
     return 0

@@ -101,8 +101,8 @@ def _hub(chain: list[BaseException], preset: Preset, instead: str) -> Iterator[s
             f"https://huggingface.co/{preset.model}, then set the environment variable HF_TOKEN to "
             "your token and start again."
         )
-    if any(code == 429 or code >= 500 for code in status):
-        yield f"The hub could not answer ({status[0]}) for {preset.title}: try again later."
+    if busy := [code for code in status if code == 429 or code >= 500]:
+        yield f"The hub could not answer ({busy[0]}) for {preset.title}: try again later."
     if among(errors.LocalEntryNotFoundError, ConnectionError) or any(map(_not_reached, chain)):
         yield (
             f"{preset.title} is not on this machine and the hub cannot be reached. Connect once "

@@ -74,7 +74,7 @@ def load(preset: Preset) -> Loaded:
         log.disable_progress_bar()
     device = zero_gpu.device(preset) or accelerator()
     check_memory(preset, device)
-    dtype = _dtype(preset, device)
+    dtype = dtype_of(preset, device)
     try:
         pipe = _from_pretrained(preset, getattr(torch, dtype))
         _prepare(preset, pipe)
@@ -149,7 +149,7 @@ def _meter(preset: Preset) -> Meter | None:
     return Meter.load(HOME / preset.meter)
 
 
-def _dtype(preset: Preset, device: str) -> str:
+def dtype_of(preset: Preset, device: str) -> str:
     """What is computed in; the same on every start. Models that ship are small: in float32 they
     draw one picture on every machine. Of the others a processor takes what is fastest: bfloat16
     where it has matrix units for it, else float32."""

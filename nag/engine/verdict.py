@@ -106,8 +106,9 @@ class _Facts:
             if unknown and len(unknown) == len(set(WORD.findall(self.request.negative_prompt))):
                 named = " and ".join(f"“{shortened(word)}”" for word in unknown[:2])
                 return "left", f"No effect: this model does not know {named}.", []
-            words, move = self._knob()
-            return "left", f"No effect: NAG changed hardly anything. Raise {words}.", [move]
+            words, moves = self._knob()
+            advice = f"Raise {words}." if words else "Scale and tau are as high as they go here."
+            return "left", f"No effect: NAG changed hardly anything. {advice}", moves
         if self.burnt:
             knobs = ", alpha or tau" if self._whole else ", or bound and blend it again"
             head = f"NAG pushed hard enough to distort the picture: lower the scale{knobs}."
@@ -151,7 +152,7 @@ class _Facts:
             head = (
                 f"{the.capitalize()} {_be(thing)} still there under NAG{self._cfg(thing, 'left')}."
             )
-            return state, head, [self._knob()[1]]
+            return state, head, self._knob()[1]
         head = f"NAG takes {the} away{self._cfg(thing, 'gone')}."
         if len(self.also) >= ALTOGETHER:
             head = f"{the.capitalize()} {_be(thing)} gone, but NAG drew another picture altogether."
@@ -199,17 +200,21 @@ class _Facts:
     def _whole(self) -> bool:
         return self.request.nag_normalisation and self.request.nag_refinement
 
-    def _knob(self):
-        """What to turn up where NAG does too little -> (in words, the move)."""
+    def _knob(self) -> tuple[str, list[dict]]:
+        """What to turn up where NAG does too little -> (in words, the move); nothing where all is
+        at its end."""
         alpha, (_, high) = self.request.nag_alpha, self.run.preset.range("nag_scale")
         if self.request.nag_refinement and alpha < 1:
             stronger = round(min(1.0, max(alpha + 0.2, 0.5)), 2)
-            return "alpha first, then the scale", _move(f"Alpha {stronger:g}", nag_alpha=stronger)
+            move = _move(f"Alpha {stronger:g}", nag_alpha=stronger)
+            return "alpha first, then the scale", [move]
         scale = round(min(high, self.request.nag_scale * 1.5), 1)
         if scale > self.request.nag_scale:
-            return "the scale", _move(f"Scale {scale:g}", nag_scale=scale)
+            return "the scale", [_move(f"Scale {scale:g}", nag_scale=scale)]
         tau = min(self.run.preset.range("nag_tau")[1], self.request.nag_tau + 1)
-        return "tau", _move(f"Tau {tau:g}", nag_tau=tau)
+        if self.request.nag_normalisation and tau > self.request.nag_tau:
+            return "tau", [_move(f"Tau {tau:g}", nag_tau=tau)]
+        return "", []
 
     def _softer(self) -> list[dict]:
         """What to turn down where NAG does too much."""

@@ -16,10 +16,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nag.engine import failures
-from nag.errors import Refused
-from nag.presets import Preset
-
+from ..engine import failures
+from ..errors import Refused
+from ..presets import Preset
 from . import draw
 from .statistics import Frechet, of_mean
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nag.pocket import data
+from ..pocket import data
 
 if TYPE_CHECKING:
     from PIL import Image

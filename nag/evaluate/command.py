@@ -15,9 +15,8 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
-from nag.engine.run import versions
-from nag.errors import Refused
-
+from ..engine.run import versions
+from ..errors import Refused
 from . import captions, compare, draw, judged, motions, processes, report
 from . import pictures as each
 from .matched import matched
@@ -69,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
 def _trained(run: Path, denoiser: str) -> Path:
     """A pipeline of a training run, as a folder. Every process writes it, and none sees a file
     that another has half written."""
-    from nag.pocket.export import pipeline
+    from ..pocket.export import pipeline
 
     folder, part = (run / "pipelines" / name for name in (denoiser, f"{os.getpid()}.part"))
     pipeline(run, denoiser).save_pretrained(part)

@@ -2,9 +2,8 @@
 
 import numpy as np
 
-from nag.errors import Refused
-from nag.explore.counting import mcnemar, paired_difference
-
+from ..errors import Refused
+from ..explore.counting import mcnemar, paired_difference
 from .matched import matched
 from .plan import Column
 from .pocket import Yardstick

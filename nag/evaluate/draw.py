@@ -13,44 +13,23 @@ import functools
 import hashlib
 import json
 import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import nag
-from nag.engine import loading
-from nag.engine.call import NotFinite, Row, call_pipeline
-from nag.engine.run import versions
-from nag.engine.verdict import mean_difference
-from nag.errors import Refused, out_of_memory
-from nag.home import HOME
-from nag.media import video
-from nag.presets import Preset
-
+from ..engine import loading
+from ..engine.call import NotFinite, Row, call_pipeline
+from ..engine.provenance import provenance
+from ..engine.verdict import mean_difference
+from ..errors import Refused, out_of_memory
+from ..media import video
+from ..presets import Preset
 from .plan import Column, Picture
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from ..engine.loading import Loaded
-
-NAMED = (
-    "model",
-    "revision",
-    "variant",
-    "pipeline",
-    "dtype",
-    "vae_dtype",
-    "scheduler",
-    "lora",
-    "arguments",
-    "cfg_offset",
-)
-# A change in any file of nag/ may change what is drawn, but for these rooms.
-ELSEWHERE = re.compile(
-    r"(page|explore|commands|pocket)/|media/(?!video\.py)|evaluate/(?!draw\.py)|__main__\.py"
-)
 
 
 class Painter:
@@ -69,17 +48,7 @@ class Painter:
     @functools.cached_property
     def identity(self) -> dict:
         """Model, machine and code: the same for every picture."""
-        model = HOME / self.preset.model
-        packages = versions()
-        return {
-            **{name: getattr(self.preset, name) for name in NAMED},
-            "model": self.preset.model_name,
-            "weights": contents(model) if model.is_dir() else "",
-            **({"file": contents(Path(self.preset.weights))} if self.preset.weights else {}),
-            "device": loading.accelerator(),
-            "code": code(),
-            **{name: packages[name] for name in ("torch", "diffusers", "transformers")},
-        }
+        return provenance(self.preset)
 
     def path(self, column: Column, picture: Picture) -> Path:
         asked = {"prompt": picture.prompt, "seed": picture.seed, **column.settings}
@@ -169,27 +138,3 @@ def motion(paths: list[Path]) -> float:
     return sum(mean_difference(frames[:-1], frames[1:]) for frames, _ in map(read, paths)) / len(
         paths
     )
-
-
-@functools.cache
-def code() -> str:
-    """Hash of the files that may decide what is drawn."""
-    folder = Path(nag.__file__).parent
-    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*.py")}
-    total = hashlib.sha256()
-    for name in sorted(name for name in files if not ELSEWHERE.match(name)):
-        total.update(f"{name}\n".encode() + files[name].read_bytes())
-    return total.hexdigest()[:12]
-
-
-def contents(folder: Path) -> str:
-    """Hash of one file or a folder's: by what is in it up to 64 MB, by size and time above."""
-    total = hashlib.sha256()
-    for path in sorted(
-        path for path in (folder, *folder.rglob("*")) if path.is_file() and path.suffix != ".md"
-    ):
-        stat = path.stat()
-        large = stat.st_size > 64e6
-        total.update(f"{path.relative_to(folder)}\n".encode())
-        total.update(f"{stat.st_size} {stat.st_mtime_ns}".encode() if large else path.read_bytes())
-    return total.hexdigest()[:24]

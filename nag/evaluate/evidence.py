@@ -1,8 +1,7 @@
 """The columns of `--evidence`: every method at strengths of its own, for one table and one plot."""
 
-from nag.methods import METHODS
-from nag.presets import Preset
-
+from ..methods import METHODS
+from ..presets import Preset
 from .plan import Column, columns_of
 
 # method -> what is swept. From weak to strong on the pocket models; the same number for each rival.

@@ -5,10 +5,10 @@ python -m nag.evaluate.examples pocket-portrait
 
 import sys
 
-from nag import presets
-from nag.engine.engine import Engine
-from nag.media.outcome import outcome
-from nag.presets import Preset, PromptPair
+from .. import presets
+from ..engine.engine import Engine
+from ..media.outcome import outcome
+from ..presets import Preset, PromptPair
 
 SURE = 0.9  # how sure the meter must be that the thing is there without guidance
 CHANGED = 1  # attributes that may change beyond what was asked

@@ -25,10 +25,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nag.errors import Refused
-from nag.home import HOME
-from nag.pocket import DENOISERS, data
-
+from ..errors import Refused
+from ..home import HOME
+from ..pocket import DENOISERS, data
 from .colours import palette
 
 if TYPE_CHECKING:
@@ -91,8 +90,8 @@ def draw(
 
     import torch
 
-    from nag.engine.call import generator
-    from nag.engine.noise import in_float32, without_tf32
+    from ..engine.call import generator
+    from ..engine.noise import in_float32, without_tf32
 
     off = (
         {}
@@ -121,9 +120,8 @@ def measure(
     """{steps: the numbers above}"""
     import torch
 
-    from nag.explore.counting import wilson
-    from nag.media import meter
-
+    from ..explore.counting import wilson
+    from ..media import meter
     from . import references
     from .statistics import Frechet
 
@@ -174,8 +172,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Raises `Refused`."""
-    from nag import presets
-    from nag.engine import loading
+    from .. import presets
+    from ..engine import loading
 
     if options.count < 33:
         raise Refused(
@@ -183,7 +181,7 @@ def run(options: argparse.Namespace) -> int:
         )
     preset, _ = presets.resolve({"preset": options.preset}, dict(presets.load_all()))
     if options.denoiser:
-        from nag.pocket.export import pipeline
+        from ..pocket.export import pipeline
 
         pipe = pipeline(options.run, options.denoiser)
     else:

@@ -21,9 +21,8 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nag.errors import Refused
-from nag.explore.counting import wilson
-
+from ..errors import Refused
+from ..explore.counting import wilson
 from .captions import BATCH, Files, missing
 from .statistics import of_mean
 

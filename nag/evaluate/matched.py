@@ -5,8 +5,7 @@ from itertools import pairwise
 
 import torch
 
-from nag.methods import METHODS
-
+from ..methods import METHODS
 from .plan import Column
 from .statistics import resamples
 

@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from nag.media import video
-from nag.pocket import clips, data
+from ..media import video
+from ..pocket import clips, data
 
 if TYPE_CHECKING:
     from ..engine.loading import Loaded
@@ -117,8 +117,7 @@ def implied(prompt: str) -> str:
 def numbers(paths: list[Path], prompts: list[str]) -> dict:
     """Of files of `evaluate`, the share that makes the motion that its words lead to, and its
     interval. Nothing where the videos have not the frames that the reader learned."""
-    from nag.explore.counting import wilson
-
+    from ..explore.counting import wilson
     from .draw import read
 
     videos = [read(path)[0] for path in paths]
@@ -157,7 +156,7 @@ def drawn(
     loaded: Loaded, request: Request, kind: str, prompts: list[str], negatives: list[str], seed: int
 ) -> list[list[np.ndarray]]:
     """Frames of one clip of each prompt, by the settings of `request`."""
-    from nag.engine.call import Row, call_pipeline
+    from ..engine.call import Row, call_pipeline
 
     rows = [
         Row(kind, prompt, negative, seed + i)
@@ -182,10 +181,9 @@ def confusion(found: list[str], wanted: list[str]) -> dict[str, str]:
 
 
 def main(words: list[str] | None = None) -> None:
-    from nag import presets
-    from nag.engine import loading
-    from nag.explore.counting import wilson
-
+    from .. import presets
+    from ..engine import loading
+    from ..explore.counting import wilson
     from . import references
 
     parser = argparse.ArgumentParser(

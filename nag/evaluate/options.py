@@ -5,12 +5,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from nag.errors import Refused
-from nag.methods import METHODS
-from nag.pocket import DENOISERS
-from nag.presets import Preset
-from nag.request import DEFAULT, check_text
-
+from ..errors import Refused
+from ..methods import METHODS
+from ..pocket import DENOISERS
+from ..presets import Preset
+from ..request import DEFAULT, check_text
 from . import captions, compare, evidence, judged, pairs, plan, pocket, references
 from .cases import CASES
 

@@ -9,9 +9,8 @@ import io
 import json
 from pathlib import Path
 
-from nag.errors import Refused
-from nag.request import check_text
-
+from ..errors import Refused
+from ..request import check_text
 from .plan import HELD_OUT, Picture
 
 # name of ours -> others that are read too; "missing_element" is NegGenBench's

@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from nag.errors import NAGValueError, Refused
-
+from ..errors import NAGValueError, Refused
 from .plan import Column, Picture
 
 FILE = "pictures.json"

@@ -10,12 +10,11 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from nag import presets
-from nag.errors import Refused
-from nag.methods import METHODS, SWITCHES
-from nag.presets import Preset
-from nag.request import Request, check_text
-
+from .. import presets
+from ..errors import Refused
+from ..methods import METHODS, SWITCHES
+from ..presets import Preset
+from ..request import Request, check_text
 from .cases import CASES, CONTROLS, IRRELEVANT
 
 ABLATIONS = {
@@ -244,7 +243,7 @@ def of_captions(captions: list[str], negative: str, count: int) -> list[Picture]
 
 def of_cases(names: list[str], count: int, tuning: bool = False) -> list[Picture]:
     """`count` pictures in all, turn by turn of the cases and of their roles."""
-    from nag.pocket.data import with_article
+    from ..pocket.data import with_article
 
     pictures = []
     for i in range(count):

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nag.methods import METHODS
-
+from ..methods import METHODS
 from .plan import Column
 from .table import HEADS, interval_of
 

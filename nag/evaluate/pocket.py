@@ -29,10 +29,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nag.explore.counting import wilson
-from nag.media import meter
-from nag.media.outcome import HEADGEAR, PLAIN
-
+from ..explore.counting import wilson
+from ..media import meter
+from ..media.outcome import HEADGEAR, PLAIN
 from . import colours, draw
 from .cases import CASES, CONTROLS
 from .plan import Picture

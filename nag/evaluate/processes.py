@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 
-from nag.errors import Refused
+from ..errors import Refused
 
 GONE = (
     "Another process ended before its pictures were drawn; it says why itself. Run the same "

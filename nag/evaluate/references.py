@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from nag.errors import Refused
-from nag.home import HOME
-from nag.media import meter
-from nag.pocket import clips, data, lids, people
-
+from ..engine.provenance import contents
+from ..errors import Refused
+from ..home import HOME
+from ..media import meter
+from ..pocket import clips, data, lids, people
 from . import draw
 from .cases import CASES
 
@@ -107,7 +107,7 @@ class References:
         """All that the renders depend on."""
         modules = (data, people, clips, lids) if self.of_video else (data, people)
         parts = [
-            draw.contents(HOME / self.painter.preset.meter),
+            contents(HOME / self.painter.preset.meter),
             self.painter.identity["weights"],
             self.painter.preset.model_name,
             self.cases,

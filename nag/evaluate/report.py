@@ -6,8 +6,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from nag.methods import METHODS
-
+from ..methods import METHODS
 from . import draw
 from .plan import Column, Picture
 from .plots import plots

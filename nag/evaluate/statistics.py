@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import torch
 
-from nag.explore.counting import Z
+from ..explore.counting import Z
 
 RESAMPLES = 400
 

@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from nag.methods import METHODS
-
+from ..methods import METHODS
 from .plan import Column
 from .plots import bars, colour_of, legend, style_of
 from .table import HEADS

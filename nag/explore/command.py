@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..engine.engine import Engine
+from ..engine.provenance import provenance
 from ..errors import NAGRuntimeError, Refused
 from ..methods import METHODS
 from ..presets import Preset
@@ -115,7 +116,8 @@ def _axis(text: str) -> Axis:
 
 
 def _draw(options, grid: Grid, heads: str, extra, also: Also | None) -> int:
-    store, readings, engine = Store(options.out), Readings(grid), Engine(previews=False)
+    store, readings = Store(options.out, provenance(grid.preset)), Readings(grid)
+    engine = Engine(previews=False)
     kept = store.load(grid, readings)
     print(f"{len(grid.pictures)} pictures, {kept} of them there already")
     failed, stop, drawn = [], threading.Event(), 0

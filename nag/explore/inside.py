@@ -15,6 +15,7 @@ OUT/recording.safetensors and picture.png
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import re
 from collections.abc import Callable
@@ -136,9 +137,11 @@ def record(
 
 
 def _made(run: Run) -> str:
+    from ..engine.provenance import provenance
     from ..engine.run import identity
 
-    return identity(run, "nag")
+    everything = [identity(run, "nag"), provenance(run.preset)]
+    return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
 
 
 def packed(xray: XRay, run: Run) -> bytes:
@@ -170,10 +173,10 @@ def recalled(
                 return None
             names = file.keys()  # a file of tensors is no mapping
             cells = {tuple(map(int, name.split("."))): file.get_tensor(name) for name in names}
-    except (OSError, ValueError, SafetensorError):
+        xray = XRay(scales=tuple(about["scales"]), layers=about["layers"], cells=cells)
+        xray.steps = 1 + max(step for _, step in cells)
+    except (OSError, KeyError, ValueError, TypeError, SafetensorError):
         return None  # not there, or not whole: it is recorded again
-    xray = XRay(scales=tuple(about["scales"]), layers=about["layers"], cells=cells)
-    xray.steps = 1 + max(step for _, step in cells)
     return xray
 
 

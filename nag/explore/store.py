@@ -5,6 +5,7 @@ OUT/grid.json                             settings, heads, and what was read in 
 OUT/grid.png                              the sheet
 """
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -23,15 +24,18 @@ KEPT = ("key", "total", "step", "seconds", "steady", "guided_steps", "latents_sh
 class Store:
     """Raises `Refused` where the folder cannot be written."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, provenance: dict) -> None:
+        """provenance: see `nag.engine.provenance`."""
+        self.folder, self.provenance = folder, provenance
         try:
             (folder / "pictures").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise Refused(f"--out {folder} cannot be made: {error.strerror}.") from None
 
     def path(self, picture: Picture) -> Path:
-        return self.folder / "pictures" / f"{picture.identity[:24]}.png"
+        everything = json.dumps([picture.identity, self.provenance], sort_keys=True)
+        name = hashlib.sha256(everything.encode()).hexdigest()[:24]
+        return self.folder / "pictures" / f"{name}.png"
 
     def load(self, grid: Grid, readings: Readings) -> int:
         """Puts what is there into the grid, with what was read in it -> how many pictures."""
@@ -44,13 +48,13 @@ class Store:
                 told = json.loads(image.text["nag"])
                 column = Column(state="done", **{name: told[name] for name in KEPT})
                 column.image, column.reused = image.convert("RGB"), True
-                column.together = tuple(told.get("together", ()))
+                column.together, reading = tuple(told["together"]), told["reading"]
         except (OSError, KeyError, ValueError, TypeError, AttributeError):
             return False  # not there, or not whole: it is drawn again
         if path.with_suffix(".mp4").exists():
             column.video = path.with_suffix(".mp4").read_bytes()
-        if told["reading"] is not None:
-            readings.known[picture.identity] = told["reading"]
+        if reading is not None:
+            readings.known[picture.identity] = reading
         picture.column = column
         return True
 

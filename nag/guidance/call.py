@@ -105,7 +105,7 @@ class GuidedDenoiser:
             return state.plans[key][1]
         forget_texts(self.denoiser)
         plan = plan_call(state.texts, self.family, state.prompt_rows, given, place)
-        if len(state.plans) > MOST_PLANS:
+        if len(state.plans) >= MOST_PLANS:
             state.plans.clear()
         if not (state.watched and any(one.is_inference() for one in tensors)):
             state.plans[key] = tensors, plan

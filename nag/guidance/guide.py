@@ -82,8 +82,9 @@ def guide(
             the denoiser's argument for models with several texts.
         negative_prompt_attention_mask: (rows, T), where the pipeline has one.
         scale, tau, alpha, end, bias: see `NAGSettings`. At scale 1, alpha 0 or end 0 nothing is
-            touched. Without alpha, the value published for the pipeline's family
-            (`nag/families/`), or else `NAGSettings`' own.
+            touched; with another method at scale 0 or end 0, and tau and alpha are not read.
+            Without alpha, the value published for the pipeline's family (`nag/families/`), or else
+            `NAGSettings`' own.
         trim: leave out the padding behind the negative's words, which T5-like encoders fill up to
             512 tokens that are attended like any other. Cheaper, and weaker on the one trained
             model that it was measured on (pocket-joint). Models that mask padding need it not.

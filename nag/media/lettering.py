@@ -1,5 +1,6 @@
 """Text on pictures, in the font that comes with Pillow."""
 
+import bisect
 import functools
 
 from PIL import Image, ImageDraw, ImageFont
@@ -15,12 +16,19 @@ def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
 
+@functools.lru_cache(256)  # a film's every frame has the same
 def fit(text: str, width: int, size: int) -> str:
     """`text` without the signs that the font lacks, cut to `width` px."""
-    text = text.translate(LACKING)
-    while font(size).getlength(text) > width and len(text) > 2:
-        text = text[:-2].rstrip() + "…"
-    return text
+    text, measure = text.translate(LACKING), font(size).getlength
+    if measure(text) <= width:
+        return text
+
+    def cut(length: int) -> str:
+        return text[:length].rstrip() + "…"
+
+    # halved again and again: a text of thousands of letters is measured a dozen times
+    fitting = bisect.bisect_right(range(1, len(text)), width, key=lambda n: measure(cut(n)))
+    return cut(max(1, fitting))
 
 
 def wrap(text: str, width: int, size: int) -> list[str]:

@@ -115,6 +115,9 @@ class Page(gr.Blocks):
         explicit_call: bool = False,
     ) -> list:
         """Raises gr.Error with a sentence for whatever is no value of these inputs."""
+        got, wanted = len(inputs), len(block_fn.inputs)
+        if got > wanted:  # Gradio leaves out what is too much
+            raise Refused(f"This call takes {wanted} values, and got {got}.")
         try:
             inputs = [
                 _path_alone(value) if isinstance(block, StartPicture) else _no_file(value)
@@ -125,7 +128,6 @@ class Page(gr.Blocks):
             raise
         except Exception:
             log.info("inputs of %s", block_fn.name, exc_info=True)
-            got, wanted = len(inputs), len(block_fn.inputs)
             counted = f"This call takes {wanted} values, and got {got}. " if got != wanted else ""
             raise Refused(counted + UNREADABLE) from None
 

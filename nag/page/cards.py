@@ -24,7 +24,8 @@ def card(preset: Preset) -> dict | None:
         ["Run it elsewhere", f"python app.py --preset {preset.name}"],
     ]
     if "nag_scale" in s:
-        nag = ", ".join(f"{k} {s[f'nag_{k}']:g}" for k in ("scale", "tau", "alpha"))
+        knobs = ("scale", "tau", "alpha")
+        nag = ", ".join(f"{knob} {preset.default(f'nag_{knob}'):g}" for knob in knobs)
         facts.insert(1, ["NAG", nag])
     return {
         "title": f"{preset.title} does not fit this machine",

@@ -231,7 +231,7 @@ def chip(pair: PromptPair, preset: Preset) -> dict:
     seed = preset.settings["seed"] if pair.seed is None else pair.seed
     return {
         "label": f"{short(words)} − {short(pair.negative_prompt.rstrip('.').lower())}",
-        "set": {n: preset.settings.get(n, Request.model_fields[n].default) for n in KNOBS}
+        "set": {n: preset.default(n) for n in KNOBS}
         | {"prompt": pair.prompt, "negative_prompt": pair.negative_prompt, "seed": seed},
     }
 

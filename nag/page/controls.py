@@ -56,12 +56,7 @@ def in_order(columns: Iterable[str]) -> list[str]:
 
 
 def columns_of(preset: Preset) -> list[str]:
-    return list(default(preset, "guidance"))
-
-
-def default(preset: Preset, name: str) -> Value:
-    """What a setting is for a preset that is newly chosen."""
-    return preset.settings.get(name, Request.model_fields[name].default)
+    return list(preset.default("guidance"))
 
 
 def slider(
@@ -71,7 +66,7 @@ def slider(
     low, high = preset.range(name)
     label, info, step = TEXTS[name]
     if name in ("width", "height") and high > low:
-        info = f"px; made for {default(preset, name)}, other sizes may distort"
+        info = f"px; made for {preset.default(name)}, other sizes may distort"
     step = {"num_frames": preset.frames, "width": preset.multiple, "height": preset.multiple}.get(
         name, step
     )
@@ -79,7 +74,7 @@ def slider(
     # pictures have no frames to show.
     shown = {
         "info": info,
-        "value": default(preset, name) if value is None else value,
+        "value": preset.default(name) if value is None else value,
         "minimum": low,
         "maximum": max(high, low + 1),
         "step": step,
@@ -97,7 +92,7 @@ def marks(preset: Preset) -> str:
     notches = []
     for name in SLIDERS:
         low, high = preset.range(name)
-        at = (default(preset, name) - low) / max(high - low, 1e-9)
+        at = (preset.default(name) - low) / max(high - low, 1e-9)
         notches.append(f"#{name} {{ --mark: {at:.4f}; }}")
     return f"<style>{' '.join(notches)}</style>"
 

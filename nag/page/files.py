@@ -57,9 +57,10 @@ class Folder:
             content(part)
             part.replace(path)
         except OSError as error:
+            raise NAGRuntimeError(not_written(name, error)) from error
+        finally:  # whatever ended it, half a file is none
             with contextlib.suppress(OSError):
                 part.unlink()
-            raise NAGRuntimeError(not_written(name, error)) from error
         return path
 
     def sweep(self) -> None:

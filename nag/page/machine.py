@@ -1,12 +1,12 @@
 """What this machine can run, said before anything is loaded: torch is not asked."""
 
 import functools
-import os
 import platform
 import shutil
 from pathlib import Path
 
 from ..engine.memory import check_memory
+from ..engine.zero_gpu import on_zero_gpu
 from ..errors import Refused
 from ..presets import Preset
 
@@ -18,7 +18,7 @@ def has_gpu() -> bool:
         shutil.which("nvidia-smi")
         or Path("/dev/kfd").exists()
         or (platform.system() == "Darwin" and platform.machine() == "arm64")
-        or os.environ.get("SPACES_ZERO_GPU")
+        or on_zero_gpu()
     )
 
 

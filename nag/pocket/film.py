@@ -10,8 +10,9 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 import nag
-from nag import presets
-from nag.home import HOME
+
+from .. import presets
+from ..home import HOME
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline

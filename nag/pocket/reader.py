@@ -8,8 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from nag.media.classifier import Classifier
-
+from ..media.classifier import Classifier
 from . import SHIPPED, clips, data
 from .loop import batch_at, device, fit, load_average
 from .vae import load_vae, pictures, to_tensor
@@ -77,7 +76,7 @@ def _trained(
 def load_classifier(run: Path, name: str = "classifier") -> Classifier:
     """This run's, or the portrait's that ships. name: of its stage."""
     if not (run / f"{name}.pt").exists():
-        from nag.media.meter import Meter
+        from ..media.meter import Meter
 
         return Meter.load(SHIPPED / "classifier").model.to(device())
     model = Classifier(data.COUNTS)

@@ -152,7 +152,7 @@ def _text(data: dict, name: str, default: str) -> str:
 
 def fields_of(preset: Preset) -> dict:
     """What the room's own fields begin with: values around the preset's own."""
-    scale = preset.settings.get("nag_scale", Request.model_fields["nag_scale"].default)
+    scale = preset.default("nag_scale")
     low = max(1.5, scale / 4)
     around = ", ".join(f"{value:.3g}" for value in (low, scale / 2, scale, 2 * scale) if value > 1)
     return {

@@ -47,9 +47,9 @@ class XRayRoom:
         session, stop, run_id = request.session_hash, threading.Event(), uuid.uuid4().hex[:12]
         self.halt(request)  # of two recordings of one visitor the newer one counts
         self.stops[session] = stop
-        yield {"state": "running", "step": 0, "total": asked.num_inference_steps}
         events = self.engine.run(preset, asked, stop, run_id, start, XRay())
         try:
+            yield {"state": "running", "step": 0, "total": asked.num_inference_steps}
             with contextlib.closing(events):
                 for run, column, _ in events:  # noqa: B007
                     if column is not None and column.state == "step":
