@@ -46,13 +46,13 @@ def causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether the memory of the processor or of a GPU was too small."""
+    """Whether the memory of the CPU or of a GPU was too small."""
     if isinstance(error, MemoryError):
         return True
     torch = sys.modules.get("torch")
     if torch is None or not isinstance(error, RuntimeError):
         return False
-    # torch has a class for GPUs only: the processor's and Apple's allocators say it in words
+    # torch has a class for GPUs only: the CPU's and Apple's allocators say it in words
     said = str(error).lower()
     return isinstance(error, torch.OutOfMemoryError) or any(
         words in said for words in ("out of memory", "can't allocate memory", "not enough memory")

@@ -76,7 +76,7 @@ KERNELS = {
 WIDE = 128  # features of a head; fewer kernels take more
 
 # (kind of device, dtype, with a mask, wide heads) -> the kernel that this machine was seen to
-# compute rightly, or None. The processor's is tested wherever this package is; a GPU's depends on
+# compute rightly, or None. The CPU's is tested wherever this package is; a GPU's depends on
 # its generation and on the build of PyTorch, so `prepare` tries it.
 chosen: dict[tuple[str, torch.dtype, bool, bool], Kernel | None] = {
     ("cpu", dtype, masked, wide): _cpu

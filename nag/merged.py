@@ -17,8 +17,8 @@ from .settings import NAGSettings
 def in_portions(
     inputs: Inputs, at: Segments, rows: slice, scale: float | None, steer: Callable
 ) -> torch.Tensor:
-    """For a processor: queries in portions, whose answers stay in its cache, and of every query
-    only what somebody reads. Returns (B, H, N, D).
+    """For a CPU: queries in portions, whose answers stay in its cache, and of every query only what
+    somebody reads. Returns (B, H, N, D).
 
     steer: (z_positive, z_negative of `rows`, rows) -> the image's answer, guided.
     """
@@ -54,9 +54,9 @@ def in_portions(
 def in_three_calls(
     inputs: Inputs, at: Segments, rows: slice, scale: float | None, settings: NAGSettings
 ) -> torch.Tensor:
-    """For a GPU: three calls, each of whole sequences or of one piece of them, and one kernel. What
-    one text's queries get of the other text may be computed too, and is read by nobody: that takes
-    less time than to cut and to join. Returns (B, H, N, D)."""
+    """For a GPU: three calls and one kernel. A call's queries are one piece of the sequence, from
+    the first token that needs it to the last: what the other text's tokens between them get is
+    computed and never read, which takes less time than to cut and to join. Returns (B, H, N, D)."""
     conditional = inputs.of_rows(rows)
     of_image = kernels.attend(inputs.seen(at.image), scale)
     positive = kernels.attend(inputs.seen(at.positive, [at.asking_positive]), scale)

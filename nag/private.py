@@ -206,14 +206,14 @@ def uncompiled(module: M) -> M:
 
 
 def has_matrix_units() -> bool:
-    """Whether this processor multiplies bfloat16 matrices in hardware (AMX)."""
+    """Whether this CPU multiplies bfloat16 matrices in hardware (AMX)."""
     import torch
 
     return getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
 
 
 def cpu_attention() -> Callable:
-    """The processor's attention kernel, (query, key, value, ...) -> (output, log-sum-exp)."""
+    """The CPU's attention kernel, (query, key, value, ...) -> (output, log-sum-exp)."""
     import torch
 
     return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu

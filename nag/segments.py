@@ -65,11 +65,11 @@ class Segments:
     "image" is whatever the two texts leave, for both of them go with it: in joint attention the
     image, in some cross-attention tokens of a picture or a duration.
 
-    positive, negative, image: the pieces with this label. with_positive, with_negative: what a
-    branch sees, its text and the image. asking_positive, asking_negative: one piece with all of
-    that, and what stands between. halved: the positive text and behind it a negative of the same
-    length, and nothing else. labels: where they were asked for, (N,) on a device, see
-    `nag.fused.labels_of`.
+    positive, negative, image: the pieces (start, length) with this label. with_positive,
+    with_negative: what a branch sees, its text and the image. asking_positive, asking_negative:
+    (start, length) from the first of these tokens to the last. halved: the positive text and behind
+    it a negative of the same length, and nothing else. labels: where they were asked for, (N,) on a
+    device, see `nag.fused.labels_of`.
     """
 
     def __init__(self, labelled: list[tuple[int, int, str]]) -> None:
@@ -275,8 +275,8 @@ PORTION = 1024  # tokens
 
 
 def portions(pieces: Pieces, device: torch.device) -> Pieces:
-    """Pieces cut smaller on a processor: what is computed of so many tokens stays in its cache and
-    takes no memory of its own. A GPU, and what torch.compile makes of it, is faster with all at
+    """Pieces cut smaller on a CPU: what is computed of so many tokens stays in its cache and takes
+    no memory of its own. A GPU, and what torch.compile makes of it, is faster with all at
     once."""
     if device.type != "cpu" or torch.compiler.is_compiling():
         return pieces

@@ -3,7 +3,7 @@ where a GPU is at hand: Triton comes with PyTorch's builds for CUDA on Linux, no
 
 Without them a guided layer reads and writes its output about ten times. Here one program has all
 heads of one token in registers (the norm is over all of them): it reads each part once and writes
-once. Runs on a processor, slowly, under TRITON_INTERPRET=1.
+once. Runs on a CPU, slowly, under TRITON_INTERPRET=1.
 """
 
 import functools
@@ -270,7 +270,8 @@ def launch(
         with torch.cuda.device(device):  # the one that Triton launches on
             return launch(kernel, parts, read, places, settings)
     addresses = [tensor.data_ptr() for tensor in read]
-    odd = [address % 16 for address in addresses]  # Triton compiles another kernel for these
+    odd = [address % 16 > 0 for address in addresses]  # Triton compiles another kernel for these
+    # the two kernels have other numbers of parts, so their keys differ in length
     key = device, z.dtype, z.shape, *[part.stride() for part in parts], *places, *odd
     found = launches.get(key)
     if found is None:

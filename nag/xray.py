@@ -66,7 +66,8 @@ class XRay:
     ) -> None:
         """Called by the attention op with outputs of image tokens, `dim` naming heads and features.
 
-        Parts of one layer's tokens come one after another. Rows are frames: record one picture.
+        Parts of one layer's tokens come one after another. Of a layer that runs again in one step,
+        behind others, the later outputs count. Rows are frames: record one picture.
         """
         if layer not in self.layers:
             self.layers.append(layer)

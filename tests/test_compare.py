@@ -3,13 +3,14 @@
 import copy
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 from tiny import pipeline
 
 from nag import guidance, presets
-from nag.engine import drawing, failures
+from nag.engine import drawing, failures, verdict
 from nag.engine import engine as engine_module
 from nag.engine import previews as drawn
 from nag.engine.clock import StepClock
@@ -436,3 +437,19 @@ def test_every_step_has_a_preview_and_the_last_looks_like_the_picture():
     for column in run.columns:
         last = previews[column.key][-1]
         assert mean_difference(last, column.image.resize(last.size)) < 25, column.key
+
+
+def test_no_knob_is_to_be_raised_beyond_its_end():
+    def knob(**settings):
+        preset, request = presets.resolve({"nag_alpha": 1, **settings})
+        facts = SimpleNamespace(request=request, run=SimpleNamespace(preset=preset))
+        words, moves = verdict._Facts._knob(facts)
+        return words, [move["set"] for move in moves]
+
+    preset, _ = presets.resolve({})
+    most = preset.range("nag_scale")[1], preset.range("nag_tau")[1]
+    assert knob(nag_alpha=0.1)[0] == "alpha first, then the scale"
+    assert knob(nag_scale=4) == ("the scale", [{"nag_scale": 6}])
+    assert knob(nag_scale=most[0], nag_tau=3) == ("tau", [{"nag_tau": 4}])
+    assert knob(nag_scale=most[0], nag_tau=most[1]) == ("", [])
+    assert knob(nag_scale=most[0], nag_tau=3, nag_normalisation=False) == ("", [])

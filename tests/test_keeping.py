@@ -16,7 +16,7 @@ from nag.__main__ import main
 from nag.engine import memory
 from nag.engine.run import Column, Run
 from nag.errors import NAGError
-from nag.media import metadata, readers, video
+from nag.media import lettering, metadata, readers, video
 from nag.page import keep
 from nag.page.keep import Keeper
 from nag.page.painting import Painting
@@ -270,3 +270,22 @@ def test_memory_is_measured_on_a_gpu_and_not_said_of_a_processor(monkeypatch):
     assert [one["peak"] for one in shown.bench["cells"]] == ["", "", "8.0 GB"]
     assert shown.run["columns"]["nag"]["peak_gpu_bytes"] == 8 * 10**9
     assert "peak_gpu_bytes" not in shown.run["columns"]["none"]
+
+
+def test_a_long_headline_is_cut_in_a_few_measures(monkeypatch):
+    """A prompt may have 2,000 letters, and every frame of a film a headline."""
+    face, measured = lettering.font(14), []
+
+    class Counted:
+        def getlength(self, text):
+            measured.append(text)
+            return face.getlength(text)
+
+    monkeypatch.setattr(lettering, "font", lambda size: Counted())
+    monkeypatch.setattr(lettering, "fit", lettering.fit.__wrapped__)
+    long = "a word → " * 400
+    cut = lettering.fit(long, 600, 14)
+    assert cut.endswith("…") and "→" not in cut and len(measured) < 20
+    assert face.getlength(cut) <= 600 < face.getlength(cut[:-1] + "word …")
+    assert lettering.fit("short", 600, 14) == "short"
+    assert lettering.fit("a word", 1, 14) == "a…"

@@ -2,7 +2,10 @@ import contextlib
 import inspect
 import json
 import math
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -11,6 +14,7 @@ from nag import presets
 from nag.engine.engine import Engine
 from nag.errors import Refused
 from nag.formula import normalized_attention_guidance
+from nag.page import cards
 from nag.presets import resolve
 from nag.request import DEFAULT
 
@@ -283,3 +287,29 @@ def test_every_pipeline_and_its_arguments_exist(name):
     for key in ("timesteps", "sigmas"):
         if key in preset.arguments:
             assert preset.range("num_inference_steps") == (len(preset.arguments[key]),) * 2
+
+
+def test_of_several_settings_out_of_range_the_same_one_is_named_every_time():
+    wrong = {"width": 1, "height": 1, "num_inference_steps": 10**6}
+    script = (
+        f"from nag.presets import resolve\ntry: resolve({wrong})\nexcept Exception as e: print(e)"
+    )
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", script],
+            capture_output=True,
+            text=True,
+            env=os.environ | {"PYTHONHASHSEED": seed},
+        ).stdout
+        for seed in ("1", "2", "3", "4")
+    }
+    assert len(said) == 1 and "must be" in said.pop()
+
+
+def test_a_preset_may_leave_out_any_of_nag_s_knobs(monkeypatch):
+    preset = presets.load_all()["sdxl"]
+    settings = {k: v for k, v in preset.settings.items() if k not in ("nag_tau", "nag_alpha")}
+    bare = preset.model_copy(update={"settings": settings | {"nag_scale": 6.0}})
+    assert bare.default("nag_alpha") == resolve({})[1].model_fields["nag_alpha"].default
+    monkeypatch.setattr(cards.machine, "needs_gpu", lambda _: True)
+    assert ["NAG", "scale 6, tau 2.5, alpha 0.25"] in cards.card(bare)["facts"]

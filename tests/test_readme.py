@@ -183,3 +183,13 @@ def test_the_page_answers_the_api_example_as_written(tmp_path_factory):
         names = {}
         exec(compile(example.replace("http://127.0.0.1:7860", url), "README.md", "exec"), names)
     assert names["run"]["settings"]["seed"] == 7 and len(names["images"]) == 3
+
+
+@pytest.mark.parametrize(
+    "text", ["no marks", "<!-- /families --> <!-- families -->", "<!-- families -->"]
+)
+def test_the_table_of_families_is_put_between_two_marks_or_nowhere(text, tmp_path, capsys):
+    path = tmp_path / "page.md"
+    path.write_text(text)
+    assert main(["families", "--write", str(path)]) == 2
+    assert "has not both marks" in capsys.readouterr().err and path.read_text() == text

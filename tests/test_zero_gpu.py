@@ -11,7 +11,7 @@ from zero_gpu import Spaces
 
 from nag.engine import loading, zero_gpu
 from nag.errors import NAGRuntimeError, Refused
-from nag.page import files
+from nag.page import files, machine
 from nag.page.api import add_api
 from nag.page.handlers import PageHandlers
 from nag.page.zero_gpu import GPUTime, preload
@@ -218,3 +218,11 @@ def test_stop_in_a_room_ends_the_other_process(spaces):
     *_, (run, _, _) = events
     assert run.over and run.columns[0].state == "stopped"
     assert [process.is_alive() for process in spaces.processes] == [False]
+
+
+def test_a_variable_that_says_no_is_no_gpu(monkeypatch):
+    monkeypatch.setattr(machine.shutil, "which", lambda _: None)
+    monkeypatch.setattr(machine.platform, "system", lambda: "Windows")
+    for value, gpu in (("0", False), ("false", False), ("1", True), ("true", True)):
+        monkeypatch.setenv("SPACES_ZERO_GPU", value)
+        assert machine.has_gpu.__wrapped__() == gpu

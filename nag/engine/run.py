@@ -93,8 +93,8 @@ class Run:
     record: XRay | None = None
 
     def relative(self, column: Column) -> float | None:
-        """Time against the un-guided column, by the medians of their steps, or None where one of
-        them was not measured; see `across` on when they were."""
+        """This column's time for the steps over the un-guided one's, by the medians of a step. None
+        where either has no time of its own. The two may be from different runs: see `across`."""
         plain = next((c for c in self.columns if c.key == "none"), None)
         both = [plain, column]
         if any(c is None or c.state != "done" or not c.steady for c in both):

@@ -20,7 +20,8 @@ from .texts import Texts
 
 class Found(NamedTuple):
     """rows: for every row of a text, which of the prompt's rows it carries, or None.
-    rest: how many tokens of something else stand behind the prompt's own."""
+    rest: how many tokens stand behind the prompt's own that are neither its words nor padding, an
+    image's for example."""
 
     rows: list[int | None]
     rest: int = 0

@@ -35,8 +35,8 @@ class CallState:
     backend: diffusers' attention for layers that name none.
     layout: of the running denoiser call; None while none is guided.
     texts: of the running pipeline call; None until its prompt is encoded.
-    unencoded: a function that sends the embeddings of this call through `encode_prompt`, which some
-        pipelines skip; None for a call with words, and once it has run.
+    unencoded: sends embeddings that were given in place of a prompt through `encode_prompt`, for
+        pipelines that skip it. None for calls with words, and after it has run.
     prompt_rows: finds the prompt's rows in the texts of the running pipeline call.
     plans: {what the packed tensors are known by: (the tensors, their `Plan`)}. Comparing values is
         a wait for the GPU: it happens once for each tensor, and not in each step.

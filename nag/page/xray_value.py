@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 SIDE = 512  # px of the picture under the map
 PATCHES = 256  # of a frame, layer and step that the browser gets; of more, evenly spaced ones
 MADE = ("nag_scale", "nag_tau", "nag_alpha", "nag_normalisation", "nag_refinement", "seed")
-FRAMES = 8  # of a video, the same
+FRAMES = 8  # of a video that the browser gets; of more, evenly spaced ones
 
 
 def recorded(xray: XRay, run: Run) -> dict:
