@@ -63,7 +63,7 @@ def test_what_differs_between_two_columns_and_between_two_runs(page):
     live(page, False)
     page.keyboard.press("d")
     assert table(page)["CFG scale"] == ["7", "not used"]
-    assert table(page)["Shows hat"] == ["100 % still there", "0 % gone"]
+    assert table(page)["Shows hat"] == ["still there, 100 %", "gone, 0 %"]
     page.wait_for_function(
         "/differ by [\\d.]+ of 255/.test(document.querySelector('#differ-menu').innerText)"
     )

@@ -84,7 +84,10 @@ function next(side) {
 
 document.addEventListener('keydown', event => {
   if (!element.isConnected) return;
-  if (event.key === 'Enter' && (event.ctrlKey || event.metaKey)) {
+  // in the two fields of words also alone, for they have no second line; not while a word is being
+  // composed, which Enter then ends
+  const words = event.target.closest?.('#prompt, #negative') && !event.shiftKey;
+  if (event.key === 'Enter' && !event.isComposing && (event.ctrlKey || event.metaKey || words)) {
     event.preventDefault();
     pressCompare();
     return;
@@ -193,7 +196,8 @@ function drawScrubber() {
   node.hidden = longest < 2 || busy();
   $('.steps').max = longest + 1;
   if (view.step === null) $('.steps').value = longest + 1;
-  $('.scrubber output').textContent = view.step ? 'preview of step ' + view.step : 'finished';
+  const ended = value().cells.some(cell => cell.state === 'stopped') ? 'where it stopped' : 'finished';
+  $('.scrubber output').textContent = view.step ? 'preview of step ' + view.step : ended;
   $('.follow').hidden = view.step === null;
 }
 $('.steps').addEventListener('input', event => {

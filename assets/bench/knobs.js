@@ -159,12 +159,13 @@ document.addEventListener('change', event => {
   waiting = setTimeout(redrawNag, 180); // keys move a knob in many small steps
 });
 
-// Only where the pictures beside it are those of the settings: else it is a new comparison. In
-// another room the knob is that room's.
+// Only where the pictures beside it are those of the settings, but for the one knob that is theirs
+// alone: else it is a new comparison. In another room the knob is that room's.
 function redrawNag() {
   if (!fields || !live() || !element.checkVisibility()) return;
   const others = value().cells.filter(cell => !cell.key.includes('nag') && cell.state === 'done');
-  if (others.some(cell => changed(cell.made, fields).length)) return;
+  const beside = cell => changed(cell.made, fields).filter(name => name !== 'guidance_scale');
+  if (others.some(cell => beside(cell).length)) return;
   if (!value().cells.some(cell => cell.state === 'done')) return;
   const nag = value().cells.find(cell => cell.key.includes('nag'));
   if (!busy() && nag && nag.state === 'done' && !changed(nag.made, fields).length) return;

@@ -11,7 +11,9 @@ function drawVerdict() {
   const said = running
     ? progressText()
     : moved
-      ? 'These pictures were made with other settings.'
+      ? moved < value().cells.filter(cell => cell.state === 'done').length
+        ? 'Some of these pictures were made with other settings.'
+        : 'These pictures were made with other settings.'
       : told
         ? told.head
         : halted() || now.hint;
@@ -160,7 +162,7 @@ function drawChips() {
     button.setAttribute(
       'aria-pressed',
       String(
-        !!fields && set.prompt === fields.prompt && set.negative_prompt === fields.negative_prompt,
+        !!fields && Object.entries(set).every(([name, one]) => same(fields[name], one)),
       ),
     );
   });

@@ -1,5 +1,7 @@
 // X-ray: what tau cuts, layer by step. The recording holds R at a few scales, so knobs move here
 // without a run.
+// settings at which a recording can be read
+const READABLE = ['nag_scale', 'nag_tau', 'nag_alpha', 'nag_normalisation', 'nag_refinement'];
 let frame = 99; // of a video; at first the middle one
 let chosen = [0, 0],
   decoded = null,
@@ -145,17 +147,19 @@ function draw() {
   deliver(now.file);
   if (now.state !== 'done') return;
   const here = settings(),
-    stale = Object.entries(now.made).some(
-      ([name, one]) => here[name] !== undefined && !same(here[name], one),
-    );
+    moved = Object.entries(now.made)
+      .filter(([name, one]) => here[name] !== undefined && !same(here[name], one))
+      .map(([name]) => name);
   $('.what').textContent =
     now.layers.length +
     ' guided layers, ' +
     now.steps +
     ' steps. ' +
-    (stale
-      ? 'Knobs have moved: exact for the first layer and step, an estimate behind it.'
-      : 'Move tau, alpha or scale: nothing is drawn anew.');
+    (moved.some(name => !READABLE.includes(name))
+      ? 'This is of other words or settings than those above: record again to see theirs.'
+      : moved.length
+        ? 'Knobs have moved: exact for the first layer and step, an estimate behind it.'
+        : 'Move tau, alpha or scale: nothing is drawn anew.');
   drawHeat(now);
   drawPlace(now);
   drawSuggest(now);
@@ -250,6 +254,11 @@ function drawPlace(now) {
   drawCut(list);
 }
 
+// Whether NAG does nothing at the scale of the knob; a recording says nothing of it then.
+function isOff() {
+  return knobs().scale <= 1;
+}
+
 // What tau cuts here, and one that cuts less.
 function drawCut(list) {
   const { scale, tau, bound } = knobs(),
@@ -264,7 +273,12 @@ function drawCut(list) {
     hint.append(' “Bound the norm” is not ticked under More.');
     return;
   }
+  if (isOff()) {
+    make('b', '', hint, 'NAG is off at scale 1: it pushes nothing, and there is nothing to cut.');
+    return;
+  }
   const there = same(next, tau); // already as high as this model has it
+  const less = percent(share(list, next)) !== cut;
   make(
     'b',
     '',
@@ -276,11 +290,13 @@ function drawCut(list) {
       ' % of the patches here' +
       (there
         ? ', and goes no higher.'
-        : ', tau ' + brief(next) + ' would cut ' + percent(share(list, next)) + ' %.'),
+        : less
+          ? ', tau ' + brief(next) + ' would cut ' + percent(share(list, next)) + ' %.'
+          : '.'),
   );
   const all = everyPlace((a, b) => ratios(a, b, scale));
   hint.append(' Over all layers and steps it cuts ' + percent(share(all, tau)) + ' %.');
-  if (there) return;
+  if (there || !less) return;
   make('span', '', moves, 'Next');
   make('button', 'button next', moves, 'Try tau ' + brief(next)).addEventListener('click', () =>
     trigger('apply', { set: { nag_tau: next } }),
@@ -339,7 +355,7 @@ function drawSuggest(now) {
   const row = $('.suggest .rowbtn'),
     set = { ...(bound && { nag_tau: tau }), ...(blend && { nag_alpha: alpha }) },
     parts = [bound && 'tau ' + brief(tau), blend && 'alpha ' + brief(alpha)].filter(Boolean),
-    text = parts.length ? 'Set ' + parts.join(', ') : '';
+    text = parts.length && scale > 1 ? 'Set ' + parts.join(', ') : '';
   if (row.dataset.text === text) return;
   row.dataset.text = text;
   row.replaceChildren();

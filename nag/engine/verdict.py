@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..media.outcome import likeliest, outcome
+from ..media.outcome import PLAIN, likeliest, outcome
 from ..request import Request
 from .run import Column, Run
 from .words import WORD, shortened, unknown_words
@@ -83,6 +83,7 @@ class _Facts:
         shows = seen.get("none", {})
         others = {n: v for n, v in shows.items() if n not in asked}
         after = seen.get(column.key, {})
+        self.before, self.after = others, after
         self.also = [n for n, v in others.items() if after[n] != v]
         self.kept = [n for n, v in others.items() if after[n] == v and v != "none"]
 
@@ -128,10 +129,12 @@ class _Facts:
         return next((one for one in said if self.things.get(one) == "left"), "")
 
     def _unmeasured(self):
-        head = f"NAG changed {self.changed:.0f} of 255 on average."
+        head = f"NAG changed the picture, by {self.changed / 255:.0%} on average.".replace(
+            "%", " %"
+        )
         if self.meter:
-            known = "hat, glasses, sunglasses, beard, a mask, a colour of the shirt"
-            head += f" The meter knows none of these words; it reads {known}."
+            words = _listed(self.meter.words())
+            head += f" The meter knows none of these words; it reads {words}."
         return "", head, [self._another_seed()]
 
     def _measured(self):
@@ -174,7 +177,7 @@ class _Facts:
             return "; CFG takes it away" if gone else ", and under CFG too"
         changed = cfg.outcomes[thing].changed
         if gone and len(changed) >= MANY > len(self.also):
-            return f"; CFG does too, and changes {_listed(list(changed))}"
+            return f"; CFG does too, and changes {_listed([_seen(name) for name in changed])}"
         return "; CFG does too" if gone else f"; CFG leaves {_it(thing)}"
 
     def rest(self) -> str:
@@ -183,11 +186,20 @@ class _Facts:
             return ""
         if len(self.also) >= MANY:
             lower = "alpha, or tau" if self._whole else "the scale, or bound and blend it again"
-            what = _listed(self.also)
+            what = _listed([_seen(name) for name in self.also])
             return f"NAG changed more than it was asked to ({what}): lower {lower}, to keep more."
         if self.also:
-            return f"Beyond what was asked, only the {self.also[0]} changed."
-        return f"{_listed(self.kept).capitalize()} stay." if len(self.kept) > 1 else ""
+            return f"Beyond what was asked, only {self._other(self.also[0])}."
+        if len(self.kept) < 2:
+            return ""
+        # of NAG's picture alone, though the sentence before it may speak of CFG's
+        return f"With NAG {_listed([_seen(name) for name in self.kept])} stay."
+
+    def _other(self, name: str) -> str:
+        """What happened to an attribute that nobody named: "the shirt changed"."""
+        if self.before[name] != PLAIN:
+            return f"the {_seen(name)} changed"
+        return f"{_a(self.meter.phrase((name, self.after[name])))} appeared"
 
     def _cost(self) -> str:
         work = self.run.work(self.column)
@@ -234,6 +246,11 @@ class _Facts:
 def _move(label: str, **settings) -> dict:
     assert settings.keys() <= Request.model_fields.keys()
     return {"label": label, "set": settings}
+
+
+def _seen(attribute: str) -> str:
+    """An attribute of the meter as it is seen: what its "head" reads are hats and hair."""
+    return "hat or hair" if attribute == "head" else attribute
 
 
 def _plural(thing: str) -> bool:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
+COLOURED = ("shirt", "background")  # attributes whose values are colours
+
+
 class Meter:
     """`attributes`: {name: (value, ...)}; pictures are read at `size` px."""
 
@@ -53,7 +56,18 @@ class Meter:
 
     def phrase(self, pair: tuple[str, str]) -> str:
         """How a caption says it: colours with what they colour."""
-        return f"{pair[1]} {pair[0]}" if pair[0] in ("shirt", "background") else pair[1]
+        return f"{pair[1]} {pair[0]}" if pair[0] in COLOURED else pair[1]
+
+    def words(self) -> list[str]:
+        """What a negative prompt may name; of the colours, what they colour."""
+        named = [
+            value
+            for name, values in self.attributes.items()
+            for value in values
+            if name not in COLOURED and value != "none"
+        ]
+        coloured = [name for name in self.attributes if name in COLOURED]
+        return [*named, *(f"a colour of the {name}" for name in coloured)]
 
     @torch.inference_mode()
     def read(self, pictures: Sequence[Image.Image | list[Image.Image]]) -> list[dict]:

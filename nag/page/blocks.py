@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import html
 import logging
+import re
 import uuid
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,8 @@ from gradio_client.utils import is_file_obj_with_meta, traverse
 
 from .. import private
 from ..errors import NAGError, Refused, unexpected
-from ..request import DEFAULT
+from ..request import DEFAULT, between
+from .controls import LABELS
 from .files import FULL, not_written
 from .gate import Audience
 from .line import Place, address_of, refusal
@@ -118,6 +120,10 @@ class Page(gr.Blocks):
         got, wanted = len(inputs), len(block_fn.inputs)
         if got > wanted:  # Gradio leaves out what is too much
             raise Refused(f"This call takes {wanted} values, and got {got}.")
+        for block, value in zip(block_fn.inputs, inputs, strict=False):
+            now = state[block._id] if state and block._id in state else block  # of this visitor
+            if sentence := _no_number(now, value):
+                raise Refused(sentence)
         try:
             inputs = [
                 _path_alone(value) if isinstance(block, StartPicture) else _no_file(value)
@@ -142,8 +148,28 @@ class Page(gr.Blocks):
         except Exception as error:
             reason = _reason(error)
             if block_fn.api_visibility != "public":
-                reason = html.escape(reason, quote=False)  # a toast is HTML
+                reason = html.escape(by_label(reason), quote=False)  # a toast is HTML
             raise gr.Error(reason, print_exception=False) from None
+
+
+def _no_number(block: gr.blocks.Block, value: object) -> str:
+    """A sentence where a field for a number has none, or one beyond its ends: Gradio's own names no
+    field."""
+    if not isinstance(block, (gr.Slider, gr.Number)):
+        return ""
+    if value is None:
+        return f"{block.label} is empty: give it a number."
+    low, high = block.minimum, block.maximum
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or low is None or high is None or low <= value <= high:
+        return ""
+    return f"{block.label} must be {between(low, high)}, got {value:g}."
+
+
+def by_label(sentence: str) -> str:
+    """A sentence whose settings are called as the page calls them, not as the API does."""
+    names = "|".join(sorted(LABELS, key=len, reverse=True))
+    return re.sub(rf"\b({names})\b", lambda found: LABELS[found[1]], sentence)
 
 
 def _place(fn, request, session: str) -> Place:

@@ -116,7 +116,7 @@ def note(run: Run, column: Column) -> str:
 
 def meters(column: Column) -> list[dict]:
     """What the meter reads of the unwanted words: share, what became of it, that in words, and what
-    else has changed that nobody asked to change ("gone +2")."""
+    else has changed that nobody asked to change ("gone +2, 0 %")."""
     rows = []
     for thing, share in column.readings.items():
         found = column.outcomes.get(thing)
@@ -128,7 +128,9 @@ def meters(column: Column) -> list[dict]:
         }
         changed = list(found.changed) if kind in ("gone", "replaced") else []
         more = f" +{len(changed)}" if changed else ""
-        text = f"{share:.0%} {words.get(kind, '')}{more}".replace("%", " %").rstrip()
+        # the word first: "0 % gone" reads as if nothing were
+        became = f"{words[kind]}{more}, " if kind in words else ""
+        text = f"{became}{share:.0%}".replace("%", " %")
         rows.append(
             {"name": thing, "share": share, "outcome": kind, "text": text, "changed": changed}
         )

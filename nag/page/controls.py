@@ -34,6 +34,9 @@ TEXTS = {  # label, what it does, step
 }
 
 
+LABELS = {name: label for name, (label, _, _) in TEXTS.items()}
+
+
 def fill(preset: Preset, request: Request) -> list:
     """Updates for `INPUTS`, then the start image: what the page shows for a preset and settings."""
     return [

@@ -128,7 +128,7 @@ def dock(preset: Preset) -> dict:
             elem_classes="field",
             min_width=0,
         )
-        made["dice"] = quiet("Another seed", "dice", "only")
+        made["dice"] = quiet("Roll a random seed", "dice", "only")
         made["lock"] = gr.Checkbox(
             True,
             label="Keep the seed",

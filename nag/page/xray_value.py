@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from typing import TYPE_CHECKING
 
+from ..engine.run import decisive
 from ..errors import NAGValueError
 from ..explore.inside import short_names
 from .inline import data_uri
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
 SIDE = 512  # px of the picture under the map
 PATCHES = 256  # of a frame, layer and step that the browser gets; of more, evenly spaced ones
-MADE = ("nag_scale", "nag_tau", "nag_alpha", "nag_normalisation", "nag_refinement", "seed")
 FRAMES = 8  # of a video that the browser gets; of more, evenly spaced ones
 
 
@@ -31,7 +31,7 @@ def recorded(xray: XRay, run: Run) -> dict:
         "state": "done",
         "picture": data_uri(column.image, SIDE),
         "frames": [_frame(column.frames, part) for part in frames] if column.frames else [],
-        "made": {name: getattr(request, name) for name in MADE},
+        "made": {"preset": run.preset.name, **decisive(request, "nag")},
         "ranges": {name: run.preset.range(name) for name in ("nag_tau", "nag_alpha")},
         "width": request.width,
         "height": request.height,
