@@ -4,8 +4,9 @@ import argparse
 import errno
 import os
 import sys
+import threading
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from .commands import asked, bench, check, compare, families, models, preset, rooms, space, votes
 from .errors import NAGError
@@ -110,5 +111,18 @@ def _words() -> list[str]:
     return [os.fsencode(word).decode("utf-8", "surrogateescape") for word in sys.argv[1:]]
 
 
+def _leave(code: int) -> NoReturn:
+    """Ends the process. A thread that still loads a model or draws cannot be stopped at once, and
+    Python would end it in the midst of PyTorch's code, which aborts the process."""
+    drawing = [one for one in threading.enumerate() if one.name.startswith("sample ")]
+    for thread in drawing:
+        thread.join(5)
+    if any(thread.is_alive() for thread in drawing):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    _leave(main())

@@ -25,6 +25,8 @@ from tiny import (
 import nag
 from nag import families
 from nag.errors import NAGError
+from nag.guidance.recognition import PromptRows
+from nag.guidance.texts import Texts
 
 
 def red():
@@ -211,3 +213,22 @@ def test_flux2_klein_has_an_empty_negative_of_its_own():
 
     assert guided_rows(pipe, call, prompt="") == guided_rows(pipe, call, prompt=PROMPT)
     assert guided_rows(pipe, call, prompt="") == [True, False]
+
+
+def test_equal_prompts_with_different_negatives_are_refused_where_their_order_is_not_known():
+    """AABB, as pipelines repeat texts for several pictures of each, and ABAB look alike."""
+    family = families.find(pipeline("sd"))
+    name = family.inputs[0].argument
+    prompt, other = torch.randn(1, 4, 8), torch.randn(1, 4, 8)
+
+    def found(prompts, negatives, text):
+        texts = Texts({name: torch.cat(prompts)}, {name: torch.cat(negatives)}, cfg=False)
+        return PromptRows(family).find(texts, text, 0).rows
+
+    four = prompt.repeat(4, 1, 1)
+    one, two = torch.randn(2, 1, 4, 8)
+    with pytest.raises(NAGError, match="cannot tell which is whose"):
+        found([prompt, prompt], [one, two], four)
+    assert found([prompt, prompt], [one, one], four) == [0, 1, 0, 1]
+    mixed = torch.cat([prompt, prompt, other, other])
+    assert found([prompt, other], [one, two], mixed) == [0, 0, 1, 1]

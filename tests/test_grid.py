@@ -14,6 +14,7 @@ from nag.engine.engine import Engine
 from nag.engine.run import Column, Run
 from nag.errors import Refused
 from nag.explore.axis import parse
+from nag.explore.command import sentence
 from nag.explore.grid import Grid, Line, lines
 from nag.explore.reading import Readings, compared, counted
 from nag.explore.sheet import described, sheet
@@ -277,3 +278,12 @@ def test_pictures_of_another_machine_or_model_are_not_gone_on_with(tmp_path):
     ):
         other = grid()
         assert Store(tmp_path, provenance).load(other, Readings(other)) == kept
+
+
+@pytest.mark.parametrize(("pairs", "interval"), [(3, False), (12, True)])
+def test_of_few_pairs_no_interval_is_told(pairs, interval):
+    """Its bounds are too narrow there: 3 of 3 against 0 of 3 would be sure, at p = .25."""
+    nag_, cfg = [Outcome("gone", 0.1)] * pairs, [Outcome("left", 0.9)] * pairs
+    said = sentence("hat", "NAG", counted(nag_) | {"against_cfg": compared(nag_, cfg)})
+    assert ("+100 points against CFG (95 %:" in said) == interval
+    assert ("p = 0.25 by McNemar" in said) != interval

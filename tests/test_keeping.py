@@ -6,6 +6,7 @@ import time
 import wave
 import zipfile
 from types import SimpleNamespace
+from urllib.parse import parse_qsl
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from nag.engine import memory
 from nag.engine.run import Column, Run
 from nag.errors import NAGError
 from nag.media import lettering, metadata, readers, video
-from nag.page import keep
+from nag.page import keep, link
 from nag.page.keep import Keeper
 from nag.page.painting import Painting
 
@@ -289,3 +290,13 @@ def test_a_long_headline_is_cut_in_a_few_measures(monkeypatch):
     assert face.getlength(cut) <= 600 < face.getlength(cut[:-1] + "word …")
     assert lettering.fit("short", 600, 14) == "short"
     assert lettering.fit("a word", 1, 14) == "a…"
+
+
+def test_a_link_and_a_picture_s_text_keep_every_digit():
+    exact = {"nag_scale": 4.1234567, "nag_alpha": 0.00001, "guidance_scale": 7.0000001}
+    preset, request = presets.resolve(exact)
+    asked = dict(parse_qsl(link.query(preset, request)))
+    assert {name: float(asked[name]) for name in exact} == exact
+    read = readers.a1111(metadata.texts(preset, request, "cfg+nag")["parameters"])
+    assert {name: read[name] for name in exact} == exact
+    assert metadata.all_digits(4.0) == "4" and metadata.all_digits(4294967295) == "4294967295"

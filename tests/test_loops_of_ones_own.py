@@ -1,5 +1,6 @@
 """Loops of one's own inside `nag.guide`, which call the denoiser and not the pipeline."""
 
+import copy
 import functools
 import itertools
 
@@ -9,6 +10,7 @@ from test_guidance import STRONG, close, differ
 from tiny import NEGATIVE, PIPELINES, PROMPT, draw, pipeline, prepared
 
 import nag
+from nag.errors import NAGRuntimeError, NAGValueError
 
 LATENTS = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -201,3 +203,65 @@ def test_an_end_comes_in_a_loop_that_steps_the_pipelines_scheduler():
                     noise = pipe.unet(latents, t, encoder_hidden_states=shown)[0]
                 latents = pipe.scheduler.step(noise, t, latents)[0]
             assert progress.guided_calls == 2 * (picture + 1)
+
+
+# --- which text is the prompt
+
+
+def encoded(pipe, words):
+    return pipe.encode_prompt(words, torch.device("cpu"), 1, False)[0]
+
+
+def test_the_empty_text_before_the_prompt_is_refused():
+    """CFG's text, which would be guided in the prompt's place."""
+    pipe = pipeline("sd")
+    with nag.guide(pipe, NEGATIVE, **STRONG), pytest.raises(NAGRuntimeError, match="prompt first"):
+        encoded(pipe, "")
+        encoded(pipe, PROMPT)
+    with nag.guide(pipe, NEGATIVE, **STRONG), torch.no_grad():
+        text, other = encoded(pipe, PROMPT), encoded(pipe, "")
+        both = pipe.unet(LATENTS.repeat(2, 1, 1, 1), 500, torch.cat([other, text])).sample
+        alone = pipe.unet(LATENTS, 500, text).sample
+    plain = pipe.unet(LATENTS, 500, other).sample
+    close(both[1:], alone, 1e-5)
+    close(both[:1], plain, 1e-5)
+
+
+def test_a_second_prompt_is_said_to_be_none():
+    pipe = pipeline("sd")
+    with nag.guide(pipe, NEGATIVE, **STRONG), torch.no_grad():
+        first, second = encoded(pipe, PROMPT), encoded(pipe, "a wizard")
+        pipe.scheduler.set_timesteps(2)
+        for text in (first, second):
+            out = pipe.unet(LATENTS, 500, text).sample
+            if text is first:
+                pipe.scheduler.step(out, pipe.scheduler.timesteps[0], LATENTS)
+        with pytest.raises(NAGRuntimeError, match="encode all prompts in one call"):
+            pipe.scheduler.step(out, pipe.scheduler.timesteps[1], LATENTS)
+
+
+def test_a_denoiser_that_is_replaced_inside_is_refused():
+    pipe = pipeline("sd")
+    kept, other = pipe.unet, copy.deepcopy(pipe.unet)
+    once = {"num_inference_steps": 1, "height": 16, "width": 16, "output_type": "latent"}
+    try:
+        with nag.guide(pipe, NEGATIVE, **STRONG):
+            pipe.unet = other
+            with pytest.raises(NAGRuntimeError, match="was replaced inside"):
+                pipe(PROMPT, **once)
+            pipe.unet = kept
+            pipe(PROMPT, **once)
+    finally:
+        pipe.unet = kept
+
+
+def test_a_mask_that_leaves_nothing_is_refused():
+    pipe = pipeline("pixart")
+    text = torch.randn(1, 24, pipe.transformer.config.caption_channels)
+    with (
+        pytest.raises(NAGValueError, match="leaves nothing of a row"),
+        nag.guide(
+            pipe, negative_prompt_embeds=text, negative_prompt_attention_mask=torch.zeros(1, 24)
+        ),
+    ):
+        pass

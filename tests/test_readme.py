@@ -139,6 +139,8 @@ def test_evaluate_runs_as_written_on_fewer_pictures(tmp_path, capsys):
 
 
 def test_a_refused_comparison_says_why(tmp_path, capsys):
+    assert main(["compare", "--set", "preset=pocket-joint", "--out", str(tmp_path)]) == 2
+    assert "name it by --preset pocket-joint" in capsys.readouterr().err
     assert main(["compare", "--set", "nag_tau=99", "--out", str(tmp_path)]) == 2
     assert "nag_tau must be between" in capsys.readouterr().err and not list(tmp_path.iterdir())
 

@@ -70,6 +70,8 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
         key, equals, value = pair.partition("=")
         if not equals:
             raise Refused(f"--set wants KEY=VALUE, got {pair!r}.")
+        if key == "preset":  # it would leave --model and --preset aside
+            raise Refused(f"--set gives settings of a preset; name it by --preset {value}.")
         raw[key] = _value(value)
     for key in ("prompt", "negative_prompt", "seed"):
         if getattr(options, key) is not None:

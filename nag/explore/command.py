@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
+FEW = 10  # pairs; of fewer no interval is told
 # called with the options, the grid, what was read in it, and what its heads are
 Also = Callable[[argparse.Namespace, Grid, Readings, str], None]
 
@@ -104,7 +105,10 @@ def sentence(word: str, label: str, one: dict) -> str:
     against = one.get("against_cfg")
     if against:
         points = [f"{100 * x:+.0f}" for x in (against["difference"], *against["interval"])]
-        text += f"; {points[0]} points against CFG (95 %: {points[1]} to {points[2]})"
+        text += f"; {points[0]} points against CFG ("
+        if against["of"] >= FEW:  # of fewer the interval is too narrow: 2 against 0 would be sure
+            text += f"95 %: {points[1]} to {points[2]}, "
+        text += f"p = {against['p']:.2g} by McNemar's exact test)"
     return text
 
 

@@ -168,6 +168,11 @@ def mask_by_argument(family: Family, embeds: dict, mask: torch.Tensor) -> dict:
                 f"negative_prompt_attention_mask is {tuple(mask.shape)}, and does not fit "
                 f"embeddings of {tuple(text.shape)}."
             )
+    if not (mask != 0).any(-1).all():
+        raise NAGValueError(
+            "negative_prompt_attention_mask leaves nothing of a row: there must be one token at "
+            'least to push away from. The empty text, "", has some.'
+        )
     return {family.companion("mask").argument: mask}
 
 
@@ -206,7 +211,14 @@ def nothing_guided(pipe: DiffusionPipeline, state: CallState, step: int) -> NAGR
             "when they are given embeddings: give words. In a loop of your own, call the "
             "pipeline's encode_prompt inside nag.guide."
         )
-    if step == 1:
+    if not state.running:
+        why = (
+            "none of the texts that reached the denoiser was the prompt, which is what the first "
+            "encode_prompt inside nag.guide returned. In a loop of your own hand it over as it "
+            "came, encode all prompts in one call and before CFG's words, or enter nag.guide anew "
+            "for each."
+        )
+    elif step == 1:
         why = (
             "none of the texts that reached the denoiser was the one that encode_prompt returned. "
             f"{name} changes its embeddings on the way, and needs a row of its own in "

@@ -37,6 +37,14 @@ class EncodeCall:
         self.asks_for_cfg = private.CFG in given and self.cfg
 
     @property
+    def has_words(self) -> bool:
+        """Whether a prompt is more than the empty text; of embeddings nobody knows."""
+        words = self.given[self.prompt]
+        if words is None:
+            return True
+        return any([words] if isinstance(words, str) else words)
+
+    @property
     def rows(self) -> int:
         """Rows of the prompt alone."""
         words = self.given[self.prompt]

@@ -99,7 +99,9 @@ def guide(
             compiled with fullgraph=True cannot be recorded.
 
     A loop of your own may call the denoiser in the pipeline's place, with a text that it encoded by
-    the pipeline's encode_prompt inside the context. `end` counts the steps of `pipe.scheduler`.
+    the pipeline's encode_prompt inside the context: all prompts in one call of it, before any other
+    (CFG's words, say), for the first is the one that is guided. `end` counts the steps of
+    `pipe.scheduler`.
 
     With CFG, only the conditional rows are guided. Pooled text embeddings are the positive's for
     both texts. Gives a `Progress`, which counts the guided steps. Raises NAGValueError for bad
@@ -132,7 +134,9 @@ def guide(
         encode = functools.partial(encode_both_prompts, state, steps, family, negative)
         encoders = Encoders(pipe, family, state, encode, negative_prompt is not None)
         scheduler = pipe.scheduler
-        one_call = functools.partial(one_pipeline_call, pipe, scheduler, state, steps, encoders)
+        one_call = functools.partial(
+            one_pipeline_call, pipe, parts_of(pipe), state, steps, encoders
+        )
         stack.enter_context(wrap_call(pipe, one_call))
         for name in families.encoders_of(pipe):
             stack.enter_context(wrap_method(pipe, name, encoders))
@@ -197,9 +201,14 @@ def guide_denoiser(
     stack.callback(forget_caches, denoiser)
 
 
+def parts_of(pipe: DiffusionPipeline) -> list:
+    """The parts of a pipeline that `guide` stands around."""
+    return [pipe.scheduler, *map(families.unwrapped, families.denoisers_of(pipe))]
+
+
 def one_pipeline_call(
     pipe: DiffusionPipeline,
-    scheduler: SchedulerMixin,
+    parts: list,
     state: CallState,
     steps: StepCounter,
     encoders: Encoders,
@@ -209,11 +218,17 @@ def one_pipeline_call(
     **kwargs: P.kwargs,
 ) -> R:
     """One call of the pipeline. Whatever the call before left behind (it may have been stopped
-    before its first step) is forgotten."""
+    before its first step) is forgotten. parts: those of the pipeline when `guide` was entered."""
     state.check_thread()
-    if pipe.scheduler is not scheduler:  # nobody would count its steps, and `end` would not come
+    now = parts_of(pipe)
+    if now[0] is not parts[0]:  # nobody would count its steps, and `end` would not come
         raise NAGRuntimeError(
             "The scheduler was replaced inside nag.guide: choose it before you enter it."
+        )
+    if len(now) != len(parts) or any(a is not b for a, b in zip(now, parts, strict=True)):
+        raise NAGRuntimeError(
+            f"A denoiser of this {type(pipe).__name__} was replaced inside nag.guide, and would "
+            "not be guided: choose it before you enter it."
         )
     if why := families.obstacle(pipe):  # switched on inside
         raise NAGRuntimeError(why)

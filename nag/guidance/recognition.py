@@ -98,6 +98,7 @@ class PromptRows:
         blocks = blocks_of(text, prompt)
         if blocks is None:
             return None
+        check_one_order(texts, text, prompt, blocks)
         two_alike = blocks.count == len(blocks.equal) == 2 and not self.family.repeats
         if texts.cfg and (texts.same or (two_alike and not others)):
             return blocks.rows(self._told_by_order(texts, text, blocks, place))
@@ -158,8 +159,36 @@ def rows_by_identity(text: Text, prompt: Text) -> list[int | None] | None:
     return rows if any(row is not None for row in rows) else None
 
 
-def blocks_of(text: Text, prompt: Text) -> Blocks | None:
-    """A text in blocks of the prompt's rows; None where none of them is the prompt by value.
+def check_one_order(texts: Texts, text: Text, prompt: Text, blocks: Blocks) -> None:
+    """Raises NAGRuntimeError where equal prompts have different negatives, and their rows could be
+    in two orders: AABB, as pipelines repeat their texts for several pictures, and ABAB."""
+    times = len(blocks.indices) // len(prompt)
+    if len(prompt) < 2 or len(text) // len(prompt) <= times:
+        return
+    other = blocks_of(text, prompt, times + 1)
+    if other is None or other.rows(other.equal) == blocks.rows(blocks.equal):
+        return
+    negatives = [value for value in texts.negative.values() if rows_differ(value, len(prompt))]
+    if negatives or len(set(texts.without_negative)) > 1:
+        raise NAGRuntimeError(
+            "Prompts that are equal have different negative prompts, and of several pictures of "
+            "each NAG cannot tell which is whose: draw one picture of each at a time, or one "
+            "prompt at a time."
+        )
+
+
+def rows_differ(value: Text | None, count: int) -> bool:
+    """Whether a negative's input has `count` rows that are not all the same."""
+    if isinstance(value, torch.Tensor):
+        return value.ndim > 1 and len(value) == count and not bool((value == value[:1]).all())
+    if not isinstance(value, list) or len(value) != count:
+        return False
+    return not all(same_values(one, value[0]) for one in value)
+
+
+def blocks_of(text: Text, prompt: Text, least: int = 1) -> Blocks | None:
+    """A text in blocks of the prompt's rows, each `least` times or more often; None where none of
+    them is the prompt by value.
 
     A row may come several times: of some pipelines, several pictures are made of the texts after
     `encode_prompt`. Behind the text may stand padding, or tokens of something else.
@@ -173,7 +202,7 @@ def blocks_of(text: Text, prompt: Text) -> Blocks | None:
         if text.ndim != prompt.ndim or text.shape[1:] != prompt.shape[1:]:
             return None
     total = len(text)
-    for times in range(1, total // len(prompt) + 1):
+    for times in range(least, total // len(prompt) + 1):
         indices = [row for row in range(len(prompt)) for _ in range(times)]
         if total % len(indices):
             continue

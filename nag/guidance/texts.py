@@ -21,6 +21,7 @@ class Texts:
     cfg: whether there may be unconditional rows.
     others: what else `encode_prompt` returned that may be a text: CFG's, where it has one.
     same: whether one of them is the prompt by value.
+    empty: whether the prompt has no words.
     whole, order: where `encode_prompt` returned the prompt's rows and CFG's in one tensor, that
         tensor, and for each of its blocks whether it is the prompt's.
     """
@@ -33,6 +34,7 @@ class Texts:
     cfg: bool = True
     others: tuple = ()
     same: bool = False
+    empty: bool = False
     whole: torch.Tensor | None = None
     order: tuple[bool, ...] | None = None
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from ..errors import NAGValueError
+from ..errors import NAGRuntimeError, NAGValueError
 from ..families import Family
 from .encoding import EncodeCall, Encoded, inputs_of
 from .mixed import blocks_in, order_of, own_block
@@ -74,6 +74,12 @@ def encode_both_prompts(
     if not texts.encoder_call or inputs_of(family, result, texts.encoder_call):
         call = EncodeCall(encode_prompt, args, kwargs)
         texts = both_texts(texts, call, family, negative, result)
+    elif texts.empty and not state.running and EncodeCall(encode_prompt, args, kwargs).has_words:
+        raise NAGRuntimeError(
+            "The empty text was encoded before this one, and NAG takes the first for the prompt: "
+            "in a loop of your own encode the prompt first, all prompts in one call, and then "
+            "CFG's words."
+        )
     state.texts = with_others(texts, family, result)
     return result
 
@@ -124,6 +130,7 @@ def both_texts(
         negative=expanded(texts.negative | minus, family, count),
         without_negative=tuple(w is None for w in words for _ in range(call.pictures_each)),
         results=(result, other),
+        empty=texts.empty if texts.encoder_call else not call.has_words,
         cfg=blocks > 1 if call.prompts else call.cfg,
     )
 

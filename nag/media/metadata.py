@@ -7,6 +7,7 @@ with the schema of a preset file's settings. What is read is only ever handed to
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from ..errors import Refused
@@ -27,7 +28,9 @@ def texts(preset: Preset, request: Request, column: str) -> dict[str, str]:
     settings = request.model_dump(mode="json", exclude={"fresh", "batched"})
     record = {"schema": 1, "column": column, "model": preset.model_name, "settings": settings}
     values = {"num_inference_steps": request.num_inference_steps, "seed": request.seed} | used
-    line = [f"{name}: {_plain(values[field])}" for name, field in A1111.items() if field in values]
+    line = [
+        f"{name}: {all_digits(values[field])}" for name, field in A1111.items() if field in values
+    ]
     line += [f"Size: {request.width}x{request.height}", f"Model: {preset.model_name}"]
     words = f"{request.prompt}\nNegative prompt: {request.negative_prompt}"
     return {
@@ -42,9 +45,11 @@ def video_tags(preset: Preset, request: Request, column: str) -> dict[str, str]:
     return {"comment": found["parameters"], "description": found["nag"]}
 
 
-def _plain(value: float) -> str:
-    """All digits of a whole number: a seed has up to ten."""
-    return str(value) if isinstance(value, int) else f"{value:g}"
+def all_digits(value: float) -> str:
+    """A number that reads back as itself, without an exponent: 4, 0.1234567, 0.00001."""
+    if isinstance(value, int):
+        return str(value)
+    return f"{Decimal(repr(value)):f}".removesuffix(".0")
 
 
 def png_info(preset: Preset, request: Request, column: str) -> PngInfo:

@@ -31,7 +31,7 @@ from ...methods import METHODS
 from ...request import SETTINGS, Value
 from .. import offline
 from ..api import Endpoints
-from ..arguments import check
+from ..arguments import check, checked
 from ..blocks import ENGINE
 from ..controls import PRESETS
 from ..files import FOLDER, file_data
@@ -274,4 +274,4 @@ def add_api(handlers: PageHandlers, votes: Path | None = None) -> None:
     gr.api(typed(api.sweep, ("guidance", "batched", "fresh")), api_name="sweep", **turn)
     gr.api(typed(api.seeds, ("seed", "batched", "fresh")), api_name="seeds", **turn)
     gr.api(typed(api.xray, ("guidance", "batched", "fresh")), api_name="xray", **turn)
-    gr.api(api.tally, api_name="tally")
+    gr.api(checked(api.tally), api_name="tally")
