@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import nag
+from nag.__main__ import main
 
 HOUSE = Path(nag.__file__).parent
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -93,3 +94,11 @@ def test_every_text_file_is_opened_as_utf_8():
             )
             decoded = name == "read_text" and node.args
             assert not text or decoded or "encoding" in given, f"{path}:{node.lineno}"
+
+
+def test_what_an_earlier_run_left_in_the_folder_is_named(tmp_path, capsys):
+    once = ["compare", "--set", "num_inference_steps=1", "--out", str(tmp_path)]
+    for columns, left in (('["none", "cfg"]', ""), ('["nag"]', "none.png, cfg.png")):
+        assert main([*once, "--set", f"guidance={columns}"]) == 0
+        said = capsys.readouterr().out
+        assert ("Of an earlier run" in said) == bool(left) and left in said

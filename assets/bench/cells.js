@@ -105,7 +105,7 @@ function drawCaption(node, cell, old) {
     peak.title = 'GPU memory held at the most, the weights among it';
   }
   drawMeters($('.meters', node), cell);
-  $('.state', node).textContent = stateOf(cell);
+  $('.state', node).textContent = $('.state', node).title = stateOf(cell);
   const save = $('.save', node);
   const url = cell.state === 'done' ? film(cell) || source(cell) : '';
   save.textContent = url ? 'Save ' + (film(cell) ? 'MP4' : 'PNG') : '';

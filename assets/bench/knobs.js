@@ -26,6 +26,9 @@ addEventListener('nag-settings', () => readSettings());
 function readSettings() {
   if (!window.nagSettings || !element.isConnected) return;
   fields = settings();
+  // what an icon does, for whoever points at it
+  for (const icon of document.querySelectorAll('button.icon, #stop, #lock label'))
+    icon.title ||= icon.textContent.trim();
   // text from right to left begins at the right
   for (const field of document.querySelectorAll('#prompt textarea, #negative textarea'))
     field.dir = 'auto';

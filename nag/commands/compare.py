@@ -7,6 +7,7 @@ from pathlib import Path
 from ..engine.run import Column, Run
 from ..errors import Refused
 from ..media import metadata
+from ..methods import METHODS
 from . import asked
 
 SENT = ("zip", "html", "webp", "mp4")  # of page/keep.py
@@ -44,6 +45,8 @@ def run(options: argparse.Namespace) -> int:
     for column in run.columns:
         print(_line(run, column))
     print(run.hint)
+    if older := _older(run, options):
+        print(f"Of an earlier run, and none of this one's: {', '.join(older)}")
     return 0 if all(column.state == "done" for column in run.columns) else 1
 
 
@@ -75,6 +78,17 @@ def _save(run: Run, folder: Path) -> None:
         strip(run).save(folder / "strip.png")
     told = json.dumps(run.json(), indent=2)
     (folder / "run.json").write_text(told + "\n", encoding="utf-8")
+
+
+def _older(run: Run, options: argparse.Namespace) -> list[str]:
+    """Files of the names that this command gives, which this run did not write."""
+    ours = [f"{key.replace('+', '-')}{kind}" for key in METHODS for kind in (".png", ".mp4")]
+    ours += [f"compare.{kind}" for kind in SENT]
+    done = [column for column in run.columns if column.state == "done"]
+    written = {f"{column.key.replace('+', '-')}.png" for column in done}
+    written |= {f"{column.key.replace('+', '-')}.mp4" for column in done if column.video}
+    written |= {f"compare.{kind}" for kind in options.send} if done else set()
+    return [name for name in ours if name not in written and (options.out / name).exists()]
 
 
 def _line(run: Run, column: Column) -> str:
