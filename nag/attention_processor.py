@@ -124,6 +124,7 @@ class GuidedAttention:
             return self.one_softmax(op, inputs, queries, keys, rows)
         if not (queries.positive or queries.negative):
             return self.cross(op, inputs, keys, rows, plain)
+        # `places` gives one object twice where the sequence asks itself: every query has its key
         if queries is not keys or not keys.image or not self._mergeable(inputs, plain):
             return self.joint(op, inputs, queries, keys, rows)
         if self._fusable(inputs.query):
