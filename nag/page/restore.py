@@ -53,7 +53,8 @@ def choose(handlers: PageHandlers) -> Callable:
         if name == chosen:
             return nothing(FIELDS)
         handlers.leave(request)
-        return shown(*resolve({"preset": name if name in PRESETS else next(iter(PRESETS))}))
+        asked = name if name in PRESETS else next(iter(PRESETS))
+        return shown(*resolve({"preset": asked}, PRESETS))
 
     return handler
 

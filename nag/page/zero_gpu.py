@@ -135,11 +135,16 @@ class LentEngine:
         if not seeds:
             self.gpu.learn(preset, request, run.json())
 
-    def _seconds(self, preset: Preset, request: Request, *more) -> int:
-        return self.gpu.seconds_of(preset, work(request) * max(1, len(more[-1])))
+    def _seconds(self, preset: Preset, request: Request, run_id, image, record, seeds) -> int:
+        return self.gpu.seconds_of(preset, work(request) * max(1, len(seeds)))
 
-    def _run(self, preset: Preset, request: Request, *more) -> Iterator[Event]:
-        yield from self.engine.run(preset, request, threading.Event(), *more, previews=False)
+    def _run(
+        self, preset: Preset, request: Request, run_id, image, record, seeds
+    ) -> Iterator[Event]:
+        stop = threading.Event()  # the caller's does not reach another process
+        yield from self.engine.run(
+            preset, request, stop, run_id, image, record, seeds, previews=False
+        )
 
 
 def in_sentences(values: Iterator[T]) -> Iterator[T]:

@@ -194,12 +194,13 @@ def qwen_21_layout(
             "NAG needs QwenImage21AttnProcessor: one flex_attention call cannot tell two texts "
             "from one."
         )
-    cached = set()
+    cached = []  # themselves: the id of one that is gone may be another's
 
     def forward(original, *args, **kwargs):
         layout, cache = state.layout, kwargs.get("kv_cache")
         if layout is not None:
-            cached.add(id(cache))
+            if cache is not None and not any(one is cache for one in cached):
+                cached.append(cache)
             positive, negative = layout.texts[0]
             mask = kwargs["img_mask"]
             if mask[:, :positive].any():
@@ -208,7 +209,7 @@ def qwen_21_layout(
                     "pictures stand between the words."
                 )
             kwargs["img_mask"] = torch.cat([mask.new_zeros(len(mask), negative), mask], 1)
-        if cache is not None and id(cache) in cached:
+        if any(one is cache for one in cached):
             kwargs |= {"kv_cache": None, "kv_cache_mode": None}
         return original(*args, **kwargs)
 
