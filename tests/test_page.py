@@ -261,7 +261,7 @@ def test_every_picture_says_what_made_it_and_what_it_cost(page):
     assert all(re.search(r"seed 1, 4 steps · [\d.]+ s on the processor", c) for c in captions)
     assert "1×" in captions[0] and "scale 7" in captions[1] and "2×" in captions[1]
     assert "scale 4 · tau 2.5 · alpha .5" in captions[2]
-    assert re.search(r"hat\s+100 %\s+still there", captions[1].replace("\n", " "))
+    assert re.search(r"hat\s+still there, 100 %", captions[1].replace("\n", " "))
     assert re.search(r"hat\s+0 %\s+gone", captions[2].replace("\n", " "))
     assert "NAG takes the hat away; CFG leaves it." in page.inner_text("#bench .hint")
 
