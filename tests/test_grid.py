@@ -116,6 +116,24 @@ def test_cells_that_cannot_be_drawn_are_refused_before_any_is(across, sentence):
         grid(across)
 
 
+@pytest.mark.parametrize(
+    "across, key, sentence",
+    [
+        ("guidance_scale=2, 7", "nag", "CFG scale changes nothing in pictures by NAG; it does in"),
+        ("nag_tau=2, 7", "cfg", "Tau changes nothing in pictures by CFG; it does in columns nag"),
+        ("negative_prompt=hat|beard", "none", "Negative prompt changes nothing in pictures by No"),
+    ],
+)
+def test_a_setting_that_changes_no_picture_is_refused(across, key, sentence):
+    axis = lines(parse(*across.split("=")))
+    with pytest.raises(Refused, match=sentence):
+        Grid(PRESET, REQUEST, axis, [Line("")], key)
+    assert len(Grid(PRESET, REQUEST, axis, [Line("")], "cfg+nag").cells[0]) == 2
+    off = REQUEST.model_copy(update={"nag_normalisation": False})
+    with pytest.raises(Refused, match="Tau changes nothing in pictures by NAG; it is switched off"):
+        Grid(PRESET, off, lines(parse("nag_tau", "2, 7")), [Line("")])
+
+
 def test_a_grid_has_a_limit():
     with pytest.raises(Refused, match="at most 200 cells, got 24 x 24 = 576"):
         grid("nag_scale=1 , 2 .. 24", "seed=1 .. 24")
@@ -247,6 +265,7 @@ def test_the_command_line_counts_seeds(tmp_path, capsys):
         (["sweep", "--across", "nag_alpha"], "An axis is SETTING=VALUES"),
         (["sweep", "--across", "seed=1", "--down", "seed=2"], "are both Seed"),
         (["sweep", "--across", "nag_alpha=2"], "nag_alpha must be between 0 and 1"),
+        (["sweep", "--across", "guidance_scale=2, 7"], "it does in columns cfg, cfg+nag, apg"),
         (["seeds", "--seeds", "x"], "'x' is not a number"),
     ],
 )

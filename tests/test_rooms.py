@@ -18,10 +18,13 @@ from test_page import browser, choose, opened_page, serving  # noqa: F401
 
 from nag.engine.run import Column, Run
 from nag.errors import NAGRuntimeError, Refused
+from nag.explore import reading
+from nag.explore.axis import KINDS, parse
 from nag.explore.inside import short_names
 from nag.explore.votes import VoteFile
 from nag.page.controls import INPUTS, PRESETS
 from nag.page.files import FOLDER
+from nag.page.rooms import grids
 from nag.page.rooms.grids import GridRoom, fields_of
 from nag.page.rooms.voting import VoteRoom
 from nag.page.rooms.xrays import XRayRoom
@@ -108,7 +111,7 @@ def test_a_plan_and_a_click_at_once_find_one_grid():
     room, found = GridRoom(Fake(), "sweep"), []
     threads = [
         threading.Thread(
-            target=lambda: found.append(room._visit("somebody", AXES, tuple(values())))
+            target=lambda: found.append(room._visit("somebody", AXES, tuple(values())).planned)
         )
         for _ in range(8)
     ]
@@ -116,7 +119,7 @@ def test_a_plan_and_a_click_at_once_find_one_grid():
         thread.start()
     for thread in threads:
         thread.join()
-    assert len({id(visit) for visit in found}) == 1
+    assert len({id(grid) for grid in found}) == 1
 
 
 def test_a_plan_says_how_many_and_draws_nothing():
@@ -128,19 +131,246 @@ def test_a_plan_says_how_many_and_draws_nothing():
 
 
 @pytest.mark.parametrize(
-    "data, sentence",
+    "data, field, sentence",
     [
-        ({"across_values": "x"}, "'x' is not a number"),
-        ({"across_values": "2"}, "nag_alpha must be between 0 and 1"),
-        ({"down": "nag_alpha", "down_values": "1"}, "choose two settings"),
-        ({"across": "width"}, "can go over"),
-        ({"across_values": 3}, "must be text"),
-        ({"across_values": "1," * 2000}, "at most 2000 characters"),
+        ({"across_values": "x"}, "across", "'x' is not a number"),
+        ({"across_values": "2"}, "across", "nag_alpha must be between 0 and 1"),
+        ({"down_values": "0"}, "down", "nag_scale must be between"),
+        ({"down": "nag_alpha", "down_values": "1"}, "down", "choose two settings"),
+        ({"across": "width"}, "across", "can go over"),
+        ({"across_values": 3}, "", "must be text"),
+        ({"across_values": "1," * 2000}, "", "at most 2000 characters"),
+        (
+            {"across_values": "0.1, 0.13 .. 0.7", "down_values": "2, 3 .. 20"},
+            "",
+            "at most 200 cells",
+        ),
     ],
 )
-def test_fields_that_cannot_be_swept_are_refused(data, sentence):
+def test_fields_that_cannot_be_swept_are_refused(data, field, sentence):
+    room, wrong = GridRoom(Fake(), "sweep"), said(**AXES | data)
+    first = room.plan(wrong, SOMEBODY, *values())
+    assert sentence in first["refused"]["text"] and first["refused"]["field"] == field
+    assert "cells" not in first, "nothing was asked for yet"
     with pytest.raises(Refused, match=sentence):
-        GridRoom(Fake(), "sweep").plan(said(**AXES | data), SOMEBODY, *values())
+        list(room.draw(wrong, SOMEBODY, *values()))
+    assert room.plan(said(**AXES), SOMEBODY, *values())["refused"] is None
+    assert room.plan(wrong, SOMEBODY, *values())["refused"] == first["refused"]
+
+
+TAU = {"nag_tau": 5}
+
+
+def test_a_plan_takes_no_pictures_away_and_says_which_are_of_other_settings():
+    engine, room = Fake(), GridRoom(Fake(), "sweep")
+    axes = AXES | {"across_values": "0, 0.5, 1"}
+    shown = list(room.draw(said(**axes), SOMEBODY, *values()))[-1]
+    assert not any(one["stale"] for one in shown["pictures"])
+    room.engine = engine
+    moved = room.plan(said(**axes), SOMEBODY, *values(**TAU))
+    assert moved["state"] == "waiting" and moved["missing"] == 4 and moved["count"] == 5
+    assert [one["state"] for one in moved["pictures"]] == ["done"] * 5
+    stale = [[moved["pictures"][c["picture"]]["stale"] for c in row] for row in moved["cells"]]
+    assert stale == [[False, True, True]] * 2, "at alpha 0 tau decides nothing"
+    back = room.plan(said(**axes), SOMEBODY, *values())
+    assert back["state"] == "done" and not any(one["stale"] for one in back["pictures"])
+    assert not engine.drawn
+    other = list(room.draw(said(**axes), SOMEBODY, *values(**TAU)))[-1]
+    assert other["state"] == "done" and len(engine.drawn) == 4
+    assert not any(one["stale"] for one in other["pictures"])
+
+
+def test_pictures_of_earlier_settings_come_back():
+    engine = Fake()
+    room = GridRoom(engine, "sweep")
+    first = list(room.draw(said(**AXES), SOMEBODY, *values()))[-1]
+    list(room.draw(said(**AXES), SOMEBODY, *values(prompt="a pirate")))
+    list(room.draw(said(across="seed", across_values="1, 2"), SOMEBODY, *values()))
+    drawn = len(engine.drawn)
+    again = room.plan(said(**AXES), SOMEBODY, *values())
+    assert again["state"] == "done" and len(engine.drawn) == drawn
+    assert [one["preview"] for one in again["pictures"]] == [
+        one["preview"] for one in first["pictures"]
+    ]
+
+
+def test_pictures_that_are_kept_have_a_bound(monkeypatch):
+    monkeypatch.setattr(grids, "KEPT", 4 * 128 * 128 * 3)
+    engine = Fake()
+    room = GridRoom(engine, "sweep")
+    for words in ("a cowboy", "a pirate", "a king"):
+        list(room.draw(said(**AXES), SOMEBODY, *values(prompt=words)))
+    visit = room.visits.get("somebody")
+    assert sum(visit.kept.sizes().values()) <= grids.KEPT
+    assert visit.size == room.visits.sizes()["somebody"] >= 9 * 128 * 128 * 3
+    plan = room.plan(said(**AXES), SOMEBODY, *values(prompt="a cowboy"))
+    assert plan["missing"] == 9 and all(one["stale"] for one in plan["pictures"])
+    assert room.plan(said(**AXES), SOMEBODY, *values(prompt="a king"))["state"] == "done"
+
+
+def test_a_knob_that_moves_while_a_room_draws_stops_nothing():
+    room = GridRoom(Fake(), "sweep")
+    drawing = room.draw(said(**AXES), SOMEBODY, *values())
+    next(drawing), next(drawing)
+    assert room.plan(said(**AXES), SOMEBODY, *values(**TAU))["state"] == "running"
+    *_, last = drawing
+    assert all(one["state"] == "done" for one in last["pictures"])
+    assert last["state"] == "waiting" and any(one["stale"] for one in last["pictures"])
+    assert room.plan(said(**AXES), SOMEBODY, *values())["state"] == "done"
+
+
+def test_there_is_nothing_to_save_where_no_cell_has_a_picture():
+    class Once(Fake):
+        def run(self, preset, request, stop, *more, **named):
+            yield from super().run(preset, request, stop, *more, **named)
+            room.halt(SOMEBODY)
+
+    room, axes = GridRoom(Once(), "sweep"), AXES | {"across_values": "0.5, 1"}
+    last = list(room.draw(said(**axes), SOMEBODY, *values()))[-1]
+    (done,) = (i for i, one in enumerate(last["pictures"]) if one["state"] == "done")
+    assert all(cell["picture"] != done for row in last["cells"] for cell in row)
+    with pytest.raises(Refused, match="nothing to save yet"):
+        room.export(said(export="zip"), SOMEBODY, *values())
+
+
+def test_cfg_scale_is_swept_with_cfg():
+    engine = Fake()
+    room, axes = GridRoom(engine, "sweep"), {"across": "guidance_scale", "across_values": "2, 7"}
+    last = list(room.draw(said(**axes), SOMEBODY, *values()))[-1]
+    assert last["method"] == "CFG + NAG"
+    assert [key for key, *_ in engine.drawn] == ["none", "cfg+nag", "cfg+nag"]
+    plan = room.plan(said(**AXES), SOMEBODY, *values())
+    assert plan["method"] == "NAG"
+    with_no_cfg = room.plan(said(**axes), SOMEBODY, *of_preset("flux2-klein"))
+    assert with_no_cfg["refused"]["field"] == "across"
+    assert "CFG scale changes nothing with FLUX.2 klein" in with_no_cfg["refused"]["text"]
+
+
+def of_preset(name):
+    _, request = resolve({"preset": name}, PRESETS)
+    fields = request.model_dump()
+    return [list(fields[n]) if n == "guidance" else fields[n] for n in INPUTS]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_an_axis_without_values_has_those_around_the_models_own(name):
+    preset, request = resolve({"preset": name}, PRESETS)
+    for setting, kind in KINDS.items():
+        moved = request
+        if not kind.text:
+            low, high = preset.range(setting)
+            now = high if kind.whole else round(low + 0.37 * (high - low), 3)
+            moved = request.model_copy(update={setting: now})
+        axis = parse(setting, grids.around(preset, moved, setting))
+        assert getattr(moved, setting) in axis.values or not getattr(moved, setting)
+        assert kind.text or all(low <= value <= high for value in axis.values)
+        assert kind.text or low == high or len(axis.values) > 1
+
+
+class Reading:
+    """A meter that says of every picture what a test wants. shows: picture -> values by
+    attribute."""
+
+    def __init__(self, shows):
+        self.shows = shows
+
+    def named_in(self, text):
+        return [("eyewear", "glasses")] if "glasses" in text else [("headgear", "hat")]
+
+    def phrase(self, pair):
+        return pair[1]
+
+    def read(self, pictures):
+        others = dict.fromkeys(("hat", "glasses", "mask", "none"), 0.0)
+        return [
+            {name: others | {value: 1.0} for name, value in self.shows(one).items()}
+            for one in pictures
+        ]
+
+
+class Painting(Fake):
+    """Un-guided pictures are black, others as bright as alpha."""
+
+    def run(self, preset, request, stop, run_id, image=None, record=None, seeds=(), **_):
+        for run, column, preview in super().run(preset, request, stop, run_id, seeds=seeds):
+            for one in run.columns:
+                grey = 0 if one.key == "none" else round(100 * request.nag_alpha)
+                one.image = Image.new("RGB", (128, 128), (grey, grey, grey))
+            yield run, column, preview
+
+
+def said_of(monkeypatch, shows, name="sweep", negative="hat", **data):
+    """A verdict. shows: grey -> {attribute: value}"""
+    meter = Reading(lambda image: shows(image.getpixel((0, 0))[0]))
+    monkeypatch.setattr(reading, "meter_of", lambda preset: meter)
+    told = GridRoom(Painting(), name).draw(
+        said(**data), SOMEBODY, *values(negative_prompt=negative)
+    )
+    *_, last = told
+    return last["verdict"]
+
+
+def sweep_of(monkeypatch, shows, alphas, negative="hat"):
+    axis = {"across": "nag_alpha", "across_values": alphas}
+    return said_of(monkeypatch, shows, negative=negative, **axis)
+
+
+def test_the_picture_that_keeps_most_is_the_one_with_the_fewest_changes(monkeypatch):
+    """Not the one with the fewest changed pixels: the thing's own place is among them."""
+    others = {50: ("red", "happy"), 70: ("blue", "happy"), 90: ("blue", "happy")}
+
+    def shows(grey):
+        shirt, mood = others.get(grey, ("blue", "sad"))
+        return {"headgear": "hat" if not grey else "none", "shirt": shirt, "expression": mood}
+
+    verdict = sweep_of(monkeypatch, shows, "0.5, 0.7, 0.9")
+    assert verdict["best"] == [0, 1] and verdict["head"] == "No hat in 3 of 3."
+    assert verdict["text"] == "Alpha 0.7 keeps most of the rest: only the expression changes."
+    verdict = sweep_of(monkeypatch, shows, "0.5")
+    assert verdict["text"].endswith("rest: the shirt and expression change.")
+    verdict = sweep_of(monkeypatch, lambda grey: {"headgear": "none" if grey else "hat"}, "0.5, 1")
+    assert verdict["text"] == "Alpha 0.5 changes nothing else that the meter reads."
+
+
+@pytest.mark.parametrize(
+    "worn, alphas, negative, head",
+    [
+        ({50: "glasses", 60: "glasses"}, "0.5, 0.6", "glasses", "The glasses stay in all 2."),
+        ({50: "glasses"}, "0.5", "glasses", "The glasses stay in the one that is drawn."),
+        ({50: "mask", 60: "mask"}, "0.5, 0.6", "glasses", "Something else takes their place"),
+        ({50: "glasses", 60: "mask"}, "0.5, 0.6", "glasses", "stay in 1 of 2; in 1 something else"),
+    ],
+)
+def test_what_stays_is_said_as_it_is(monkeypatch, worn, alphas, negative, head):
+    def shows(grey):
+        return {"eyewear": worn.get(grey, "glasses")}
+
+    assert head in sweep_of(monkeypatch, shows, alphas, negative)["head"]
+
+
+def test_there_were_no_glasses(monkeypatch):
+    verdict = sweep_of(monkeypatch, lambda grey: {"eyewear": "none"}, "0.5, 1", "glasses")
+    assert verdict["head"] == "There were no glasses to remove."
+
+
+def test_seeds_are_counted_in_good_grammar(monkeypatch):
+    def shows(grey):
+        return {"eyewear": "none" if grey else "glasses"}
+
+    for typed, words in (("1", "go in 1 of 1 seed with"), ("1, 2", "go in 2 of 2 seeds with")):
+        verdict = said_of(monkeypatch, shows, "seeds", "glasses", seeds=typed)
+        assert verdict["head"].startswith(f"The glasses {words} NAG")
+
+
+def test_an_axis_without_values_is_told_which_it_has():
+    room = GridRoom(Fake(), "sweep")
+    empty = {"across": "negative_prompt", "across_values": "", "down": "seed", "down_values": " "}
+    plan = room.plan(said(**empty), SOMEBODY, *values(seed=5, negative_prompt="beard"))
+    assert plan["values"] == {
+        "across": ("negative_prompt", "beard"),
+        "down": ("seed", "5 .. 12"),
+    }
+    assert plan["across"] == ["beard"] and len(plan["down"]) == 8
 
 
 def test_seeds_draw_every_column_on_every_seed_and_count():
@@ -426,7 +656,9 @@ def test_a_sweep_on_the_page(page):
     page.fill("#room-sweep .across-values", "0.25, 0.5")
     page.fill("#room-sweep .down-values", "2, 4")
     page.keyboard.press("Tab")
-    page.wait_for_function(f"/^4 of 4 to draw, and 1 un-guided for comparison/.test({PLAN})")
+    page.wait_for_function(
+        f"/^4 of 4 to draw with NAG, and 1 un-guided for comparison/.test({PLAN})"
+    )
     page.click("#link")
     page.wait_for_function("document.querySelector('#link').innerText == 'Copied'")
     link = page.evaluate("navigator.clipboard.readText()")
@@ -441,6 +673,8 @@ def test_a_sweep_on_the_page(page):
     assert "What the meter says" in page.inner_text("#room-sweep .inspect")
     page.click("#room-sweep .inspect .button >> text=Use these settings")
     page.wait_for_function("Math.abs(window.nagSettings[6] - 0.25) < 1e-6")
+    page.wait_for_selector("#compare:not([data-word])")  # which they are for
+    room(page, "Sweep")
     with page.expect_download() as saved:
         page.click("#room-sweep .picture")
     assert saved.value.suggested_filename.endswith(".png")
@@ -452,6 +686,54 @@ def test_a_sweep_on_the_page(page):
     assert other.input_value("#room-sweep .across-values") == "0.25, 0.5"
     assert other.input_value("#room-sweep .down-values") == "2, 4"
     other.close()
+
+
+def sweep_says(page, words):
+    page.wait_for_function(f"document.querySelector('#room-sweep .what').innerText == '{words}'")
+
+
+@pytest.mark.browser
+def test_a_sweep_sees_that_settings_have_changed_and_brings_its_pictures_back(page):
+    room(page, "Sweep")
+    page.fill("#nag_alpha input[type=number]", "0.5")
+    page.keyboard.press("Tab")
+    page.select_option("#room-sweep .across", "seed")
+    page.wait_for_function("document.querySelector('#room-sweep .across-values').value == '1 .. 8'")
+    page.fill("#room-sweep .across-values", "1, 2")
+    page.select_option("#room-sweep .down", "")
+    page.wait_for_selector("#compare[data-word^='Draw'], #compare[data-word='Go on']")
+    page.wait_for_function(f"/ of 2 to draw with NAG/.test({PLAN})")
+    page.click("#compare")
+    sweep_says(page, "2 pictures with NAG")
+    room_tab = page.get_by_role("tab", name="Compare", exact=True)
+    room_tab.click()
+    page.fill("#nag_tau input[type=number]", "1.5")
+    page.keyboard.press("Tab")
+    page.wait_for_function("window.nagSettings[5] == 1.5")
+    room(page, "Sweep")
+    page.wait_for_function(f"/^Settings changed: 2 of 2 to draw with NAG/.test({PLAN})")
+    assert page.locator("#room-sweep .mini.done.stale").count() == 2
+    assert page.get_attribute("#compare", "data-word") == "Draw 2"
+    assert page.inner_text("#room-sweep .verdict").startswith("Settings changed.")
+    room_tab.click()
+    page.fill("#nag_tau input[type=number]", "2.5")
+    page.keyboard.press("Tab")
+    page.wait_for_function("window.nagSettings[5] == 2.5")
+    room(page, "Sweep")
+    sweep_says(page, "2 pictures with NAG")
+    assert page.get_attribute("#compare", "data-word") == "All drawn"
+    page.fill("#room-sweep .across-values", "1, two")
+    page.keyboard.press("Tab")
+    page.wait_for_selector("#room-sweep .across-values[aria-invalid=true]")
+    assert "'two' is not a number" in page.inner_text("#room-sweep .what")
+    assert page.get_attribute("#compare", "data-idle") == "", "there is nothing to press for"
+    page.select_option("#room-sweep .across", "negative_prompt")
+    page.wait_for_function("document.querySelector('#room-sweep .across-values').value == 'hat'")
+    assert not page.get_attribute("#room-sweep .across-values", "aria-invalid")
+    shown = page.locator("#room-sweep .mini:not(.done) img").evaluate_all(
+        "nodes => nodes.filter(one => getComputedStyle(one).visibility != 'hidden').length"
+    )
+    assert shown == 0, "a browser draws a broken picture"
 
 
 @pytest.mark.browser

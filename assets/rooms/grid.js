@@ -13,9 +13,21 @@ const NOTHING = {
 };
 let open = null; // [row, column] of the cell that is looked at
 let asking = null;
+let last = ''; // the fields and settings that the room was last asked about
+let ran = false;
 
 function value() {
-  return props.value && props.value.cells ? props.value : NOTHING;
+  const told = props.value || {}; // at first what the fields begin with
+  return { ...NOTHING, ...(told.cells ? told : { refused: told.refused, values: told.values }) };
+}
+
+// Whether a picture that stands in a cell is there: an un-guided one beside them is not looked at.
+function anyDrawn(now) {
+  return now.cells.some(row => row.some(cell => now.pictures[cell.picture].state === 'done'));
+}
+
+function isStale(now) {
+  return now.pictures.some(one => one.stale);
 }
 
 function asked() {
@@ -46,7 +58,9 @@ function begin() {
     for (const [name, label] of fields) make('option', '', list, label).value = name;
     list.value = from[side];
     if (list.selectedIndex < 0) list.value = props.value[side];
-    $('.' + side + '-values').value = from[side + '_values'];
+    // values that a link brings are those of its own setting
+    const known = list.value === from[side] ? from : props.value;
+    $('.' + side + '-values').value = known[side + '_values'];
   }
 }
 
@@ -56,19 +70,21 @@ function draw() {
   const running = now.state === 'running';
   $('.go').hidden = running;
   $('.halt').hidden = !running;
-  const some = now.pictures.some(one => one.state === 'done');
+  const some = anyDrawn(now);
   const left = now.missing - (now.beside || 0);
   $('.go').textContent =
-    now.state === 'waiting' && some
+    now.state === 'waiting' && !now.refused && some && !isStale(now) && left < now.count
       ? 'Go on'
-      : now.state === 'done'
+      : now.state === 'done' && !now.refused
         ? 'All drawn'
-        : 'Draw' + (left ? ' ' + left : '');
+        : 'Draw' + (left && !now.refused ? ' ' + left : '');
   $('.first').hidden = some || running;
   $(seeds ? '.seedgrid' : '.sweeparea').hidden = !some && !running;
-  $('.go').disabled = now.state === 'done'; // other fields, and there is something to draw again
+  // other fields, and there is something to draw again
+  $('.go').disabled = now.state === 'done' || !!now.refused;
   for (const name of SAVED) $('.' + name).disabled = !some;
   $('.what').textContent = about(now);
+  drawRefused(now.refused);
   table.style.setProperty('--cells', Math.max(1, now.across.length));
   table.style.setProperty('--rows', Math.max(1, now.down.length));
   table.style.setProperty('--aspect', now.aspect || 1);
@@ -79,23 +95,36 @@ function draw() {
   deliver(now.file);
 }
 
+// A sentence in place of the counts, which would be those of other fields.
+function drawRefused(refused) {
+  $('.what').classList.toggle('refused', !!refused);
+  $('.what').title = refused ? refused.text : '';
+  every('.entry').forEach(node => {
+    const wrong = !!refused && node.classList.contains(refused.field + '-values');
+    if (wrong) node.setAttribute('aria-invalid', 'true');
+    else node.removeAttribute('aria-invalid');
+  });
+}
+
 function about(now) {
+  if (now.refused) return now.refused.text;
   if (!now.count)
     return seeds
       ? 'The same words on many seeds: one picture proves nothing.'
       : 'One seed, two settings against each other.';
   const beside = now.beside || 0; // un-guided pictures that stand in no cell
+  const how = seeds ? '' : ' with ' + now.method;
   const left = now.missing
-    ? now.missing - beside + ' of ' + now.count + ' to draw' +
+    ? now.missing - beside + ' of ' + now.count + ' to draw' + how +
       (beside ? ', and ' + beside + ' un-guided for comparison' : '')
-    : now.count + ' pictures';
+    : now.count + (now.count === 1 ? ' picture' : ' pictures') + how;
   const time =
     now.missing && now.seconds ? ', about ' + Math.max(1, Math.round(now.seconds)) + ' s' : '';
   const together =
     now.missing && seeds && now.at_once > 1
       ? ', up to ' + now.at_once + ' at once: the pictures of single draws but for rounding'
       : '';
-  return left + time + together;
+  return (isStale(now) ? 'Settings changed: ' : '') + left + time + together;
 }
 
 function drawTable(table, now) {
@@ -163,18 +192,23 @@ function drawCell(table, now, cell, y, x) {
   button.className = [
     'mini',
     shown.state,
-    fits(cell, settings()) ? 'set' : '',
+    shown.stale ? 'stale' : '',
+    fits(cell, settings()) && !shown.stale ? 'set' : '',
     open && open[0] === y && open[1] === x ? 'open' : '',
   ].join(' ');
-  button.title = [cell.name, shown.told, shown.reason].filter(Boolean).join(': ');
+  const other = shown.stale ? 'drawn with other settings' : '';
+  button.title = [cell.name, other, shown.told, shown.reason].filter(Boolean).join(': ');
   button.setAttribute(
     'aria-label',
-    cell.name + (shown.state === 'done' ? ': ' + (shown.told || 'drawn') : ', not drawn yet'),
+    cell.name +
+      (shown.state === 'done' ? ': ' + (shown.told || 'drawn') : ', not drawn yet') +
+      (other && ', ' + other),
   );
   button.disabled = shown.state !== 'done';
   const image = $('img', button);
   if (shown.preview && image.getAttribute('src') !== shown.preview) image.src = shown.preview;
   else if (!shown.preview) image.removeAttribute('src');
+  image.classList.toggle('none', !shown.preview); // the browser would draw a broken picture
   const read = $('.read', button),
     text = shown.told + '|' + shown.share + shown.state;
   if (read.dataset.text === text) return;
@@ -227,7 +261,7 @@ function drawCount(node, one) {
       '95 %: ' + Math.round(100 * low) + ' to ' + Math.round(100 * high) + ' of 100 seeds',
     );
   }
-  if (one.replaced) make('small', 'note', node, 'in ' + one.replaced + ' something in its place');
+  if (one.replaced) make('small', 'note', node, 'in ' + one.replaced + ' something else instead');
   const other = one.against_cfg;
   if (other) {
     const points = [other.difference, ...other.interval].map(
@@ -237,7 +271,9 @@ function drawCount(node, one) {
       'small',
       'note',
       node,
-      points[0] + ' points against CFG (' + points[1] + ' to ' + points[2] + ')',
+      points[0] +
+        (/^[+-]1$/.test(points[0]) ? ' point' : ' points') +
+        (' against CFG (' + points[1] + ' to ' + points[2] + ')'),
     );
   }
 }
@@ -249,7 +285,7 @@ function drawOpen(now) {
   panel.hidden = !shown || shown.state !== 'done';
   if (panel.hidden) return;
   const reference = now.pictures[shown.reference];
-  const key = cell.name + '|' + shown.preview.length + Boolean(reference);
+  const key = cell.name + '|' + JSON.stringify(shown.cell.made) + Boolean(reference);
   if (panel.dataset.key === key) return;
   panel.dataset.key = key;
   panel.replaceChildren();
@@ -277,7 +313,14 @@ function drawOpen(now) {
   fact('Drawn in', shown.time);
   const buttons = make('div', 'rowbtn', panel);
   const use = make('button', 'button main', buttons, 'Use these settings');
-  use.addEventListener('click', () => trigger('apply', { set: cell.set }));
+  use.addEventListener('click', () => {
+    // all that made it: of a picture that was drawn before, the fields may say something else
+    const set = { ...shown.cell.made, ...cell.set };
+    const columns = settings().guidance || [];
+    if (!seeds && !columns.includes(now.key)) set.guidance = [...columns, now.key];
+    trigger('apply', { set });
+    openRoom('Compare');
+  });
   const add = make('button', 'button', buttons, 'Add as a column');
   add.addEventListener('click', () => pin(shown.cell, shown.preview, cell.name));
 }
@@ -288,16 +331,19 @@ function drawVerdict(now) {
   if (!node) return;
   node.hidden = !said;
   if (!said) return;
-  $('.sign', node).className = 'sign ' + said.sign;
+  const stale = isStale(now);
+  $('.sign', node).className = 'sign ' + (stale ? '' : said.sign);
   const text = $('.hint', node),
     moves = $('.moves', node);
   text.replaceChildren();
-  make('b', '', text, said.head);
-  text.append(' ' + said.text);
+  make('b', '', text, stale ? 'Settings changed.' : said.head);
+  text.append(' ' + (stale ? 'What is faint was drawn with those before.' : said.text));
   moves.replaceChildren();
+  if (stale) return;
   if (seeds) drawMore(now, moves);
   if (!said.best || now.state === 'running') return;
   const cell = now.cells[said.best[0]][said.best[1]];
+  if (fits(cell, settings())) return; // it is what is set
   make('span', '', moves, 'Next');
   make('button', 'button next', moves, cell.name).addEventListener('click', () => {
     open = said.best;
@@ -317,27 +363,65 @@ function drawMore(now, moves) {
   const button = make('button', 'button next', moves, more + ' more');
   button.addEventListener('click', () => {
     $('.seeds-values').value = first + ' .. ' + (last + more);
-    trigger('submit', asked());
+    submit();
   });
 }
 
-$('.go').addEventListener('click', () => trigger('submit', asked()));
+// What decides the plan: it is asked for again when one of these is another.
+function wanted() {
+  return JSON.stringify([asked(), window.nagSettings]);
+}
+function submit() {
+  last = wanted();
+  trigger('submit', asked());
+}
+
+$('.go').addEventListener('click', submit);
 $('.halt').addEventListener('click', () => trigger('stop', {}));
 for (const name of SAVED)
   $('.' + name).addEventListener('click', () => trigger('download', { export: name }));
-every('.entry, .tools .select').forEach(node => {
+every('.entry').forEach(node => {
   node.addEventListener('change', () => plan(100));
   node.addEventListener('keydown', event => {
-    if (event.key === 'Enter') trigger('submit', asked());
+    if (event.key === 'Enter' && !$('.go').disabled) submit();
+    else if (event.key === 'Enter') plan(0);
   });
 });
 
+// Values are of one setting. Another one has those that were typed for it here, or none yet: the
+// server then answers with values around the model's own.
+for (const side of seeds ? [] : ['across', 'down']) {
+  const typed = {};
+  const list = $('.' + side),
+    entry = $('.' + side + '-values');
+  entry.addEventListener('change', () => {
+    typed[list.value] = entry.value;
+  });
+  list.addEventListener('change', () => {
+    entry.value = typed[list.value] || '';
+    plan(0);
+  });
+}
+function fill() {
+  const values = value().values || {};
+  for (const [side, [name, text]] of Object.entries(values)) {
+    const entry = $('.' + side + '-values');
+    if (entry.value.trim() || (!seeds && $('.' + side).value !== name)) continue;
+    const current = last === wanted();
+    entry.value = text;
+    if (current) last = wanted();
+  }
+}
+
 // How many and how long, once the fields have come to rest; not while the room draws or is not
-// looked at.
+// looked at: it asks when it is done, and when it is looked at again.
 function plan(wait) {
   clearTimeout(asking);
   asking = setTimeout(() => {
-    if (visible() && value().state !== 'running') trigger('input', asked());
+    if (!window.nagSettings || !visible() || value().state === 'running' || last === wanted())
+      return;
+    last = wanted();
+    trigger('input', asked());
   }, wait);
 }
 addEventListener('nag-settings', () => {
@@ -346,6 +430,11 @@ addEventListener('nag-settings', () => {
     plan(900);
   }
 });
+new IntersectionObserver(() => {
+  if (!element.isConnected || !visible()) return;
+  draw();
+  plan(50);
+}).observe(element);
 // Compare asked for this many seeds, maybe before this room was ever opened.
 function drawSeeds() {
   const count = window.nagSeeds;
@@ -353,12 +442,16 @@ function drawSeeds() {
   window.nagSeeds = 0;
   const first = Math.min(settings().seed, 2 ** 32 - count);
   $('.seeds-values').value = first + ' .. ' + (first + count - 1);
-  trigger('submit', asked());
+  submit();
 }
 addEventListener('nag-seeds', drawSeeds);
 watch('value', () => {
   begin();
+  fill();
   draw();
+  const runs = value().state === 'running';
+  if (ran && !runs) plan(50); // fields may have moved meanwhile
+  ran = runs;
 });
 begin();
 draw();

@@ -47,6 +47,12 @@ class LeastRecentlyUsed(Generic[V]):
                 self.values[key] = value, size, time.monotonic()
             self._clear()
 
+    def sizes(self) -> dict[Hashable, int]:
+        """The bytes of every value that is kept, by its key."""
+        with self.lock:
+            self._clear()
+            return {key: size for key, (_, size, _) in self.values.items()}
+
     def _clear(self) -> None:
         oldest = time.monotonic() - self.seconds
         while self.values and (

@@ -97,11 +97,11 @@ def count(grid: Grid, readings: Readings) -> dict:
 def sentence(word: str, label: str, one: dict) -> str:
     """The counts of one column in words, with their interval."""
     if not one["of"]:
-        return f"{label}: there was no {word} to remove on any of these seeds"
+        return f"{label}: no {word} to remove on any of these seeds"
     low, high = (round(100 * share) for share in one["interval"])
     text = f"{label}: {word} gone in {one['gone']} of {one['of']} (95 %: {low} to {high} of 100)"
     if one["replaced"]:
-        text += f", in {one['replaced']} something else in its place"
+        text += f", in {one['replaced']} something else instead"
     against = one.get("against_cfg")
     if against:
         points = [f"{100 * x:+.0f}" for x in (against["difference"], *against["interval"])]

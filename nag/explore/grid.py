@@ -15,12 +15,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from ..engine.run import Column, Run, identity
+from ..engine.run import Column, Run, decisive, identity
 from ..errors import Refused
 from ..methods import METHODS
 from ..presets import Preset, resolve
 from ..request import Request
-from .axis import Axis, coarse_to_fine
+from .axis import KINDS, Axis, coarse_to_fine
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -127,6 +127,7 @@ class Grid:
             )
         self.preset, self.request, self.key, self.image = preset, request, key, image
         self.across, self.down = across, down
+        self._check_effect()
         known: dict[str, Picture] = {}
         self.cells = [[self._picture(known, row, column) for column in across] for row in down]
         if preset.meter is not None if references is None else references:
@@ -135,6 +136,20 @@ class Grid:
         # a picture's identity -> the un-guided one of the same noise
         self.references = {name: self._reference(known, one) for name, one in known.items()}
         self.pictures = self._in_order(known)
+
+    def _check_effect(self) -> None:
+        """Raises `Refused` for a setting that no picture here uses: they would all be the same."""
+        keys = {row.key or column.key or self.key for row in self.down for column in self.across}
+        for name in {name for line in (*self.across, *self.down) for name in line.changes}:
+            if any(name in decisive(self.request, key) for key in keys):
+                continue
+            drawn = " and ".join(METHODS[key].name for key in sorted(keys))
+            users = [key for key in METHODS if name in decisive(self.request, key)]
+            others = f"it does in columns {', '.join(users)}" if users else "it is switched off"
+            raise Refused(
+                f"{KINDS[name].label} changes nothing in pictures by {drawn}; {others}. "
+                "Choose another setting."
+            )
 
     def _picture(self, known: dict[str, Picture], row: Line, column: Line) -> Picture:
         raw = {**self.request.model_dump(), **row.changes, **column.changes}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 from ..engine.run import Column, Run, size_of
-from ..engine.verdict import mean_difference
+from ..engine.verdict import _its, _listed, _plural, mean_difference
 from ..explore.axis import KINDS
 from ..explore.command import count, sentence
 from ..explore.grid import Grid, Picture
@@ -16,6 +19,19 @@ from .inline import data_uri
 SIDE = 192  # px of a picture in a grid
 LARGE = 512  # px of one that travels in a file
 ROOM = 512 * 2**20  # bytes that all grids of a room may hold
+
+
+class Drawn(NamedTuple):
+    """A finished picture without its grid: another grid may have a place for it."""
+
+    column: Column
+    small: str  # data URI, or "" where none was made yet
+    reading: dict | None
+
+    @property
+    def size(self) -> int:
+        """Bytes in memory."""
+        return size_of(self.column) + len(self.small)
 
 
 class GridValue:
@@ -37,28 +53,51 @@ class GridValue:
     @property
     def size(self) -> int:
         """Bytes that its pictures hold in memory."""
-        drawn = sum(size_of(p.column) for p in self.grid.pictures if p.done)
-        return drawn + sum(map(len, self.small.values()))
+        return sum(one.size for one in self.drawn.values())
 
-    def take_over(self, before: GridValue) -> None:
-        """Pictures that a grid before this one has already, and what was read in them."""
-        drawn = {p.identity: p.column for p in before.grid.pictures if p.done}
+    @property
+    def drawn(self) -> dict[str, Drawn]:
+        """Its finished pictures by their identity."""
+        known = self.readings.known
+        return {
+            p.identity: Drawn(p.column, self.small.get(p.identity, ""), known.get(p.identity))
+            for p in self.grid.pictures
+            if p.done
+        }
+
+    @property
+    def filled(self) -> int:
+        """How many cells show a finished picture."""
+        return sum(picture.done for row in self.grid.cells for picture in row)
+
+    def take_over(self, kept: Callable[[str], Drawn | None]) -> None:
+        """Pictures that were drawn for other grids, and what was read in them. kept: identity ->
+        such a picture."""
         for picture in self.grid.pictures:
-            picture.column = drawn.get(picture.identity)
-        self.small, self.readings.known = before.small, before.readings.known
+            if picture.done or (one := kept(picture.identity)) is None:
+                continue
+            picture.column = one.column
+            if one.small:
+                self.small[picture.identity] = one.small
+            if one.reading is not None:
+                self.readings.known[picture.identity] = one.reading
 
-    def value(self, running: bool = False) -> dict:
-        """All of it."""
+    def value(self, running: bool = False, planned: GridValue | None = None) -> dict:
+        """All of it. planned: the grid that the room's fields ask for now, where it is another; how
+        much is to be drawn is said of that one, and pictures that it has no place for are stale."""
         grid, name = self.grid, self.name
+        due = planned or self
         return {
             "room": name,
-            "state": "running" if running else "done" if not grid.missing else "waiting",
-            "count": sum(not p.reference for p in grid.pictures),
-            "missing": len(grid.missing),
+            "state": "running" if running else "done" if not due.grid.missing else "waiting",
+            "count": sum(not p.reference for p in due.grid.pictures),
+            "missing": len(due.grid.missing),
             # of those, un-guided pictures that stand in no cell
-            "beside": sum(picture.reference for picture in grid.missing),
-            "seconds": grid.seconds_left(),
-            "at_once": grid.at_once,
+            "beside": sum(picture.reference for picture in due.grid.missing),
+            "seconds": due.grid.seconds_left(),
+            "at_once": due.grid.at_once,
+            "key": due.grid.key,
+            "method": METHODS[due.grid.key].name,
             "corner": self.corner,
             "across": [line.name for line in grid.across],
             "down": [line.name for line in grid.down],
@@ -69,7 +108,10 @@ class GridValue:
                 [self._cell(self.numbers[p.identity], y, x) for x, p in enumerate(row)]
                 for y, row in enumerate(grid.cells)
             ],
-            "pictures": [self._picture(picture) for picture in grid.pictures],
+            "pictures": [
+                self._picture(p) | {"stale": p.done and p.identity not in due.numbers}
+                for p in grid.pictures
+            ],
             "counted": _counted(grid, self.readings) if name == "seeds" else [],
             "verdict": self._verdict() if name == "sweep" else _seeds_verdict(grid, self.readings),
         }
@@ -131,20 +173,59 @@ class GridValue:
             return None
         there = [one for one in read if one[1] != "absent"]
         if not there:
-            head = f"There was no {words} to remove."
+            head = f"There {'were' if _many(words) else 'was'} no {words} to remove."
             return {"sign": "", "head": head, "text": "", "best": None}
         gone = [(picture, at) for picture, kind, at in there if kind == "gone"]
         if not gone:
-            head = f"The {words} stays in all {len(there)}, or something else takes its place."
-            return {"sign": "left", "head": head, "text": "", "best": None}
-        picture, best = min(gone, key=lambda one: self._picture(one[0])["difference"] or 0)
+            left = sum(kind == "left" for _, kind, _ in there)
+            head = _stays(words, left, len(there))
+            return {"sign": "left" if left else "replaced", "head": head, "text": "", "best": None}
+        picture, best = min(gone, key=lambda one: self._cost(one[0]))
         name = self._cell(self.numbers[picture.identity], *best)["name"]
         head = f"No {words} in {len(gone)} of {len(there)}."
-        return {"sign": "gone", "head": head, "text": f"{name} changes least else.", "best": best}
+        return {"sign": "gone", "head": head, "text": self._kept(picture, name), "best": best}
+
+    def _cost(self, picture: Picture) -> tuple:
+        """What a picture without the unwanted thing costs: other things that changed, then pixels
+        (which the thing's own place is among), then how hard NAG pushed."""
+        changed = self.readings.outcome(picture).changed
+        push = picture.request.nag
+        return (
+            len(changed),
+            self._picture(picture)["difference"] or 0,
+            push.alpha * (push.scale - 1) * push.end,
+            push.tau,
+        )
+
+    def _kept(self, picture: Picture, name: str) -> str:
+        changed = list(self.readings.outcome(picture).changed)
+        if not changed:
+            return f"{name} changes nothing else that the meter reads."
+        change = f"only the {changed[0]} changes"
+        if len(changed) > 1:
+            change = f"the {_listed(changed)} change"
+        return f"{name} keeps most of the rest: {change}."
+
+
+def _many(words: str) -> bool:
+    """Whether a verb that goes with them is in the plural: "glasses", "hat and beard"."""
+    return _plural(words) or " and " in words
+
+
+def _stays(words: str, left: int, of: int) -> str:
+    """What is in the place of an unwanted thing that is gone from no picture."""
+    stay, its = ("stay", "their") if _many(words) else ("stays", _its(words))
+    every = f"in all {of}" if of > 1 else "in the one that is drawn"
+    if left == of:
+        return f"The {words} {stay} {every}."
+    if not left:
+        return f"Something else takes {its} place {every}."
+    return f"The {words} {stay} in {left} of {of}; in {of - left} something else is there instead."
 
 
 def _time(column: Column) -> str:
-    many = f", with {len(column.together) - 1} other seeds" if column.together else ""
+    others = len(column.together) - 1
+    many = f", with {others} other seed{'s' * (others != 1)}" if column.together else ""
     return f"{column.seconds:.2f} s{many}"
 
 
@@ -174,10 +255,13 @@ def _seeds_verdict(grid: Grid, readings: Readings) -> dict | None:
         return None
     one = found[guided[0]]
     name = METHODS[guided[0]].name
-    head = f"The {words} goes in {one['gone']} of {one['of']} seeds with {name}"
+    go = "go" if _many(words) else "goes"
+    seeds = "seed" if one["of"] == 1 else "seeds"
+    head = f"The {words} {go} in {one['gone']} of {one['of']} {seeds} with {name}"
     cfg = found.get("cfg")
     if cfg and guided[0] != "cfg":
         head += f", in {cfg['gone']} of {cfg['of']} with CFG"
-    text = f"In {one['replaced']} of them something else is in its place." * bool(one["replaced"])
+    its = "their" if _many(words) else _its(words)
+    text = f"In {one['replaced']} something else is in {its} place." * bool(one["replaced"])
     sign = "gone" if 2 * one["gone"] > one["of"] else "left"
     return {"sign": sign, "head": f"{head}.", "text": text, "best": None}
