@@ -262,7 +262,7 @@ def test_every_picture_says_what_made_it_and_what_it_cost(page):
     assert "1×" in captions[0] and "scale 7" in captions[1] and "2×" in captions[1]
     assert "scale 4 · tau 2.5 · alpha .5" in captions[2]
     assert re.search(r"hat\s+still there, 100 %", captions[1].replace("\n", " "))
-    assert re.search(r"hat\s+0 %\s+gone", captions[2].replace("\n", " "))
+    assert re.search(r"hat\s+gone, 0 %", captions[2].replace("\n", " "))
     assert "NAG takes the hat away; CFG leaves it." in page.inner_text("#bench .hint")
 
 
