@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..media.outcome import PLAIN, likeliest, outcome
 from ..request import Request
+from . import grammar
 from .run import Column, Run
 from .words import WORD, shortened, unknown_words
 
@@ -101,7 +102,7 @@ class _Facts:
         stated = self._stated()
         if stated:
             head = f"The prompt itself asks for {self._the(stated)}: what both texts say cannot be"
-            return "left", f"{head} pushed away. Leave {_it(stated)} out of the prompt.", []
+            return "left", f"{head} pushed away. Leave {grammar.it(stated)} out of the prompt.", []
         if self.changed < NOTHING:
             unknown = unknown_words(self.run.preset, self.request.negative_prompt)
             if unknown and len(unknown) == len(set(WORD.findall(self.request.negative_prompt))):
@@ -133,7 +134,7 @@ class _Facts:
             "%", " %"
         )
         if self.meter:
-            words = _listed(self.meter.words())
+            words = grammar.listed(self.meter.words())
             head += f" The meter knows none of these words; it reads {words}."
         return "", head, [self._another_seed()]
 
@@ -145,20 +146,19 @@ class _Facts:
         if state == "absent":
             head = f"There was no {thing} to remove with this seed."
             return "", head, [self._another_seed()]
+        there = f"{the.capitalize()} {grammar.be(thing)}"
         if state == "replaced":
             new = self.column.outcomes[thing].instead
-            put = f"NAG puts {_a(new)} in {_its(thing)} place"
-            head = f"{the.capitalize()} {_be(thing)} gone, but {put}."
+            put = f"NAG puts {grammar.with_article(new)} in {grammar.its(thing)} place"
+            head = f"{there} gone, but {put}."
             either = {"negative_prompt": f"{self.request.negative_prompt}, {new}"}
             return state, head, [*self._softer()[:1], _move(f"Not “{new}” either", **either)]
         if state == "left":
-            head = (
-                f"{the.capitalize()} {_be(thing)} still there under NAG{self._cfg(thing, 'left')}."
-            )
+            head = f"{there} still there under NAG{self._cfg(thing, 'left')}."
             return state, head, self._knob()[1]
         head = f"NAG takes {the} away{self._cfg(thing, 'gone')}."
         if len(self.also) >= ALTOGETHER:
-            head = f"{the.capitalize()} {_be(thing)} gone, but NAG drew another picture altogether."
+            head = f"{there} gone, but NAG drew another picture altogether."
             return "replaced", head, self._softer()
         moves = self._softer()[:1] if self.also else []
         return state, head, [*moves, self._another_seed()]
@@ -177,8 +177,9 @@ class _Facts:
             return "; CFG takes it away" if gone else ", and under CFG too"
         changed = cfg.outcomes[thing].changed
         if gone and len(changed) >= MANY > len(self.also):
-            return f"; CFG does too, and changes {_listed([_seen(name) for name in changed])}"
-        return "; CFG does too" if gone else f"; CFG leaves {_it(thing)}"
+            what = grammar.listed([grammar.attribute(name) for name in changed])
+            return f"; CFG does too, and changes {what}"
+        return "; CFG does too" if gone else f"; CFG leaves {grammar.it(thing)}"
 
     def rest(self) -> str:
         """What else changed, of all that the meter reads and nobody asked to change."""
@@ -186,20 +187,20 @@ class _Facts:
             return ""
         if len(self.also) >= MANY:
             lower = "alpha, or tau" if self._whole else "the scale, or bound and blend it again"
-            what = _listed([_seen(name) for name in self.also])
+            what = grammar.listed([grammar.attribute(name) for name in self.also])
             return f"NAG changed more than it was asked to ({what}): lower {lower}, to keep more."
         if self.also:
             return f"Beyond what was asked, only {self._other(self.also[0])}."
         if len(self.kept) < 2:
             return ""
         # of NAG's picture alone, though the sentence before it may speak of CFG's
-        return f"With NAG {_listed([_seen(name) for name in self.kept])} stay."
+        return f"With NAG {grammar.listed([grammar.attribute(name) for name in self.kept])} stay."
 
     def _other(self, name: str) -> str:
         """What happened to an attribute that nobody named: "the shirt changed"."""
         if self.before[name] != PLAIN:
-            return f"the {_seen(name)} changed"
-        return f"{_a(self.meter.phrase((name, self.after[name])))} appeared"
+            return f"the {grammar.attribute(name)} changed"
+        return f"{grammar.with_article(self.meter.phrase((name, self.after[name])))} appeared"
 
     def _cost(self) -> str:
         work = self.run.work(self.column)
@@ -246,34 +247,3 @@ class _Facts:
 def _move(label: str, **settings) -> dict:
     assert settings.keys() <= Request.model_fields.keys()
     return {"label": label, "set": settings}
-
-
-def _seen(attribute: str) -> str:
-    """An attribute of the meter as it is seen: what its "head" reads are hats and hair."""
-    return "hat or hair" if attribute == "head" else attribute
-
-
-def _plural(thing: str) -> bool:
-    return thing.endswith("glasses")
-
-
-def _be(thing: str) -> str:
-    return "are" if _plural(thing) else "is"
-
-
-def _it(thing: str) -> str:
-    return "them" if _plural(thing) else "it"
-
-
-def _its(thing: str) -> str:
-    return "their" if _plural(thing) else "its"
-
-
-def _a(thing: str) -> str:
-    if _plural(thing):
-        return thing
-    return f"an {thing}" if thing[0] in "aeiou" else f"a {thing}"
-
-
-def _listed(names: list[str]) -> str:
-    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1]))) if names else ""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from ..engine import grammar
 from ..engine.run import Column, Run, size_of
-from ..engine.verdict import _its, _listed, _plural, mean_difference
+from ..engine.verdict import mean_difference
 from ..explore.axis import KINDS
 from ..explore.command import count, sentence
 from ..explore.grid import Grid, Picture
@@ -198,23 +199,23 @@ class GridValue:
         )
 
     def _kept(self, picture: Picture, name: str) -> str:
-        changed = list(self.readings.outcome(picture).changed)
+        changed = [grammar.attribute(one) for one in self.readings.outcome(picture).changed]
         if not changed:
             return f"{name} changes nothing else that the meter reads."
         change = f"only the {changed[0]} changes"
         if len(changed) > 1:
-            change = f"the {_listed(changed)} change"
+            change = f"the {grammar.listed(changed)} change"
         return f"{name} keeps most of the rest: {change}."
 
 
 def _many(words: str) -> bool:
     """Whether a verb that goes with them is in the plural: "glasses", "hat and beard"."""
-    return _plural(words) or " and " in words
+    return grammar.plural(words) or " and " in words
 
 
 def _stays(words: str, left: int, of: int) -> str:
     """What is in the place of an unwanted thing that is gone from no picture."""
-    stay, its = ("stay", "their") if _many(words) else ("stays", _its(words))
+    stay, its = ("stay", "their") if _many(words) else ("stays", grammar.its(words))
     every = f"in all {of}" if of > 1 else "in the one that is drawn"
     if left == of:
         return f"The {words} {stay} {every}."
@@ -261,7 +262,7 @@ def _seeds_verdict(grid: Grid, readings: Readings) -> dict | None:
     cfg = found.get("cfg")
     if cfg and guided[0] != "cfg":
         head += f", in {cfg['gone']} of {cfg['of']} with CFG"
-    its = "their" if _many(words) else _its(words)
+    its = "their" if _many(words) else grammar.its(words)
     text = f"In {one['replaced']} something else is in {its} place." * bool(one["replaced"])
     sign = "gone" if 2 * one["gone"] > one["of"] else "left"
     return {"sign": sign, "head": f"{head}.", "text": text, "best": None}
