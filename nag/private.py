@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline, ModelMixin
     from diffusers.hooks import HookRegistry
     from gradio import Blocks, EventData
+    from gradio.blocks import Block
     from gradio.queueing import Event, Queue
+    from gradio.state_holder import SessionState
     from torch.nn import Module
 
 M = TypeVar("M")  # a module, compiled or not
@@ -232,6 +234,11 @@ def lerp_all(averages: list[torch.Tensor], values: list[torch.Tensor], weight: f
 def event_data(event: EventData) -> dict:
     """What the browser sends along with an event of gr.HTML; {} where it sends nothing."""
     return event._data or {}
+
+
+def as_visitor_has_it(state: SessionState | None, block: Block) -> Block:
+    """A component with what was changed of it in one visitor's page, its ends for example."""
+    return state[block._id] if state and block._id in state else block
 
 
 def queue_of(blocks: Blocks) -> Queue:

@@ -793,7 +793,7 @@ def interrupt(*_):
 def test_every_run_in_a_context_must_be_guided():
     pipe = fresh("sd")
     other = pipe.unet
-    with pytest.raises(RuntimeError, match="NAG guided nothing"), nag.guide(pipe, NEGATIVE):
+    with pytest.raises(RuntimeError, match="was replaced inside"), nag.guide(pipe, NEGATIVE):
         draw("sd", pipe=pipe)
         pipe.unet = fresh("sd").unet  # nobody guides this one
         try:

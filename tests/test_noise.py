@@ -94,10 +94,11 @@ def test_models_that_ship_are_drawn_in_float32_wherever_they_are(units, monkeypa
     known = presets.load_all()
     shipped = [one for one in known.values() if one.shipped]
     devices = "cuda", "cpu", "mps"
-    assert shipped and {loading._dtype(one, on) for one in shipped for on in devices} == {"float32"}
+    computed_in = {loading.dtype_of(one, on) for one in shipped for on in devices}
+    assert computed_in == {"float32"}
     others = [one for one in known.values() if not one.shipped and one.dtype == "auto"]
-    assert {loading._dtype(one, "cuda") for one in others} <= {"bfloat16"}
-    assert {loading._dtype(one, "cpu") for one in others} <= {"bfloat16" if units else "float32"}
+    assert {loading.dtype_of(one, "cuda") for one in others} <= {"bfloat16"}
+    assert {loading.dtype_of(one, "cpu") for one in others} <= {"bfloat16" if units else "float32"}
 
 
 @pytest.mark.parametrize("name", ["pocket-portrait", "pocket-joint"])
@@ -107,7 +108,7 @@ def test_no_rounding_moves_a_pixel_by_more_than_one(name, monkeypatch):
     are off by one, too, but in float64 take ten minutes.)"""
 
     def pictures(dtype):
-        monkeypatch.setattr(loading, "_dtype", lambda *_: dtype)
+        monkeypatch.setattr(loading, "dtype_of", lambda *_: dtype)
         asked = {"preset": name, "seed": 5, "guidance": ["none", "cfg", "nag"]}
         *_, (run, _, _) = Engine(previews=False).run(*presets.resolve(asked))
         assert [column.state for column in run.columns] == ["done"] * 3

@@ -14,6 +14,7 @@ from accelerate import cpu_offload_with_hook
 from denoisers import bare
 from diffusers.hooks import FirstBlockCacheConfig, TextKVCacheConfig
 from diffusers.models.attention_dispatch import attention_backend
+from gradio.state_holder import SessionState
 from tiny import PIPELINES, draw, pipeline
 from torch.nn.attention import SDPBackend
 
@@ -47,7 +48,8 @@ HOW_WORDS_ARE_ENCODED = set(
 )
 
 
-NAMED_TUPLE = {"_asdict", "_fields", "_make", "_replace"}  # promised, in spite of the underscore
+# promised, in spite of the underscore: of named tuples, and of os
+PROMISED = {"_asdict", "_fields", "_make", "_replace", "_exit"}
 BY_NAME = ("getattr", "hasattr", "wrap_method", "set_attribute")
 
 
@@ -70,7 +72,7 @@ def test_every_private_name_of_another_library_stands_in_one_file():
         if path.name in ("private.py", "kernels.py"):
             continue
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        own = own_names(tree) | NAMED_TUPLE
+        own = own_names(tree) | PROMISED
         for node in ast.walk(tree):
             names = [getattr(node, "attr", "")]
             if isinstance(node, ast.ImportFrom) and not node.level:
@@ -316,3 +318,12 @@ def test_an_event_of_the_page_carries_what_the_browser_sent():
         "gradio renamed EventData._data, by which the page's buttons say what was asked"
     )
     assert private.event_data(gr.EventData(None, None)) == {}
+
+
+def test_a_component_is_known_as_a_visitor_has_it():
+    with gr.Blocks() as demo:
+        number = gr.Slider(0, 1)
+    state = SessionState(demo)
+    assert private.as_visitor_has_it(None, number) is number
+    state[number._id] = moved = gr.Slider(0, 9)
+    assert private.as_visitor_has_it(state, number) is moved, "gradio renamed Block._id"

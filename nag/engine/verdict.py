@@ -134,8 +134,8 @@ class _Facts:
             "%", " %"
         )
         if self.meter:
-            words = grammar.listed(self.meter.words())
-            head += f" The meter knows none of these words; it reads {words}."
+            words = ", ".join(self.meter.examples())
+            head += f" The meter knows none of these words; it knows others, such as {words}."
         return "", head, [self._another_seed()]
 
     def _measured(self):

@@ -168,10 +168,10 @@ def mask_by_argument(family: Family, embeds: dict, mask: torch.Tensor) -> dict:
                 f"negative_prompt_attention_mask is {tuple(mask.shape)}, and does not fit "
                 f"embeddings of {tuple(text.shape)}."
             )
-    if not (mask != 0).any(-1).all():
+    if not family.empty and not (mask != 0).any(-1).all():
         raise NAGValueError(
-            "negative_prompt_attention_mask leaves nothing of a row: there must be one token at "
-            'least to push away from. The empty text, "", has some.'
+            "negative_prompt_attention_mask leaves nothing of a row, and this model wants a token "
+            'to attend. The empty text, "", has some.'
         )
     return {family.companion("mask").argument: mask}
 

@@ -58,16 +58,10 @@ class Meter:
         """How a caption says it: colours with what they colour."""
         return f"{pair[1]} {pair[0]}" if pair[0] in COLOURED else pair[1]
 
-    def words(self) -> list[str]:
-        """What a negative prompt may name; of the colours, what they colour."""
-        named = [
-            value
-            for name, values in self.attributes.items()
-            for value in values
-            if name not in COLOURED and value != "none"
-        ]
-        coloured = [name for name in self.attributes if name in COLOURED]
-        return [*named, *(f"a colour of the {name}" for name in coloured)]
+    def examples(self) -> list[str]:
+        """What a negative prompt may name, one of each kind."""
+        first = {n: next(v for v in values if v != "none") for n, values in self.attributes.items()}
+        return [self.phrase(pair) for pair in first.items()]
 
     @torch.inference_mode()
     def read(self, pictures: Sequence[Image.Image | list[Image.Image]]) -> list[dict]:

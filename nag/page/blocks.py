@@ -121,8 +121,7 @@ class Page(gr.Blocks):
         if got > wanted:  # Gradio leaves out what is too much
             raise Refused(f"This call takes {wanted} values, and got {got}.")
         for block, value in zip(block_fn.inputs, inputs, strict=False):
-            now = state[block._id] if state and block._id in state else block  # of this visitor
-            if sentence := _no_number(now, value):
+            if sentence := _no_number(private.as_visitor_has_it(state, block), value):
                 raise Refused(sentence)
         try:
             inputs = [
