@@ -4,6 +4,7 @@ import importlib.util
 import os
 import re
 import signal
+import threading
 
 from starlette.middleware import Middleware
 
@@ -31,7 +32,10 @@ def launch(
     """
     if mcp and importlib.util.find_spec("mcp") is None:
         raise NAGRuntimeError("--mcp needs one more package: pip install 'mcp>=1.21,<2'.")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as tidy an end as with Ctrl+C
+    # as tidy an end as with Ctrl+C; by an event, for an exception is lost where Python happens to be
+    # in a callback that none may leave
+    told_to_end = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: told_to_end.set())
     try:
         demo.queue().launch(
             server_name=host,
@@ -54,7 +58,8 @@ def launch(
             **options,
         )
         import_libraries()  # while the page is looked at: the first Compare finds them there
-        demo.block_thread()
+        told_to_end.wait()
+        demo.close()
     except KeyboardInterrupt:
         demo.close()
     except OSError as error:
