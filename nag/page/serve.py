@@ -32,8 +32,8 @@ def launch(
     """
     if mcp and importlib.util.find_spec("mcp") is None:
         raise NAGRuntimeError("--mcp needs one more package: pip install 'mcp>=1.21,<2'.")
-    # as tidy an end as with Ctrl+C; by an event, for an exception is lost where Python happens to be
-    # in a callback that none may leave
+    # as tidy an end as with Ctrl+C; by an event, for an exception is lost where Python happens to
+    # be in a callback that none may leave
     told_to_end = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: told_to_end.set())
     try:
