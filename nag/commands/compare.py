@@ -67,7 +67,7 @@ def _draw(preset, request, start) -> Run:
 def _save(run: Run, folder: Path) -> None:
     done = [column for column in run.columns if column.state == "done"]
     for column in done:
-        name = column.key.replace("+", "-")
+        name = _name(column.key)
         info = metadata.png_info(run.preset, run.request, column.key)
         column.image.save(folder / f"{name}.png", pnginfo=info)
         if column.video:
@@ -82,13 +82,18 @@ def _save(run: Run, folder: Path) -> None:
 
 def _older(run: Run, options: argparse.Namespace) -> list[str]:
     """Files of the names that this command gives, which this run did not write."""
-    ours = [f"{key.replace('+', '-')}{kind}" for key in METHODS for kind in (".png", ".mp4")]
-    ours += [f"compare.{kind}" for kind in SENT]
     done = [column for column in run.columns if column.state == "done"]
-    written = {f"{column.key.replace('+', '-')}.png" for column in done}
-    written |= {f"{column.key.replace('+', '-')}.mp4" for column in done if column.video}
-    written |= {f"compare.{kind}" for kind in options.send} if done else set()
+    written = {f"{_name(column.key)}.png" for column in done}
+    written |= {f"{_name(column.key)}.mp4" for column in done if column.video}
+    written |= {f"compare.{kind}" for kind in options.send if done}
+    ours = [f"{_name(key)}{kind}" for key in METHODS for kind in (".png", ".mp4")]
+    ours += [f"compare.{kind}" for kind in SENT]
     return [name for name in ours if name not in written and (options.out / name).exists()]
+
+
+def _name(key: str) -> str:
+    """Of a column's file, without its ending."""
+    return key.replace("+", "-")
 
 
 def _line(run: Run, column: Column) -> str:

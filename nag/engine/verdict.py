@@ -130,9 +130,7 @@ class _Facts:
         return next((one for one in said if self.things.get(one) == "left"), "")
 
     def _unmeasured(self):
-        head = f"NAG changed the picture, by {self.changed / 255:.0%} on average.".replace(
-            "%", " %"
-        )
+        head = f"NAG changed the picture, by {100 * self.changed / 255:.0f} % on average."
         if self.meter:
             words = ", ".join(self.meter.examples())
             head += f" The meter knows none of these words; it knows others, such as {words}."
